@@ -1,0 +1,84 @@
+"""Options of the commands: a YAML file and --section.field flags -> a checked Config; errors in one line."""
+
+from __future__ import annotations
+
+import re
+from argparse import SUPPRESS, ArgumentError
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from accel_tx.config import SECTIONS, Config, UserError, build_config, check_key, load_yaml
+
+
+def plain_parser(command: str, description: str) -> ArgumentParser:
+    """A parser without the config's fields; no option may be abbreviated."""
+    return ArgumentParser(
+        prog=f"python -m accel_tx {command}",
+        usage=f"python -m accel_tx {command} [options]",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+
+
+def config_parser(command: str, description: str) -> ArgumentParser:
+    """A parser with `--config` and every field of the config as `--section.field`."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = plain_parser(command, description)
+    parser.add_argument("--config", type=str, required=True, help="YAML file, see configs/; options beat what it says")
+    for section, cls in SECTIONS.items():
+        parser.add_class_arguments(cls, section)
+        # jsonargparse would also take a file for each section; one way to give a file is enough.
+        next(action for action in parser._actions if action.dest == section).help = SUPPRESS
+    return parser
+
+
+def parse(parser: ArgumentParser, argv: list[str], **kwargs: Any) -> Namespace:
+    """Parse the command line. Raises: UserError for what does not fit."""
+    return _one_line_errors("command line", lambda: parser.parse_args(argv, **kwargs))
+
+
+def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, Namespace]:
+    """The config of the file and the flags, which win wherever they stand, and the options that are not in it.
+
+    Raises: UserError that names the file and the nearest valid key for an unknown one.
+    """
+    if any(word in ("-h", "--help") for word in argv):
+        parser.parse_args(["--help"])
+    for option in (word.split("=")[0][2:] for word in argv if re.match(r"--\w+\.", word)):
+        check_key(option, where="command line")
+    path = _value_of(argv, "--config")
+    if path is None:
+        raise UserError("command line: --config is missing; expected a YAML file, such as configs/quickstart.yaml")
+    values = load_yaml(Path(path))
+    from_file = _one_line_errors(path, lambda: parser.parse_object({"config": path, **values}))
+    options = parse(parser, argv, namespace=from_file)
+    try:
+        return build_config({name: options[name].as_dict() for name in SECTIONS}), options
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _value_of(argv: list[str], option: str) -> str | None:
+    for i, word in enumerate(argv):
+        if word == option and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _one_line_errors(where: str, parse: Callable[[], Namespace]) -> Namespace:
+    try:
+        return parse()
+    except (ArgumentError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+    found = re.search(r'Parser key "(\w+)\.(\w+)".*(?:Got value|Given value): (.*)', text)
+    if found and found[1] in SECTIONS:
+        hint = get_type_hints(SECTIONS[found[1]])[found[2]]
+        expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        text = f"{found[1]}.{found[2]} is {found[3]}; expected {expected}"
+    raise UserError(f"{where}: {text}")

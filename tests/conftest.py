@@ -1,0 +1,106 @@
+"""What several tests share: a tiny training, in this process or launched as a user would."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from accel_tx.config import Config, build_config
+
+REPOSITORY = Path(__file__).parents[1]
+
+TINY: dict[str, dict[str, Any]] = {
+    "data": {"phrasebook_train_pairs": 600, "phrasebook_valid_pairs": 23},
+    "tokenizer": {"kind": "wordlevel", "vocab_size": 500, "min_frequency": 1, "joint": True},
+    "model": {
+        "d_model": 16,
+        "d_ff": 32,
+        "n_heads": 2,
+        "n_encoder_layers": 2,
+        "n_decoder_layers": 2,
+        "dropout": 0.3,
+        "tie_embeddings": "all",
+        "max_positions": 96,
+    },
+    "train": {
+        "max_updates": 40,
+        "max_tokens": 256,
+        "micro_batches_per_update": 2,
+        "log_every_updates": 5,
+        "save_every_updates": 10,
+        "cpu_threads": 1,
+        "precision": "no",
+    },
+    "validation": {"every_updates": 20},
+    "optim": {"max_lr": 5e-3},
+    "decode": {"max_len_extra": 5},
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Tests run beside each other and beside other programs; more threads would only wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data of the tiny trainings, made once a session."""
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture
+def tiny_config(cache_dir: Path) -> Callable[..., Config]:
+    """A function: the tiny config with some fields changed, given as `section={"field": value}`."""
+
+    def make(**sections: dict[str, Any]) -> Config:
+        values = {name: {**TINY.get(name, {}), **sections.get(name, {})} for name in {*TINY, *sections}}
+        values["data"].setdefault("cache_dir", str(cache_dir))
+        return build_config(values)
+
+    return make
+
+
+def as_options(config: Config) -> list[str]:
+    """The command line that gives exactly this config on top of any file."""
+    options = []
+    for section, fields in dataclasses.asdict(config).items():
+        for name, value in fields.items():
+            text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+            options.append(f"--{section}.{name}={list(value) if isinstance(value, tuple) else text}")
+    return options
+
+
+def run_cli(*arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """`python -m accel_tx ...` in a process of its own."""
+    return _run([sys.executable, "-m", "accel_tx", *arguments], **kwargs)
+
+
+def launch(n_processes: int, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch ... ARGUMENTS` on CPU, in the only way that starts more than one process there."""
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    if n_processes > 1:
+        command += ["--multi_gpu", "--num_processes", str(n_processes), "--main_process_port", "0"]
+    return _run([*command, *arguments], env={"ACCELERATE_USE_CPU": "true"}, **kwargs)
+
+
+def _run(
+    command: list[str], env: dict[str, str] | None = None, stdin: str = "", timeout_s: float = 240
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **(env or {})},
+        cwd=REPOSITORY,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )

@@ -1,0 +1,158 @@
+"""The config: what is refused, and that what is saved is what was meant."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accel_tx.config import (
+    SECTIONS,
+    Config,
+    UserError,
+    build_config,
+    dump_yaml,
+    load_yaml,
+    what_is_learned,
+)
+from accel_tx.options import config_parser, parse_with_config
+from tests.conftest import REPOSITORY
+
+MINIMAL: dict[str, dict[str, Any]] = {"train": {"max_updates": 10, "batch_size": 8}}
+
+
+def config_with(**sections: dict[str, Any]) -> Config:
+    return build_config({**MINIMAL, **sections})
+
+
+def parsed(*argv: str) -> Config:
+    return parse_with_config(config_parser("train", ""), list(argv))[0]
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "message"),
+    [
+        ("train", {"max_updates": 10}, "train.max_tokens and train.batch_size: neither given"),
+        ("train", {"max_updates": 10, "epochs": 1, "batch_size": 8}, "train.max_updates and train.epochs: both given"),
+        ("train", {"max_updates": 0, "batch_size": 8}, "train.max_updates is 0; expected at least 1"),
+        ("train", {"max_updates": 10, "max_tokens": 512}, "expected at least model.max_positions = 1024"),
+        ("model", {"d_model": 10, "n_heads": 4}, "expected a divisor of model.d_model = 10"),
+        ("model", {"d_model": 7, "n_heads": 7}, "expected an even number"),
+        ("model", {"dropout": 1.0}, "model.dropout is 1.0; expected from 0.0 to below 1.0"),
+        ("model", {"encoder_sharing": "zigzag"}, "model.encoder_sharing is 'zigzag'"),
+        ("model", {"decoder_sharing": [1, 2, 3]}, "model.decoder_sharing has 3 entries; expected 6"),
+        ("model", {"decoder_sharing": [1, 1, 3, 3, 1, 1]}, "expected every number from 1 to 3 to occur"),
+        ("model", {"encoder_sharing": "cycle", "n_unique_encoder_layers": 7}, "expected 1 to 6"),
+        ("model", {"n_unique_decoder_layers": 3}, "decoder_sharing is 'none'; expected a sharing order"),
+        ("optim", {"pct_start": 0.6, "three_phase": True}, "optim.pct_start is 0.6; expected from 0.0 to below 0.5"),
+        ("optim", {"max_lr": 0.0}, "optim.max_lr is 0.0; expected a number above 0"),
+        ("optim", {"clip_norm": 0.0}, "or null for no clipping"),
+        ("tokenizer", {"vocab_size": 100}, "expected at least 300 for bpe"),
+        ("data", {"train_src": "a.en"}, "data.train_src and data.train_tgt: only one is given"),
+        ("data", {"src_lang": "fr"}, "expected two languages"),
+        ("data", {"valid_fraction": 0.0}, "data.valid_fraction is 0.0"),
+    ],
+)
+def test_impossible_values_and_pairs_are_refused(section: str, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        config_with(**{section: fields})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_tying_all_embeddings_needs_a_joint_vocabulary() -> None:
+    with pytest.raises(UserError, match="expected a joint vocabulary"):
+        config_with(model={"tie_embeddings": "all"}, tokenizer={"joint": False})
+
+
+@pytest.mark.parametrize(
+    ("sharing", "n_unique", "order"),
+    [
+        ("none", None, [0, 1, 2, 3, 4, 5]),
+        ("palindrome", 3, [0, 1, 2, 2, 1, 0]),
+        ("palindrome", None, [0, 1, 2, 2, 1, 0]),
+        ("palindrome", 2, [0, 1, 1, 0, 0, 1]),
+        ("cycle", 3, [0, 1, 2, 0, 1, 2]),
+        ("sequence", 3, [0, 0, 1, 1, 2, 2]),
+        ("sequence", 4, [0, 0, 1, 2, 2, 3]),
+        ([1, 2, 2, 2, 2, 3], None, [0, 1, 1, 1, 1, 2]),
+    ],
+)
+def test_layer_orders(sharing: str | list[int], n_unique: int | None, order: list[int]) -> None:
+    model = config_with(model={"encoder_sharing": sharing, "n_unique_encoder_layers": n_unique}).model
+    assert model.encoder_layer_order() == order
+    assert model.decoder_layer_order() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_saved_config_is_read_back_as_the_same(tmp_path: Path) -> None:
+    config = config_with(model={"encoder_sharing": [1, 1, 1, 2, 2, 2]}, optim={"betas": (0.8, 0.9)})
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_yaml(config))
+    values = load_yaml(path)
+    assert {f"{s}.{f.name}" for s, cls in SECTIONS.items() for f in dataclasses.fields(cls)} == {
+        f"{s}.{name}" for s, fields in values.items() for name in fields
+    }
+    assert parsed("--config", str(path)) == config
+
+
+def test_fields_that_only_say_where_and_how_long_may_differ_on_resume() -> None:
+    free = {"max_hours": 1.0, "stop_at_update": 5, "cpu_threads": 1, "loader_workers": 2, "save_every_updates": 7}
+    assert what_is_learned(config_with(train={**MINIMAL["train"], **free})) == what_is_learned(config_with())
+    assert what_is_learned(config_with(train={**MINIMAL["train"], "seed": 2})) != what_is_learned(config_with())
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_file_loads(path: Path) -> None:
+    assert parsed("--config", str(path)).model.d_model >= 128
+
+
+def test_flags_beat_the_file_wherever_they_stand() -> None:
+    file = ["--config", str(REPOSITORY / "configs" / "quickstart.yaml")]
+    flags = ["--model.dropout", "0.42", "--optim.betas", "[0.8,0.9]", "--model.encoder_sharing=[1,1]"]
+    for argv in ([*file, *flags], [*flags, *file], [*flags[:2], *file, *flags[2:]]):
+        config = parsed(*argv)
+        assert config.model.dropout == 0.42
+        assert config.optim.betas == (0.8, 0.9)
+        assert config.model.encoder_sharing == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--model.d_mode", "3"], "command line: unknown key model.d_mode; did you mean model.d_model?"),
+        (["--model.d_model", "wide"], "command line: model.d_model is wide; expected int"),
+        (["--train.precision", "fp8"], "train.precision is fp8; expected Literal['auto', 'no', 'bf16', 'fp16']"),
+        (["--train.max_updates", "many"], "train.max_updates is many; expected int | None"),
+        (["--frobnicate", "1"], "command line: unrecognized arguments: --frobnicate"),
+        (["--train.precision"], "command line: argument --train.precision: expected one argument"),
+    ],
+)
+def test_a_flag_that_does_not_fit_is_refused_in_one_line(argv: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parsed("--config", str(REPOSITORY / "configs" / "quickstart.yaml"), *argv)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {d_modle: 8}", "unknown key model.d_modle; did you mean model.d_model?"),
+        ("modle: {d_model: 8}", "unknown key modle; did you mean model?"),
+        ("model: 8", "model is 8; expected fields below it"),
+        ("- a\n- b", "holds list; expected sections"),
+        ("model: {d_model: [", "is not valid YAML"),
+        ("model: {d_model: wide}", "model.d_model is wide; expected int"),
+        ("train: {max_updates: 3}", "train.max_tokens and train.batch_size: neither given"),
+    ],
+)
+def test_a_config_file_that_does_not_fit_is_named_with_its_fault(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        parsed("--config", str(path))
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
