@@ -1,0 +1,284 @@
+"""Parallel text formats, each read into Arrow record batches of `src` and `tgt` with bounded memory.
+
+Every reader takes the file(s) and the two language codes, and raises UserError naming the file and the 1-based line
+or row at fault.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from accel_tx.config import UserError
+
+SCHEMA = pa.schema([("src", pa.string()), ("tgt", pa.string())])
+ROWS_PER_BATCH = 10_000
+_BYTES_PER_READ = 1 << 20
+_LONGEST_REASON_CHARS = 300
+
+Reader = Callable[[Path, str, str], Iterator[pa.RecordBatch]]
+
+
+def read_line_files(src_path: Path, tgt_path: Path) -> Iterator[pa.RecordBatch]:
+    """Pairs of two plain text files, line beside line."""
+    with _lines(src_path) as src_lines, _lines(tgt_path) as tgt_lines:
+        n_read = 0
+        while True:
+            src, tgt = list(islice(src_lines, ROWS_PER_BATCH)), list(islice(tgt_lines, ROWS_PER_BATCH))
+            if len(src) != len(tgt):
+                n_src = n_read + len(src) + sum(1 for _ in src_lines)
+                n_tgt = n_read + len(tgt) + sum(1 for _ in tgt_lines)
+                raise UserError(
+                    f"{src_path} has {n_src:,} lines but {tgt_path} has {n_tgt:,}; "
+                    "expected the same number, line n of one translating line n of the other"
+                )
+            if not src:
+                return
+            n_read += len(src)
+            yield pair_batch(src, tgt)
+
+
+def read_tsv(path: Path, src_lang: str, tgt_lang: str) -> Iterator[pa.RecordBatch]:
+    """Pairs of a tab-separated file with a header; quotes and backslashes are text like any other."""
+    with _lines(path) as lines:
+        names = next(lines, "").split("\t")
+        src_column, tgt_column = _pair_names(f"{path}, line 1", names, src_lang, tgt_lang)
+        src_at, tgt_at = names.index(src_column), names.index(tgt_column)
+        first_line = 2
+        while rows := [line.split("\t") for line in islice(lines, ROWS_PER_BATCH)]:
+            if set(map(len, rows)) != {len(names)}:
+                offset, row = next((i, row) for i, row in enumerate(rows) if len(row) != len(names))
+                raise _wrong_width(path, first_line + offset, len(row), len(names))
+            first_line += len(rows)
+            yield pair_batch([row[src_at] for row in rows], [row[tgt_at] for row in rows])
+
+
+def read_csv(path: Path, src_lang: str, tgt_lang: str) -> Iterator[pa.RecordBatch]:
+    """Pairs of a comma-separated file with a header; a quoted field may hold commas, quotes and line ends."""
+    with _lines(path, keep_cr=True) as lines:
+        yield from _read_csv_lines(path, lines, src_lang, tgt_lang)
+
+
+def _read_csv_lines(path: Path, lines: Iterator[str], src_lang: str, tgt_lang: str) -> Iterator[pa.RecordBatch]:
+    # Line ends go in as they are: inside quotes they belong to the text.
+    rows = csv.reader((line + "\n" for line in lines), strict=True)
+    names: list[str] | None = None
+    src_at = tgt_at = 0
+    src: list[str] = []
+    tgt: list[str] = []
+    while True:
+        line = rows.line_num + 1
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise UserError(
+                f"{path}, line {line}: is not valid CSV ({error}); expected fields as in RFC 4180"
+            ) from None
+        if row is None:
+            break
+        if names is None:
+            names = row
+            src_column, tgt_column = _pair_names(f"{path}, line 1", names, src_lang, tgt_lang)
+            src_at, tgt_at = names.index(src_column), names.index(tgt_column)
+            continue
+        if len(row) != len(names):
+            raise _wrong_width(path, line, len(row), len(names))
+        src.append(row[src_at])
+        tgt.append(row[tgt_at])
+        if len(src) == ROWS_PER_BATCH:
+            yield pair_batch(src, tgt)
+            src, tgt = [], []
+    if names is None:
+        _pair_names(f"{path}, line 1", [], src_lang, tgt_lang)
+    yield pair_batch(src, tgt)
+
+
+def read_jsonl(path: Path, src_lang: str, tgt_lang: str) -> Iterator[pa.RecordBatch]:
+    """Pairs of a file with one JSON object a line, the texts in it or in its `translation` object."""
+    with _lines(path) as all_lines:
+        lines = enumerate(all_lines, start=1)
+        while batch := [
+            _json_pair(f"{path}, line {n}", line, src_lang, tgt_lang) for n, line in islice(lines, ROWS_PER_BATCH)
+        ]:
+            src, tgt = zip(*batch, strict=True)
+            yield pair_batch(src, tgt)
+
+
+def read_parquet(path: Path, src_lang: str, tgt_lang: str) -> Iterator[pa.RecordBatch]:
+    """Pairs of a parquet file with a `translation` struct column or two text columns."""
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = ["translation"] if _has_translation(file.schema_arrow) else None
+            batches = file.iter_batches(batch_size=ROWS_PER_BATCH, columns=columns)
+            yield from read_arrow(batches, file.schema_arrow, str(path), src_lang, tgt_lang)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: is not readable as parquet ({one_line(error)}); write or fetch it again") from None
+
+
+def read_arrow(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, where: str, src_lang: str, tgt_lang: str
+) -> Iterator[pa.RecordBatch]:
+    """Pairs of Arrow record batches whose schema has a `translation` struct or two text columns."""
+    nested = _has_translation(schema)
+    fields = schema.field("translation").type if nested else schema
+    names = [field.name for field in fields]
+    pair = _pair_names(f"{where}, {'column translation' if nested else 'columns'}", names, src_lang, tgt_lang)
+    for name in pair:
+        if not _is_text(fields.field(name).type):
+            raise UserError(f"{where}: column {name} holds {fields.field(name).type}; expected text")
+    first_row = 1
+    for batch in batches:
+        sides = []
+        for name in pair:
+            side = pc.struct_field(batch.column("translation"), name) if nested else batch.column(name)
+            sides.append(_checked_text(side, name, where, first_row))
+        first_row += batch.num_rows
+        yield pa.record_batch(sides, schema=SCHEMA)
+
+
+def pair_batch(src: Iterable[str], tgt: Iterable[str]) -> pa.RecordBatch:
+    """One record batch of two equally long columns."""
+    return pa.record_batch([pa.array(src, pa.string()), pa.array(tgt, pa.string())], schema=SCHEMA)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's own message, shortened to fit into one line of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON_CHARS else text[: _LONGEST_REASON_CHARS - 1] + "…"
+
+
+READERS: dict[str, Reader] = {".tsv": read_tsv, ".csv": read_csv, ".jsonl": read_jsonl, ".json": read_jsonl}
+READERS.update({f"{suffix}.gz": reader for suffix, reader in READERS.items()})
+READERS[".parquet"] = read_parquet
+
+
+@contextmanager
+def _lines(path: Path, keep_cr: bool = False) -> Iterator[Iterator[str]]:
+    """The lines of a file, which is closed on leaving, also where an error cuts the reading short."""
+    with closing(_line_blocks(path, keep_cr)) as blocks:
+        yield chain.from_iterable(blocks)
+
+
+def _line_blocks(path: Path, keep_cr: bool) -> Generator[list[str], None, None]:
+    """The lines of a UTF-8 file, plain or gzip, about a megabyte at a time.
+
+    Only \\n and \\r\\n end a line: str.splitlines and text mode would also cut at U+2028, \\x85 or a lone \\r.
+    """
+    n_lines = 0
+    with _open(path) as file:
+        while data := _read_block(file, path, n_lines):
+            if n_lines == 0:
+                data = data.removeprefix(codecs.BOM_UTF8)
+            try:
+                text = data.decode("utf-8")
+            except UnicodeDecodeError as error:
+                line = n_lines + data.count(b"\n", 0, error.start) + 1
+                raise UserError(
+                    f"{path}, line {line}: byte 0x{data[error.start]:02x} is not valid UTF-8; "
+                    "expected UTF-8 text, convert the file (iconv -t utf-8)"
+                ) from None
+            lines = (text if keep_cr else text.replace("\r\n", "\n")).split("\n")
+            if not lines[-1]:
+                lines.pop()
+            n_lines += len(lines)
+            yield lines
+
+
+def _open(path: Path) -> io.BufferedIOBase:
+    try:
+        return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a readable file") from None
+
+
+def _read_block(file: io.BufferedIOBase, path: Path, n_lines: int) -> bytes:
+    try:
+        return file.read(_BYTES_PER_READ) + file.readline()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path}: damaged .gz file somewhere after line {n_lines} ({one_line(error)}); "
+            "expected whole gzip data, fetch or pack it again"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a readable file") from None
+
+
+def _pair_names(where: str, names: list[str], src_lang: str, tgt_lang: str) -> tuple[str, str]:
+    for pair in ((src_lang, tgt_lang), ("src", "tgt")):
+        if all(names.count(name) == 1 for name in pair):
+            return pair
+    found = ", ".join(names) or "nothing"
+    raise UserError(
+        f"{where}: found {one_line(ValueError(found))}; expected the names {src_lang} and {tgt_lang}, or src and tgt, "
+        "once each; rename them or set data.src_lang and data.tgt_lang"
+    )
+
+
+def _wrong_width(path: Path, line: int, n_found: int, n_expected: int) -> UserError:
+    return UserError(
+        f"{path}, line {line}: has {n_found} columns; expected {n_expected} as in the header; "
+        "look there for a stray or missing separator"
+    )
+
+
+def _json_pair(where: str, line: str, src_lang: str, tgt_lang: str) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: is not valid JSON ({one_line(error)}); expected one object a line") from None
+    if isinstance(row, dict) and "translation" in row:
+        row = row["translation"]
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: holds {_json_name(row)}; expected one JSON object a line with two texts")
+    names = _pair_names(f"{where}, keys", list(row), src_lang, tgt_lang)
+    for name in names:
+        if not isinstance(row[name], str):
+            raise UserError(f"{where}: {name} is {_json_name(row[name])}; expected text, fill or remove the row")
+        try:
+            row[name].encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"{where}: {name} has half a surrogate pair (\\ud800 to \\udfff); expected text") from None
+    return row[names[0]], row[names[1]]
+
+
+def _json_name(value: Any) -> str:
+    return {type(None): "null", list: "a list", dict: "an object", str: "a string"}.get(type(value), json.dumps(value))
+
+
+def _has_translation(schema: pa.Schema) -> bool:
+    return any(field.name == "translation" and pa.types.is_struct(field.type) for field in schema)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def _checked_text(side: pa.Array, name: str, where: str, first_row: int) -> pa.Array:
+    side = side.cast(pa.string())
+    if side.null_count:
+        row = first_row + pc.index(side.is_null(), True).as_py()
+        raise UserError(f"{where}, row {row}: {name} is null; expected text, fill or remove the row")
+    try:
+        side.validate(full=True)
+    except pa.ArrowInvalid as error:
+        last_row = first_row + len(side) - 1
+        raise UserError(
+            f"{where}, rows {first_row} to {last_row}: {name} is not valid text ({one_line(error)}, counted from 0 "
+            "in these rows); expected UTF-8, write the file again"
+        ) from None
+    return side
