@@ -1,0 +1,163 @@
+"""Tokenizers of the `tokenizers` library: train, save, load; text -> ids -> text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from accel_tx.config import TokenizerConfig, UserError
+
+PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
+SPECIAL_TOKENS = ["<pad>", "<unk>", "<bos>", "<eos>"]
+
+
+class Tokenizer:
+    """One language's (or the joint) text <-> ids mapping. Adds no BOS and EOS: the collator does."""
+
+    def __init__(self, fast: FastTokenizer) -> None:
+        self.fast = fast
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries, special tokens included."""
+        return self.fast.get_vocab_size()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without BOS and EOS."""
+        # Without this, a text that contains "<eos>" would end there. Not in the file, and lost in pickling to workers.
+        self.fast.encode_special_tokens = True
+        return [encoding.ids for encoding in self.fast.encode_batch_fast(list(texts))]
+
+    def decode(self, sequences: Iterable[Sequence[int]]) -> list[str]:
+        """Text of each sequence of ids; special tokens are left out, but an unknown word shows as `<unk>`."""
+        kept = [[i for i in ids if i not in (PAD_ID, BOS_ID, EOS_ID)] for ids in sequences]
+        texts = self.fast.decode_batch(kept, skip_special_tokens=False)
+        if isinstance(self.fast.model, models.WordLevel):
+            return [join_words(text) for text in texts]
+        return [text.strip() for text in texts]
+
+    def save(self, path: Path) -> None:
+        """Write the JSON file of the `tokenizers` library."""
+        self.fast.save(str(path))
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Read what `save` wrote. Raises: UserError if the file is missing or damaged."""
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; expected a tokenizer")
+        try:
+            return cls(FastTokenizer.from_file(str(path)))
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"{path}: is not a tokenizer file ({error})") from None
+
+
+@dataclass(frozen=True)
+class TokenizerPair:
+    """The tokenizers of both sides; one object twice where the vocabulary is joint."""
+
+    src: Tokenizer
+    tgt: Tokenizer
+
+    def save(self, folder: Path) -> None:
+        """Write `src.json` and `tgt.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.src.save(folder / "src.json")
+        self.tgt.save(folder / "tgt.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> TokenizerPair:
+        """Read what `save` wrote."""
+        src = Tokenizer.load(folder / "src.json")
+        tgt = Tokenizer.load(folder / "tgt.json")
+        return cls(src, src if tgt.fast.to_str() == src.fast.to_str() else tgt)
+
+
+def train_tokenizer(texts: Iterator[str] | Iterator[list[str]], config: TokenizerConfig) -> Tokenizer:
+    """Learn a vocabulary from texts, or from batches of them."""
+    build = {"wordlevel": _wordlevel, "bpe": _byte_level_bpe, "unigram": _unigram}[config.kind]
+    fast, trainer = build(config)
+    fast.normalizer = normalizers.NFC()
+    try:
+        fast.train_from_iterator(texts, trainer)
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"tokenizer.vocab_size {config.vocab_size}: no {config.kind} vocabulary ({error})") from None
+    return Tokenizer(_settle_unigram(fast) if config.kind == "unigram" else fast)
+
+
+def _wordlevel(config: TokenizerConfig) -> tuple[FastTokenizer, trainers.Trainer]:
+    fast = FastTokenizer(models.WordLevel(unk_token="<unk>"))
+    fast.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=SPECIAL_TOKENS,
+        show_progress=False,
+    )
+    return fast, trainer
+
+
+def _byte_level_bpe(config: TokenizerConfig) -> tuple[FastTokenizer, trainers.Trainer]:
+    # Bytes as the alphabet: every text has ids, and comes back as it was.
+    fast = FastTokenizer(models.BPE())
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    fast.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    return fast, trainer
+
+
+def _unigram(config: TokenizerConfig) -> tuple[FastTokenizer, trainers.Trainer]:
+    fast = FastTokenizer(models.Unigram())
+    fast.pre_tokenizer = pre_tokenizers.Metaspace()
+    fast.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    return fast, trainer
+
+
+def _settle_unigram(fast: FastTokenizer) -> FastTokenizer:
+    """The same pieces in an order that does not change from one training to the next, the special ones out of reach.
+
+    The trainer's threads leave pieces of equal score in any order; and a special token is a piece like others to this
+    model, so "<eos>" in a text would become one.
+    """
+    values = json.loads(fast.to_str())
+    n_special = len(SPECIAL_TOKENS)
+    vocab = values["model"]["vocab"]
+    special = [[piece, _OUT_OF_REACH] for piece, _ in vocab[:n_special]]
+    pieces = sorted(vocab[n_special:], key=lambda entry: (-round(entry[1], 6), entry[0]))
+    values["model"]["vocab"] = special + pieces
+    return FastTokenizer.from_str(json.dumps(values))
+
+
+_OUT_OF_REACH = -1e6  # as a log-probability
+_CLOSING = re.compile(r" ([.,…)\]}%°]+)(?= |$)")
+_OPENING = re.compile(r"(?<![^ ])([(\[{]) ")
+_JOINING = re.compile(r"(?<=\w) (['’-]) (?=\w)")
+_ENDING_APOSTROPHE = re.compile(r"(?<=\w) (['’])(?= |$)")
+
+
+def join_words(text: str) -> str:
+    """Word-level tokens joined by spaces -> running text: `l ' eau , ici .` gives `l'eau, ici.`.
+
+    A word-level vocabulary does not record where spaces stood; this applies what French and English share.
+    """
+    text = _JOINING.sub(r"\1", text)
+    text = _CLOSING.sub(r"\1", text)
+    text = _OPENING.sub(r"\1", text)
+    return _ENDING_APOSTROPHE.sub(r"\1", text).strip()

@@ -1,0 +1,275 @@
+"""The batch plan covers every pair once, within its limits, the same for any number of processes."""
+
+from __future__ import annotations
+
+from itertools import chain, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from accel_tx.data.batching import BatchLimits, BatchPlan, EpochPlan, Indices, MicroBatchSampler, plan_epoch, share
+
+Lengths = tuple[Indices, Indices]
+MAX_TOKENS = 39
+LIMITS = [BatchLimits(max_tokens=MAX_TOKENS, batch_size=None), BatchLimits(max_tokens=None, batch_size=5)]
+N_PROCESSES = [1, 2, 3, 4, 8]
+
+any_limits = st.sampled_from(LIMITS)
+any_lengths = st.lists(st.tuples(st.integers(1, MAX_TOKENS), st.integers(1, MAX_TOKENS)), min_size=1, max_size=80)
+quick = settings(max_examples=60, deadline=None)
+
+
+def as_arrays(pairs: list[tuple[int, int]]) -> Lengths:
+    src, tgt = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return src, tgt
+
+
+def random_lengths(n: int, seed: int) -> Lengths:
+    src, tgt = np.random.default_rng(seed).integers(1, 20, (2, n))
+    return src, tgt
+
+
+def book_lengths(n: int, seed: int, spread_of_ratio: float) -> Lengths:
+    """Log-normal with a mean of 22 tokens, as in books: batches of 64 at random would be a quarter real tokens.
+
+    `spread_of_ratio` is the standard deviation of ln(target / source).
+    """
+    rng = np.random.default_rng(seed)
+    src = 22 * rng.lognormal(-(0.7**2) / 2, 0.7, n)
+    tgt = src * rng.lognormal(-(spread_of_ratio**2) / 2, spread_of_ratio, n)
+    rounded_src, rounded_tgt = (np.clip(np.rint(x), 1, 150).astype(np.int64) for x in (src, tgt))
+    return rounded_src, rounded_tgt
+
+
+def micro_batches(plan: EpochPlan) -> list[list[int]]:
+    return [part.tolist() for i in range(plan.n_updates) for part in plan.update(i)]
+
+
+def as_lists(updates: list[list[Indices]]) -> list[list[list[int]]]:
+    return [[part.tolist() for part in update] for update in updates]
+
+
+def padding_shares(src: Indices, tgt: Indices, plan: EpochPlan) -> tuple[float, float]:
+    """Share of padded positions that hold no token: of the target side, and of both."""
+    batches = micro_batches(plan)
+    padded_src = sum(len(batch) * int(src[batch].max()) for batch in batches)
+    padded_tgt = sum(len(batch) * int(tgt[batch].max()) for batch in batches)
+    return 1 - tgt.sum() / padded_tgt, 1 - (src.sum() + tgt.sum()) / (padded_src + padded_tgt)
+
+
+# An epoch
+
+
+@quick
+@given(any_lengths, any_limits, st.integers(1, 4), st.integers(0, 99), st.integers(0, 9))
+def test_every_pair_occurs_once_within_the_limits(
+    pairs: list[tuple[int, int]], limits: BatchLimits, per_update: int, seed: int, epoch: int
+) -> None:
+    src, tgt = as_arrays(pairs)
+    plan = plan_epoch(src, tgt, limits, per_update, seed, epoch)
+    batches = micro_batches(plan)
+    assert len(batches) == plan.n_micro_batches
+    assert sorted(chain.from_iterable(batches)) == list(range(len(pairs)))
+    assert [len(plan.update(i)) for i in range(plan.n_updates - 1)] == [per_update] * (plan.n_updates - 1)
+    assert 1 <= len(plan.update(plan.n_updates - 1)) <= per_update
+    for batch in batches:
+        assert batch
+        if limits.max_tokens is not None:
+            assert len(batch) * max(src[batch].max(), tgt[batch].max()) <= limits.max_tokens
+    if limits.batch_size is not None:
+        assert [len(batch) for batch in batches[:-1]] == [limits.batch_size] * (len(batches) - 1)
+        assert len(batches[-1]) <= limits.batch_size
+
+
+@pytest.mark.parametrize("budget", range(20, 80, 3))
+def test_budget_is_kept_to_the_token_and_used(budget: int) -> None:
+    src, tgt = random_lengths(1_000, seed=budget)
+    batches = micro_batches(plan_epoch(src, tgt, BatchLimits(budget, None), 1, seed=budget, epoch=0))
+    padded = np.array([len(batch) * max(src[batch].max(), tgt[batch].max()) for batch in batches])
+    assert padded.max() <= budget
+    assert np.median(padded) > 0.5 * budget
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_no_pairs_give_no_updates(limits: BatchLimits) -> None:
+    empty = np.empty(0, dtype=np.int64)
+    assert plan_epoch(empty, empty, limits, 2, seed=0, epoch=0).n_updates == 0
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_order_depends_on_seed_and_epoch_and_on_nothing_else(limits: BatchLimits) -> None:
+    src, tgt = random_lengths(200, seed=1)
+
+    def plan(seed: int, epoch: int) -> list[list[int]]:
+        return micro_batches(plan_epoch(src, tgt, limits, 1, seed, epoch))
+
+    np.random.seed(5)  # has no say
+    assert plan(3, 4) == plan(3, 4)
+    plans = [plan(seed, epoch) for seed in (3, 4) for epoch in (3, 4, 5)]
+    for i, one in enumerate(plans):
+        for other in plans[:i]:
+            assert one != other
+            # Not only another order of the same batches: pairs meet others in each epoch.
+            assert {frozenset(batch) for batch in one} != {frozenset(batch) for batch in other}
+
+
+def test_short_and_long_batches_come_in_random_order() -> None:
+    src, tgt = random_lengths(3_000, seed=1)
+    batches = micro_batches(plan_epoch(src, tgt, LIMITS[0], 1, seed=1, epoch=0))
+    longest = np.array([tgt[batch].max() for batch in batches])
+    correlation = np.corrcoef(longest, np.arange(len(longest)))[0, 1]
+    assert len(longest) > 500
+    assert abs(correlation) < 5 / np.sqrt(len(longest))
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_pair_longer_than_the_budget_is_refused(side: int) -> None:
+    lengths = random_lengths(20, seed=1)
+    lengths[side][7] = MAX_TOKENS
+    assert plan_epoch(*lengths, LIMITS[0], 1, seed=0, epoch=0).n_updates > 0
+    lengths[side][7] = MAX_TOKENS + 1
+    with pytest.raises(ValueError, match=f"a pair of {MAX_TOKENS + 1} tokens does not fit a micro-batch of"):
+        plan_epoch(*lengths, LIMITS[0], 1, seed=0, epoch=0)
+
+
+def test_targets_of_book_like_lengths_have_at_most_two_percent_padding() -> None:
+    src, tgt = book_lengths(50_000, seed=1, spread_of_ratio=0.25)
+    assert src.mean() == pytest.approx(22, abs=0.5)
+    plan = plan_epoch(src, tgt, BatchLimits(4_096, None), 1, seed=1, epoch=0)
+    of_tgt, _ = padding_shares(src, tgt, plan)
+    assert of_tgt <= 0.02
+    at_random = plan_epoch(src, tgt, BatchLimits(None, 64), 1, seed=1, epoch=0)
+    of_tgt, of_both = padding_shares(src, tgt, at_random)
+    assert min(of_tgt, of_both) > 0.7
+
+
+@pytest.mark.parametrize(("spread_of_ratio", "most"), [(0.0, 0.02), (0.25, 0.08)])
+def test_both_sides_of_book_like_lengths_have_little_padding(spread_of_ratio: float, most: float) -> None:
+    src, tgt = book_lengths(50_000, seed=1, spread_of_ratio=spread_of_ratio)
+    plan = plan_epoch(src, tgt, BatchLimits(4_096, None), 1, seed=1, epoch=0)
+    _, of_both = padding_shares(src, tgt, plan)
+    assert of_both <= most
+
+
+# A run
+
+
+@quick
+@given(any_lengths, any_limits, st.integers(1, 4), st.data())
+def test_updates_of_a_run_are_slices_of_one_sequence(
+    pairs: list[tuple[int, int]], limits: BatchLimits, per_update: int, data: st.DataObject
+) -> None:
+    src, tgt = as_arrays(pairs)
+    plan = BatchPlan(src, tgt, limits, per_update, seed=3)
+    n_epochs = 3
+    epochs = [plan_epoch(src, tgt, limits, per_update, 3, epoch) for epoch in range(n_epochs)]
+    whole = [epoch.update(i) for epoch in epochs for i in range(epoch.n_updates)]
+    assert {epoch.n_updates for epoch in epochs} == {plan.updates_per_epoch}
+    first, last = sorted(data.draw(st.lists(st.integers(0, len(whole)), min_size=2, max_size=2)))
+    assert as_lists(list(plan.updates(first, last))) == as_lists(whole[first:last])
+    for update in (first, last):
+        epoch, index = plan.position(update)
+        assert epoch * plan.updates_per_epoch + index == update
+        assert 0 <= index < plan.updates_per_epoch
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_updates_begin_and_end_within_an_epoch(limits: BatchLimits) -> None:
+    plan = BatchPlan(*random_lengths(100, seed=1), limits, 2, seed=3)
+    n = plan.updates_per_epoch
+    whole = as_lists(list(plan.updates(0, 3 * n)))
+    for first in range(2 * n):
+        for last in (first, first + 1, first + n - 1, first + n):
+            assert as_lists(list(plan.updates(first, last))) == whole[first:last]
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_every_epoch_has_as_many_updates(limits: BatchLimits) -> None:
+    src, tgt = random_lengths(500, seed=1)
+    per_epoch = BatchPlan(src, tgt, limits, 3, seed=1).updates_per_epoch
+    assert {plan_epoch(src, tgt, limits, 3, 1, epoch).n_updates for epoch in range(20)} == {per_epoch}
+
+
+# The share of a process
+
+N_SLOTS = [1, 2, 3, 4]
+
+
+def an_update(n_micro_batches: int, sizes: list[int], seed: int) -> tuple[list[Indices], Indices]:
+    """Micro-batches of these sizes over shuffled pair numbers, and the pairs' lengths."""
+    rng = np.random.default_rng(seed)
+    bounds = np.cumsum([0, *sizes[:n_micro_batches]])
+    pairs = rng.permutation(bounds[-1])
+    return [pairs[a:b] for a, b in pairwise(bounds)], rng.integers(1, 30, bounds[-1])
+
+
+@pytest.mark.parametrize("n_processes", N_PROCESSES)
+@pytest.mark.parametrize("n_slots", N_SLOTS)
+@settings(max_examples=20, deadline=None)
+@given(
+    n_missing=st.integers(0, 3),
+    sizes=st.lists(st.integers(1, 12), min_size=4, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_processes_together_compute_exactly_the_update(
+    n_slots: int, n_processes: int, n_missing: int, sizes: list[int], seed: int
+) -> None:
+    update, lengths = an_update(max(1, n_slots - n_missing), sizes, seed)  # an epoch's last update may be short
+    shares = [share(update, lengths, n_slots, rank, n_processes) for rank in range(n_processes)]
+    assert {len(slots) for slots in shares} == {-(-n_slots // n_processes)}
+    computed = np.concatenate([part for slots in shares for part in slots])
+    assert sorted(computed.tolist()) == sorted(np.concatenate(update).tolist())
+    parents = [set(part.tolist()) for part in update]
+    in_order = [shares[rank][slot] for slot in range(len(shares[0])) for rank in range(n_processes)]
+    is_empty = [len(part) == 0 for part in in_order]
+    assert is_empty == sorted(is_empty)  # empty slots stand at the end: of each process, and over all of them
+    for part in in_order:
+        assert part.dtype == np.int64
+        assert any(set(part.tolist()) <= parent for parent in parents)  # parts never mix two micro-batches
+
+
+@pytest.mark.parametrize(("n_slots", "n_processes"), [(g, w) for g in (1, 2, 4, 8) for w in N_PROCESSES if g % w == 0])
+def test_whole_micro_batches_are_dealt_in_turn_where_the_processes_divide_them(n_slots: int, n_processes: int) -> None:
+    update, lengths = an_update(n_slots, [3, 1, 5, 2, 4, 6, 2, 2], seed=1)
+    for rank in range(n_processes):
+        slots = share(update, lengths, n_slots, rank, n_processes)
+        assert as_lists([slots]) == as_lists([update[rank::n_processes]])
+
+
+def test_the_largest_micro_batch_by_padded_size_is_halved() -> None:
+    lengths = np.array([2] * 6 + [10] * 4)
+    update = [np.arange(6), np.arange(6, 10)]  # 12 and 40 padded tokens
+    parts = [share(update, lengths, 2, rank, 3)[0].tolist() for rank in range(3)]
+    assert parts == [[0, 1, 2, 3, 4, 5], [6, 7], [8, 9]]
+    parts = [share(update, lengths, 2, rank, 4)[0].tolist() for rank in range(4)]
+    assert sorted(map(len, parts)) == [1, 1, 2, 6]  # 20 padded tokens are still more than 12
+
+
+@pytest.mark.parametrize("n_processes", [2, 4, 8])
+def test_parts_of_one_micro_batch_are_equal_work(n_processes: int) -> None:
+    update, lengths = [np.arange(64)], np.full(64, 7)
+    sizes = [len(share(update, lengths, 1, rank, n_processes)[0]) for rank in range(n_processes)]
+    assert sizes == [64 // n_processes] * n_processes
+
+
+def test_a_single_pair_is_not_halved() -> None:
+    update, lengths = [np.array([3])], np.array([0, 0, 0, 9])
+    assert [share(update, lengths, 1, rank, 4)[0].tolist() for rank in range(4)] == [[3], [], [], []]
+
+
+@pytest.mark.parametrize("n_processes", N_PROCESSES)
+@pytest.mark.parametrize("per_update", N_SLOTS)
+def test_sampler_yields_as_many_micro_batches_as_it_says_and_the_right_ones(per_update: int, n_processes: int) -> None:
+    src, tgt = random_lengths(60, seed=1)
+    plan = BatchPlan(src, tgt, LIMITS[0], per_update, seed=1)
+    first, last = plan.updates_per_epoch - 2, plan.updates_per_epoch + 3
+    samplers = [MicroBatchSampler(plan, first, last, rank, n_processes) for rank in range(n_processes)]
+    yielded = [list(sampler) for sampler in samplers]
+    n_slots = plan.slots_per_process(n_processes)
+    assert {len(sampler) for sampler in samplers} == {len(batches) for batches in yielded} == {(last - first) * n_slots}
+    for i, update in enumerate(plan.updates(first, last)):
+        of_update = [batch for batches in yielded for batch in batches[i * n_slots : (i + 1) * n_slots]]
+        assert sorted(chain.from_iterable(of_update)) == sorted(np.concatenate(update).tolist())
+    assert list(samplers[0]) == yielded[0]  # again from the start

@@ -1,0 +1,160 @@
+"""Preparing data: split by content, tokenizers that see the training split only, a cache that is used."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from accel_tx.config import Config, UserError
+from accel_tx.data import corpus
+from accel_tx.data.dataset import Ragged, TokenPairs, cache_folder, prepare_data, split_by_content
+
+MakeConfig = Callable[..., Config]
+
+
+def write_tsv(path: Path, rows: list[tuple[str, str]]) -> Path:
+    path.write_text("en\tfr\n" + "".join(f"{src}\t{tgt}\n" for src, tgt in rows), encoding="utf-8")
+    return path
+
+
+def rows(n: int) -> list[tuple[str, str]]:
+    return [(f"sentence number {i} is here", f"la phrase numéro {i} est ici") for i in range(n)]
+
+
+def pairs_of(dataset: Dataset) -> set[tuple[str, str]]:
+    return set(zip(dataset["src"], dataset["tgt"], strict=True))
+
+
+def test_the_split_is_exact_and_does_not_depend_on_the_order() -> None:
+    pairs = rows(1000)
+    splits = []
+    for seed in (1, 2):
+        shuffled = random.Random(seed).sample(pairs, len(pairs))
+        train, valid = split_by_content(Dataset.from_dict(dict(zip(["src", "tgt"], zip(*shuffled), strict=True))), 0.1)
+        assert (len(train), len(valid)) == (900, 100)
+        splits.append((pairs_of(train), pairs_of(valid)))
+    assert splits[0] == splits[1]
+    assert splits[0][0].isdisjoint(splits[0][1])
+
+
+def test_the_opus_books_sizes_are_those_of_the_design() -> None:
+    n = 81_559
+    dataset = Dataset.from_dict({"src": [str(i) for i in range(n)], "tgt": [str(i) for i in range(n)]})
+    train, valid = split_by_content(dataset, 0.1)
+    assert (len(train), len(valid)) == (73_403, 8_156)
+
+
+def test_a_source_never_stands_on_both_sides() -> None:
+    pairs = [(f"source {i % 40}", f"cible {i}") for i in range(400)]
+    dataset = Dataset.from_dict(dict(zip(["src", "tgt"], zip(*pairs), strict=True)))
+    for fraction in (0.01, 0.1, 0.33, 0.4):
+        train, valid = split_by_content(dataset, fraction)
+        assert set(train["src"]).isdisjoint(valid["src"])
+        assert len(train) + len(valid) == 400
+
+
+def test_too_few_pairs_to_split_are_refused() -> None:
+    with pytest.raises(UserError, match="leaves an empty side"):
+        split_by_content(Dataset.from_dict({"src": ["one"], "tgt": ["un"]}), 0.1)
+
+
+def config_for(tiny_config: MakeConfig, tmp_path: Path, **data: Any) -> Config:
+    return tiny_config(data={"cache_dir": str(tmp_path / "cache"), **data})
+
+
+def test_tokenizers_see_the_training_split_only(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", rows(300))))
+    data = prepare_data(config)
+    known = {str(i) for i in range(300)} & data.tokenizers.src.fast.get_vocab().keys()
+    held_out = {src.split()[2] for src in data.valid_src}
+    assert len(held_out) == 30
+    assert known
+    assert known.isdisjoint(held_out)
+
+
+def test_ids_on_disk_are_those_of_the_tokenizer_and_the_references_are_raw(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    pairs = [(f"a  strange   {i} source", f"une  cible   {i} étrange") for i in range(100)]
+    data = prepare_data(config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", pairs))))
+    assert set(zip(data.valid_src, data.valid_tgt, strict=True)) <= set(pairs)
+    for i, (src, tgt) in enumerate(zip(data.valid_src, data.valid_tgt, strict=True)):
+        assert data.valid[i].src.tolist() == data.tokenizers.src.encode([src])[0]
+        assert data.valid[i].tgt.tolist() == data.tokenizers.tgt.encode([tgt])[0]
+        assert data.valid.src_lengths[i] == len(data.valid[i].src) + 1
+
+
+def test_a_second_start_reads_the_cache_and_does_not_tokenize(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tsv(tmp_path / "c.tsv", rows(50))
+    config = config_for(tiny_config, tmp_path, corpus=str(path))
+    first = prepare_data(config)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("read the corpus again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "load_corpus", fail)
+        assert prepare_data(config).sha256 == first.sha256
+        with pytest.raises(AssertionError, match="again"):
+            prepare_data(config_for(tiny_config, tmp_path, corpus=str(path), min_src_chars=1))
+    write_tsv(path, rows(60))
+    assert cache_folder(config) != first.folder
+    assert len(prepare_data(config).train) != len(first.train)
+
+
+def test_a_failed_preparation_leaves_nothing_behind(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", rows(50))), min_src_chars=1000)
+    with pytest.raises(UserError, match="0 of 50 pairs left after cleaning"):
+        prepare_data(config)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_pairs_longer_than_the_positions_are_dropped_and_counted(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    long = [(" ".join(["long"] * 96), "court"), ("short", " ".join(["long"] * 96)), ("x " * 95, "y " * 95)]
+    config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", rows(97) + long)))
+    report = prepare_data(config).report
+    assert report.dropped["max_positions"] == 2
+    assert report.n_read == 100
+    assert report.n_kept == 98
+
+
+def test_a_given_validation_pair_longer_than_the_positions_is_an_error(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    write_tsv(tmp_path / "train.tsv", rows(50))
+    write_tsv(tmp_path / "valid.tsv", [("short", "court"), ("x " * 96, "y")])
+    with pytest.raises(UserError, match="validation pair 2 has 97 tokens"):
+        prepare_data(config_for(tiny_config, tmp_path, corpus=str(tmp_path)))
+
+
+def test_a_waiting_process_gets_what_the_builder_made(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    from threading import Thread
+
+    config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", rows(50))))
+    found = []
+    waiting = Thread(target=lambda: found.append(prepare_data(config, is_builder=False).sha256), daemon=True)
+    waiting.start()
+    assert prepare_data(config).sha256
+    waiting.join(timeout=60)
+    assert found == [prepare_data(config).sha256]
+
+
+def test_ragged_columns_of_several_chunks_give_every_row() -> None:
+    lists = [[list(range(n)) for n in sizes] for sizes in ((3, 0, 2), (1,), (4, 4))]
+    chunks = [Ragged.from_lists(part).chunks[0] for part in lists]
+    ragged = Ragged(chunks)
+    flat = [row for part in lists for row in part]
+    assert len(ragged) == 6
+    assert [ragged[i].tolist() for i in range(6)] == flat
+    assert ragged.lengths.tolist() == [len(row) for row in flat]
+    whole = TokenPairs(Ragged.from_lists(flat), Ragged.from_lists(flat))
+    assert TokenPairs(ragged, ragged).sha256() == whole.sha256()
+    other = TokenPairs(Ragged.from_lists(flat[::-1]), Ragged.from_lists(flat))
+    assert other.sha256() != whole.sha256()
+    assert np.array_equal(whole.src_lengths, ragged.lengths + 1)
