@@ -1,0 +1,171 @@
+"""The chunked loss equals PyTorch's cross-entropy: value, gradients, every precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from accel_tx.model import loss as loss_module
+from accel_tx.model.loss import token_loss, vocabulary_loss
+
+SMOOTHINGS = [0.0, 0.1]
+
+
+def torch_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    logits = F.linear(hidden, weight, bias)
+    return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+
+
+def unchunked_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    return token_loss(F.linear(hidden, weight, bias), targets, smoothing)
+
+
+def make_case(n: int, d: int, v: int, seed: int, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(n, d), (v, d), (v,)]
+    inputs = [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+    return inputs, torch.randint(v, (n,), generator=generator)
+
+
+def chunks_of(n_logits: int) -> Any:
+    return mock.patch.object(loss_module, "_LOGITS_PER_CHUNK", n_logits)
+
+
+@pytest.mark.parametrize("function", [vocabulary_loss, unchunked_loss])
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(0, 9),
+    d=st.integers(1, 5),
+    v=st.integers(1, 7),
+    n_logits=st.sampled_from([1, 7, 15, 1 << 20]),
+    smoothing=st.sampled_from([*SMOOTHINGS, 0.5]),
+    scale=st.sampled_from([1.0, -2.5]),
+    seed=st.integers(0, 999),
+)
+def test_value_and_gradients_equal_torch(
+    function: Callable[..., Tensor],
+    n: int,
+    d: int,
+    v: int,
+    n_logits: int,
+    smoothing: float,
+    scale: float,
+    seed: int,
+) -> None:
+    inputs, targets = make_case(n, d, v, seed)
+    with chunks_of(n_logits):
+        loss = function(*inputs, targets, smoothing)
+    expected = torch_loss(*inputs, targets, smoothing)
+    assert loss.shape == ()
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-9)
+    ours, theirs = (torch.autograd.grad(value * scale, inputs) for value in (loss, expected))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_no_tokens_give_a_loss_of_exactly_zero(smoothing: float) -> None:
+    inputs, targets = make_case(n=0, d=3, v=5, seed=1)
+    loss = vocabulary_loss(*inputs, targets, smoothing)
+    assert loss.item() == 0.0
+    for gradient in torch.autograd.grad(loss, inputs):
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("function", [vocabulary_loss, unchunked_loss])
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_gradients_are_those_of_finite_differences(function: Callable[..., Tensor], smoothing: float) -> None:
+    inputs, targets = make_case(n=5, d=3, v=4, seed=1)
+    with chunks_of(8):
+        assert torch.autograd.gradcheck(lambda *x: function(*x, targets, smoothing), inputs)
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_an_input_without_gradient_leaves_the_others_theirs(frozen: int) -> None:
+    inputs, targets = make_case(n=5, d=3, v=4, seed=1)
+    inputs[frozen] = inputs[frozen].detach()
+    wanted = [x for x in inputs if x.requires_grad]
+    ours, theirs = (torch.autograd.grad(f(*inputs, targets, 0.1), wanted) for f in (vocabulary_loss, torch_loss))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_value_is_the_same_without_gradients(context: Callable[[], Any], smoothing: float) -> None:
+    inputs, targets = make_case(n=9, d=3, v=5, seed=1)
+    with chunks_of(10):
+        expected = vocabulary_loss(*inputs, targets, smoothing)
+        with context():
+            loss = vocabulary_loss(*inputs, targets, smoothing)
+    assert not loss.requires_grad
+    assert torch.equal(loss, expected.detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_autocast_is_close_to_float32_and_keeps_the_types(dtype: torch.dtype, smoothing: float) -> None:
+    inputs, targets = make_case(n=40, d=16, v=24, seed=1, dtype=torch.float32)
+    with chunks_of(240), torch.autocast("cpu", dtype=dtype):
+        loss = vocabulary_loss(*inputs, targets, smoothing)
+    assert loss.dtype == torch.float32
+    expected = torch_loss(*inputs, targets, smoothing)
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-3)
+    for ours, theirs in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs)):
+        assert ours.dtype == torch.float32
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sum_of_half_precision_logits_does_not_overflow(dtype: torch.dtype) -> None:
+    n = 10_000
+    logits = torch.tensor([[15.0, 0.0]], dtype=dtype).expand(n, 2)
+    loss = token_loss(logits, torch.ones(n, dtype=torch.int64), smoothing=0.0)
+    assert loss.item() == pytest.approx(n * 15.0, rel=1e-4)  # beyond 65504, float16's largest number
+
+
+def test_float16_gradient_passes_through_the_loss_scale() -> None:
+    """Gradients of the logits below float16's smallest number survive where the scaled loss is differentiated."""
+    hidden = torch.tensor([[1.0]], dtype=torch.float16, requires_grad=True)
+    weight = torch.tensor([[0.0], [-19.0]], dtype=torch.float16)
+    bias, targets = torch.zeros(2, dtype=torch.float16), torch.tensor([0])
+    scale = 2.0**16
+    (vocabulary_loss(hidden, weight, bias, targets, 0.0) * scale).backward()
+    probability_of_other = torch.tensor(-19.0).sigmoid().item()
+    assert probability_of_other < 2**-25  # rounds to 0 in float16
+    assert hidden.grad is not None
+    assert hidden.grad.item() / scale == pytest.approx(-19 * probability_of_other, rel=0.01)
+
+
+def test_no_tensor_of_all_logits_is_kept_for_the_backward_pass() -> None:
+    inputs, targets = make_case(n=64, d=4, v=100, seed=1)
+    kept: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        vocabulary_loss(*inputs, targets, 0.1)
+    assert kept
+    assert sum(kept) <= sum(x.numel() for x in inputs) + len(targets)
+
+
+@pytest.mark.parametrize("v", [3, 50])
+def test_logits_are_computed_chunk_by_chunk(v: int) -> None:
+    inputs, targets = make_case(n=9, d=2, v=v, seed=1)
+    addmm, rows = torch.addmm, []
+
+    def noted(bias: Tensor, states: Tensor, matrix: Tensor) -> Tensor:
+        rows.append(len(states))
+        return addmm(bias, states, matrix)
+
+    with chunks_of(12), mock.patch.object(torch, "addmm", noted):
+        vocabulary_loss(*inputs, targets, 0.0)
+    assert rows == ([4, 4, 1] if v == 3 else [1] * 9)  # at least one row, however large the vocabulary
