@@ -1,0 +1,34 @@
+"""Scoring a model on pairs: its loss on the references, and the metrics of its translations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from accel_tx.data.batching import BatchLimits, plan_epoch
+from accel_tx.data.collator import Batch, DataCollator
+from accel_tx.data.dataset import TokenPairs
+
+
+@torch.inference_mode()
+def loss_sum(
+    forward: Callable[[Batch, float], torch.Tensor],
+    pairs: TokenPairs,
+    max_tokens: int,
+    device: torch.device,
+    rank: int = 0,
+    n_processes: int = 1,
+) -> tuple[float, int]:
+    """Cross-entropy without smoothing, in nats, summed over the target tokens of this process' share; and their number.
+
+    `forward` is the model, perhaps wrapped; the caller puts it in eval mode. Every pair counts once over all processes.
+    """
+    plan = plan_epoch(pairs.src_lengths, pairs.tgt_lengths, BatchLimits(max_tokens, None), 1, seed=0, epoch=0)
+    collate = DataCollator()
+    total, n_tokens = 0.0, 0
+    for i in range(rank, plan.n_updates, n_processes):
+        batch = collate(pairs.__getitems__(plan.update(i)[0].tolist()))
+        total += float(forward(batch.to(device), 0.0))
+        n_tokens += batch.n_tgt_tokens
+    return total, n_tokens

@@ -1,0 +1,74 @@
+"""Lines of text in and out: strict about encodings, never half a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from accel_tx.config import UserError
+
+# Lines translated together; a terminal gets its answer line by line.
+_LINES_PER_BLOCK = 1_000
+
+
+def read_lines(name: str) -> Iterator[str]:
+    """The lines of a file, `-` being standard input, without their ends.
+
+    Raises: UserError for a file that cannot be read or a line that is not UTF-8.
+    """
+    if name == "-":
+        yield from _decode(sys.stdin.buffer, "standard input")
+        return
+    try:
+        with open(name, "rb") as file:
+            yield from _decode(file, name)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror}); expected one sentence a line") from None
+
+
+def blocks_of_lines(name: str) -> Iterator[list[str]]:
+    """The lines of a file in blocks to work on together."""
+    size = 1 if name == "-" and sys.stdin.isatty() else _LINES_PER_BLOCK
+    block: list[str] = []
+    for line in read_lines(name):
+        block.append(line)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def write_whole(path: Path, lines: Iterator[str]) -> None:
+    """Write a file beside and rename it, so that a failure half-way leaves an older one as it was.
+
+    Raises: UserError if it cannot be written.
+    """
+    target = path.resolve()
+    if target.is_dir() or not target.name:
+        raise UserError(f"{path}: is a folder; expected a file to write")
+    # A device or a pipe, such as /dev/null, is written to and not replaced.
+    is_special = target.exists() and not target.is_file()
+    beside = target if is_special else target.with_name(f".{target.name}.new")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        if not is_special:
+            beside.replace(target)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        if not is_special:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+
+def _decode(file: BinaryIO, name: str) -> Iterator[str]:
+    for number, line in enumerate(file, start=1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}: line {number} is not valid UTF-8 ({error.reason}); convert the file") from None

@@ -1,0 +1,233 @@
+"""Text in, text out: order, empty lines, cut sources, batches that change nothing; run folders that load or do not."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from accel_tx.config import Config, DecodeConfig, ModelConfig, TokenizerConfig, TrainConfig, UserError, dump_yaml
+from accel_tx.data.tokenizer import EOS_ID, SPECIAL_TOKENS, Tokenizer, TokenizerPair, train_tokenizer
+from accel_tx.inference import translator as translator_module
+from accel_tx.inference.translator import Translator, best_device, load_run_config, load_weights
+from accel_tx.model.transformer import Transformer
+
+LINES = [
+    "the cat drinks water",
+    "the old man and the sea",
+    "it is late",
+    "yes",
+    "the children of the old man are playing with the cat in the garden by the sea",
+    "where is the garden",
+    "no",
+    "water is in the garden and the sea is old",
+    "the man drinks",
+    "it is the cat of the children",
+]
+MAX_POSITIONS = 32
+SIZES: dict[str, Any] = {
+    "d_model": 16,
+    "d_ff": 24,
+    "n_heads": 2,
+    "n_encoder_layers": 1,
+    "n_decoder_layers": 1,
+    "max_positions": MAX_POSITIONS,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(iter(LINES * 2), TokenizerConfig("bpe", vocab_size=340, min_frequency=2))
+
+
+@torch.no_grad()
+def make_model(tokenizer: Tokenizer, seed: int = 1) -> Transformer:
+    """Untrained, in float64 (no near ties), with logits large and lively enough for sentences of many lengths."""
+    torch.manual_seed(seed)
+    model = Transformer(ModelConfig(**SIZES), tokenizer.vocab_size, tokenizer.vocab_size).double().eval()
+    for parameter in model.parameters():
+        parameter.add_(0.2 * torch.randn_like(parameter))
+    model.projection.mul_(3)
+    model.output_bias[EOS_ID] += 2
+    return model
+
+
+def make_translator(tokenizer: Tokenizer, max_tokens: int = 8_192, seed: int = 1) -> Translator:
+    decode = DecodeConfig(max_tokens=max_tokens, max_len_extra=10)
+    return Translator(make_model(tokenizer, seed), TokenizerPair(tokenizer, tokenizer), decode)
+
+
+class EchoSearch:
+    """Gives each source back as its own translation, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, int]] = []
+        self.sources: list[list[int]] = []
+        self.limits: list[int] = []
+
+    def __call__(
+        self, model: Transformer, src_ids: Tensor, src_valid: Tensor | None, max_len_tokens: list[int]
+    ) -> list[list[int]]:
+        self.shapes.append((src_ids.shape[0], src_ids.shape[1]))
+        valid = torch.ones_like(src_ids, dtype=torch.bool) if src_valid is None else src_valid
+        rows = [ids[real].tolist() for ids, real in zip(src_ids, valid)]
+        assert all(row[-1] == EOS_ID for row in rows)
+        echoes = [row[:-1] for row in rows]
+        self.sources += echoes
+        self.limits += max_len_tokens
+        return echoes
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> EchoSearch:
+    search = EchoSearch()
+    monkeypatch.setattr(translator_module, "greedy_search", search)
+    return search
+
+
+@pytest.mark.parametrize("max_tokens", [1, 20, 8_192])
+def test_answers_come_in_the_order_asked(max_tokens: int, tokenizer: Tokenizer, echo: EchoSearch) -> None:
+    lines = LINES * 2
+    for seed in range(3):
+        random.Random(seed).shuffle(lines)
+        assert make_translator(tokenizer, max_tokens).translate(lines) == lines
+
+
+def test_empty_and_blank_lines_give_empty_ones_without_being_searched(tokenizer: Tokenizer, echo: EchoSearch) -> None:
+    lines = ["", "yes", "   ", "\t", "no ", "\u00a0", "\n"]
+    assert make_translator(tokenizer).translate(lines) == ["", "yes", "", "", "no", "", ""]
+    assert len(echo.sources) == 2
+
+
+@pytest.mark.parametrize("lines", [[], [""], ["", " "]])
+def test_nothing_to_translate_runs_no_search(lines: list[str], tokenizer: Tokenizer, echo: EchoSearch) -> None:
+    assert make_translator(tokenizer).translate(lines) == [""] * len(lines)
+    assert echo.shapes == []
+
+
+def test_blank_lines_are_empty_with_a_real_search_too(tokenizer: Tokenizer) -> None:
+    translated = make_translator(tokenizer).translate(["", LINES[0], "  ", LINES[1]])
+    assert [bool(text) for text in translated] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 20, 50, 8_192])
+def test_padded_batches_stay_within_the_budget(max_tokens: int, tokenizer: Tokenizer, echo: EchoSearch) -> None:
+    make_translator(tokenizer, max_tokens).translate(LINES)
+    longest = max(len(source) + 1 for source in echo.sources)
+    assert all(n_rows * width <= max(max_tokens, longest) for n_rows, width in echo.shapes)
+    if max_tokens == 8_192:
+        assert len(echo.shapes) == 1
+    if max_tokens <= 20:
+        assert len(echo.shapes) > 1
+
+
+def test_limit_grows_with_the_source(tokenizer: Tokenizer, echo: EchoSearch) -> None:
+    translator = make_translator(tokenizer)
+    translator.decode = DecodeConfig(max_len_ratio=1.5, max_len_extra=7)
+    translator.translate(LINES)
+    assert echo.limits == [len(source) * 3 // 2 + 7 for source in echo.sources]
+
+
+def test_source_longer_than_the_positions_is_cut_and_counted(tokenizer: Tokenizer, echo: EchoSearch) -> None:
+    translator = make_translator(tokenizer)
+    n_words = MAX_POSITIONS - 1
+    (ids,) = tokenizer.encode([" ".join(["cat"] * n_words)])
+    assert len(ids) == n_words  # with EOS it just fits
+    fits, one_more, far_more = (" ".join(["cat"] * n) for n in (n_words, n_words + 1, 5 * n_words))
+    assert translator.translate([fits, one_more, "yes", far_more]) == [fits, fits, "yes", fits]
+    assert translator.n_cut == 2
+    translator.translate([one_more])
+    assert translator.n_cut == 3
+
+
+def test_cut_source_is_translated_by_the_real_search(tokenizer: Tokenizer) -> None:
+    translator = make_translator(tokenizer)
+    assert len(translator.translate([" ".join(LINES)])) == 1
+    assert translator.n_cut == 1
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_batch_budget_changes_no_translation(seed: int, tokenizer: Tokenizer) -> None:
+    one_by_one = [make_translator(tokenizer, seed=seed).translate([line])[0] for line in LINES]
+    assert len(set(map(len, one_by_one))) > 3  # lively enough to show a difference
+    for max_tokens in (1, 7, 20, 45, 8_192):
+        assert make_translator(tokenizer, max_tokens, seed).translate(LINES) == one_by_one
+
+
+@pytest.mark.parametrize("special", SPECIAL_TOKENS)
+def test_special_tokens_written_in_the_text_stay_text(special: str, tokenizer: Tokenizer, echo: EchoSearch) -> None:
+    lines = [special, f"the cat {special} drinks water", f"{special}{special} yes", f"no {special}"]
+    assert make_translator(tokenizer).translate(lines) == lines
+    assert not {token for source in echo.sources for token in source} & set(range(4))
+
+
+def test_padding_ids_of_the_batch_never_reach_the_text(tokenizer: Tokenizer) -> None:
+    for text in make_translator(tokenizer).translate(LINES):
+        assert not any(special in text for special in SPECIAL_TOKENS)
+
+
+# Run folders
+
+
+@pytest.fixture
+def run_dir(tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    """A run folder as training leaves it, with weights in `best`."""
+    model = make_model(tokenizer).float()
+    config = Config(train=TrainConfig(epochs=1, max_tokens=64), model=model.config)
+    (tmp_path / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    TokenizerPair(tokenizer, tokenizer).save(tmp_path / "tokenizer")
+    (tmp_path / "best").mkdir()
+    save_file(model.state_dict(), tmp_path / "best" / "model.safetensors")
+    return tmp_path
+
+
+def test_run_folder_gives_the_translator_that_was_saved(run_dir: Path, tokenizer: Tokenizer) -> None:
+    translator = Translator.from_run_dir(run_dir, "best", torch.device("cpu"))
+    config = load_run_config(run_dir)
+    saved = Translator(make_model(tokenizer).float(), TokenizerPair(tokenizer, tokenizer), config.decode)
+    assert translator.model.config == saved.model.config
+    assert not translator.model.training
+    assert translator.translate(LINES) == saved.translate(LINES)
+
+
+def test_missing_parts_of_a_run_folder_are_named(run_dir: Path) -> None:
+    device = torch.device("cpu")
+    with pytest.raises(UserError, match=r"final/model\.safetensors: no such file"):
+        Translator.from_run_dir(run_dir, "final", device)
+    (run_dir / "tokenizer" / "tgt.json").unlink()
+    with pytest.raises(UserError, match=r"tgt\.json: no such file"):
+        Translator.from_run_dir(run_dir, "best", device)
+    (run_dir / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"config\.yaml: cannot be read"):
+        Translator.from_run_dir(run_dir, "best", device)
+    with pytest.raises(UserError, match="no such folder; expected a run folder"):
+        Translator.from_run_dir(run_dir / "other", "best", device)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "empty", "no safetensors", "wider", "deeper", "tied"])
+def test_damaged_or_foreign_weights_are_a_user_error(damage: str, run_dir: Path, tokenizer: Tokenizer) -> None:
+    path = run_dir / "best" / "model.safetensors"
+    other: dict[str, dict[str, Any]] = {
+        "wider": {"d_model": 32},
+        "deeper": {"n_encoder_layers": 2},
+        "tied": {"tie_embeddings": "decoder"},
+    }
+    if damage in other:
+        foreign = Transformer(ModelConfig(**{**SIZES, **other[damage]}), tokenizer.vocab_size, tokenizer.vocab_size)
+        save_file(foreign.state_dict(), path)
+    else:
+        content = path.read_bytes()
+        damaged = {"cut short": content[: len(content) // 2], "empty": b"", "no safetensors": b"weights" * 100}
+        path.write_bytes(damaged[damage])
+    with pytest.raises(UserError, match=r"model\.safetensors: cannot be loaded into this model") as error:
+        load_weights(make_model(tokenizer).float(), path)
+    assert "\n" not in str(error.value)
+
+
+def test_best_device_is_one_that_exists() -> None:
+    assert best_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
