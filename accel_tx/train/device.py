@@ -1,0 +1,120 @@
+"""What the hardware can do: precision, threads, and the one Accelerator."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+
+from accel_tx.config import TrainConfig, UserError
+
+Precision = Literal["no", "bf16", "fp16"]
+
+
+def resolve_precision(asked: str) -> Precision:
+    """The precision to train in, from `train.precision` and what `accelerate launch` was told.
+
+    Raises: UserError for one that this hardware lacks; it says what to use instead.
+    """
+    has_gpu = _uses_gpu()
+    source = f"train.precision is {asked}"
+    if asked == "auto":
+        # The launcher exports "no" also when it was told nothing, so "no" counts as unset.
+        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        source = f"accelerate launch was told mixed_precision {asked}"
+        if asked == "no":
+            return _best_precision(has_gpu)
+    if asked == "fp16" and not has_gpu:
+        raise UserError(f"{source} but there is no GPU; expected auto, no or bf16 on a CPU")
+    if asked == "bf16" and has_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"{source} but {torch.cuda.get_device_name()} only emulates it; expected auto or fp16")
+    if asked not in ("no", "bf16", "fp16"):
+        raise UserError(f"{source}; expected no, bf16 or fp16")
+    return asked  # type: ignore[return-value]
+
+
+def _uses_gpu() -> bool:
+    told_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true")
+    return torch.cuda.is_available() and not told_cpu
+
+
+def _best_precision(has_gpu: bool) -> Precision:
+    if has_gpu:
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
+
+
+def check_gpu_build() -> None:
+    """Raise UserError where the installed torch has no code for the GPU at hand, naming what to install."""
+    if not _uses_gpu() or torch.version.hip:
+        return
+    major, minor = torch.cuda.get_device_capability()
+    built_for = torch.cuda.get_arch_list()
+    if not build_drives(built_for, major, minor):
+        advice = 'pip install "torch>=2.10,<2.11"' if (major, minor) == (7, 0) else "another build of torch"
+        raise UserError(
+            f"torch {torch.__version__} is built for {' '.join(built_for)}, not for this GPU "
+            f"({torch.cuda.get_device_name()}, sm_{major}{minor}); install {advice}"
+        )
+
+
+def build_drives(built_for: list[str], major: int, minor: int) -> bool:
+    """Whether a build for these architectures runs on compute capability major.minor.
+
+    Machine code (sm_) runs on later minor versions of its major one; intermediate code (compute_) on all later ones.
+    """
+    for name in built_for:
+        kind, _, digits = name.partition("_")
+        digits = "".join(c for c in digits if c.isdigit())
+        if not digits:
+            continue
+        built = (int(digits[:-1]), int(digits[-1]))
+        if (kind == "sm" and built[0] == major and built[1] <= minor) or (
+            kind == "compute" and built <= (major, minor)
+        ):
+            return True
+    return False
+
+
+def set_cpu_threads(threads: int | None) -> int:
+    """Use this many threads, by default the cores over the local processes: the launcher exports OMP_NUM_THREADS=1."""
+    if threads is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(threads)
+    return threads
+
+
+def start_accelerator(config: TrainConfig) -> Accelerator:
+    """The one Accelerator, in the resolved precision and with as many processes as were launched.
+
+    Raises: UserError where the launcher started more processes than found each other, or asked for sharding.
+    """
+    # split_batches: the scheduler ticks once an update whatever the number of processes.
+    accelerator = Accelerator(
+        mixed_precision=resolve_precision(config.precision),
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        # The only buffer is the position table, the same everywhere and for ever.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+    # An environment variable of the launcher may say otherwise; the batch plan does the accumulation here.
+    accelerator.gradient_accumulation_steps = 1
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise UserError(
+            f"{launched} processes were launched but {accelerator.num_processes} found each other; on CPU use "
+            "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
+        )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise UserError(
+            f"{accelerator.distributed_type.value}: is not supported yet; launch with launch/multi_gpu.yaml"
+        )
+    return accelerator
+
+
+def process_index() -> tuple[int, int]:
+    """Global and local rank from the environment, before any process group exists."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))

@@ -1,0 +1,75 @@
+"""Validation: loss and scores of the whole validation set, every sentence once whatever the number of processes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from accel_tx.config import Config
+from accel_tx.data.dataset import PreparedData
+from accel_tx.inference.evaluate import loss_sum
+from accel_tx.inference.metrics import Scores, score_translations
+from accel_tx.inference.translator import Translator
+from accel_tx.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What validation found."""
+
+    val_loss: float
+    """Cross-entropy without label smoothing, nats a target token."""
+    scores: Scores
+    samples: list[tuple[str, str, str]]
+    """Source, reference and translation of the first few sentences."""
+    seconds: float
+
+    def metric(self, name: str) -> float:
+        """The metric that decides which weights are best; higher is better."""
+        return -self.val_loss if name == "val_loss" else float(getattr(self.scores, name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers of a line of metrics."""
+        return {"val_loss": self.val_loss, **self.scores.to_dict(), "validation_s": self.seconds}
+
+
+def validate(accelerator: Accelerator, model: Transformer, data: PreparedData, config: Config) -> Validation | None:
+    """Score `model`, unwrapped, with greedy translations; all processes call it, the main one gets the result."""
+    started_at_s = time.monotonic()
+    model.eval()
+    val_loss = _mean_loss(accelerator, model, data, config)
+    hypotheses = _translate_all(accelerator, model, data, config)
+    if not accelerator.is_main_process:
+        return None
+    shown = slice(config.validation.n_samples)
+    return Validation(
+        val_loss=val_loss,
+        scores=score_translations(hypotheses, data.valid_tgt),
+        samples=list(zip(data.valid_src[shown], data.valid_tgt[shown], hypotheses[shown], strict=True)),
+        seconds=time.monotonic() - started_at_s,
+    )
+
+
+def _mean_loss(accelerator: Accelerator, model: Transformer, data: PreparedData, config: Config) -> float:
+    max_tokens = max(config.decode.max_tokens, config.model.max_positions)
+    rank, n_processes = accelerator.process_index, accelerator.num_processes
+    sums = loss_sum(model, data.valid, max_tokens, accelerator.device, rank, n_processes)
+    totals = gather_object([sums])
+    return float(sum(loss for loss, _ in totals) / sum(n_tokens for _, n_tokens in totals))
+
+
+def _translate_all(accelerator: Accelerator, model: Transformer, data: PreparedData, config: Config) -> list[str]:
+    mine = range(accelerator.process_index, len(data.valid_src), accelerator.num_processes)
+    translator = Translator(model, data.tokenizers, config.decode)
+    # Only the forward of the prepared model runs in mixed precision by itself.
+    with accelerator.autocast(), torch.inference_mode():
+        texts = translator.translate([data.valid_src[i] for i in mine])
+    by_index = dict(gather_object(list(zip(mine, texts, strict=True))))
+    if len(by_index) != len(data.valid_src):
+        raise RuntimeError(f"{len(by_index)} of {len(data.valid_src)} validation sentences came back")
+    return [by_index[i] for i in range(len(data.valid_src))]

@@ -1,0 +1,143 @@
+"""What a damaged checkpoint is called, and which one is taken instead."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from accel_tx.config import Config, UserError
+from accel_tx.train import checkpoint
+from accel_tx.train.loop import train
+from accel_tx.train.state import TrainState, Window
+
+
+@pytest.fixture
+def run_dir(tiny_config: Callable[..., Config], tmp_path: Path) -> Path:
+    """A run with checkpoints after 10 and 20 updates."""
+    train(tiny_config(train={"stop_at_update": 20}), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def flip_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+FAULTS: dict[str, Callable[[Path], object]] = {
+    "a flipped bit": flip_bit,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_damaged_file_is_found_and_the_checkpoint_before_is_taken(fault: str, run_dir: Path) -> None:
+    newest, before = (checkpoint.checkpoint_dir(run_dir, update) for update in (20, 10))
+    intact = run_dir / "intact"
+    shutil.copytree(newest, intact)
+    names = [path.name for path in newest.iterdir()]
+    assert {"model.safetensors", "optimizer.bin", "scheduler.bin", "trainer_state.json", "manifest.json"} == set(names)
+    for name in names:
+        shutil.rmtree(newest)
+        shutil.copytree(intact, newest)
+        assert checkpoint.newest_valid(run_dir) == (newest, [])
+        FAULTS[fault](newest / name)
+        found, passed_over = checkpoint.newest_valid(run_dir)
+        assert found == before
+        assert len(passed_over) == 1
+        assert name in passed_over[0]
+
+
+def test_a_foreign_file_in_a_checkpoint_is_a_fault(run_dir: Path) -> None:
+    (checkpoint.checkpoint_dir(run_dir, 20) / "custom_checkpoint_0.pkl").write_bytes(b"x")
+    found, passed_over = checkpoint.newest_valid(run_dir)
+    assert found == checkpoint.checkpoint_dir(run_dir, 10)
+    assert "custom_checkpoint_0.pkl" in passed_over[0]
+
+
+def test_leftovers_of_a_crash_are_no_checkpoints(run_dir: Path) -> None:
+    (run_dir / "checkpoints" / ".writing_update_00000030").mkdir()
+    (run_dir / "checkpoints" / "update_later").mkdir()
+    assert checkpoint.newest_valid(run_dir) == (checkpoint.checkpoint_dir(run_dir, 20), [])
+
+
+def test_no_state_of_a_random_generator_is_kept(run_dir: Path) -> None:
+    assert not list(run_dir.rglob("random_states*"))
+
+
+def test_a_run_without_any_valid_checkpoint_is_not_started_over(
+    run_dir: Path, tiny_config: Callable[..., Config]
+) -> None:
+    for update in (10, 20):
+        (checkpoint.checkpoint_dir(run_dir, update) / "manifest.json").unlink()
+    with pytest.raises(UserError, match="no checkpoint in it is valid"):
+        train(tiny_config(), run_dir)
+
+
+def test_train_state_survives_json() -> None:
+    state = TrainState("abc", {"model.dropout": 0.1, "optim.betas": [0.9, 0.98]}, 100, window=Window(loss_sum=1.5))
+    import dataclasses
+
+    assert TrainState.from_dict(json.loads(json.dumps(dataclasses.asdict(state)))) == state
+
+
+def test_a_damaged_newer_checkpoint_never_pushes_out_a_good_one(
+    run_dir: Path, tiny_config: Callable[..., Config]
+) -> None:
+    flip_bit(checkpoint.checkpoint_dir(run_dir, 20) / "optimizer.bin")
+    config = tiny_config(train={"stop_at_update": 12, "keep_checkpoints": 1})
+    train(config, run_dir)
+    assert checkpoint.newest_valid(run_dir)[0] == checkpoint.checkpoint_dir(run_dir, 12)
+
+
+def test_results_without_a_checkpoint_are_not_overwritten(run_dir: Path, tiny_config: Callable[..., Config]) -> None:
+    shutil.rmtree(run_dir / "checkpoints")
+    before = (run_dir / "best" / "model.safetensors").read_bytes()
+    for resume in ("auto", "never"):
+        with pytest.raises(UserError, match="holds best of a run but no checkpoint"):
+            train(tiny_config(), run_dir, resume=resume)  # type: ignore[arg-type]
+    assert (run_dir / "best" / "model.safetensors").read_bytes() == before
+
+
+def test_weights_that_a_crash_left_aside_come_back_and_leftovers_go(run_dir: Path) -> None:
+    before = (run_dir / "best" / "model.safetensors").read_bytes()
+    (run_dir / "best").rename(run_dir / ".removing_best")
+    (run_dir / ".writing_best").mkdir()
+    (run_dir / "checkpoints" / ".writing_update_00000030").mkdir()
+    checkpoint.tidy(run_dir)
+    assert (run_dir / "best" / "model.safetensors").read_bytes() == before
+    assert not list(run_dir.rglob(".*ing_*"))
+
+
+def test_another_precision_in_effect_is_refused_before_anything_is_loaded(
+    run_dir: Path, tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    from accel_tx.train import device
+
+    def start(_: object) -> Accelerator:
+        AcceleratorState._reset_state(True)
+        return Accelerator(cpu=True, mixed_precision="bf16")
+
+    monkeypatch.setattr(device, "start_accelerator", start)
+    try:
+        with pytest.raises(UserError, match="precision in effect = no, this start has bf16"):
+            train(tiny_config(), run_dir)
+    finally:
+        AcceleratorState._reset_state(True)
+
+
+def test_best_is_chosen_anew_when_another_metric_decides(run_dir: Path, tiny_config: Callable[..., Config]) -> None:
+    train(tiny_config(validation={"best_metric": "val_loss"}), run_dir)
+    found, _ = checkpoint.newest_valid(run_dir)
+    assert found is not None
+    state = checkpoint.load_state(found)
+    assert (state.best_metric, state.best_update) == ("val_loss", 40)

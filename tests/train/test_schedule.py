@@ -1,0 +1,88 @@
+"""OneCycle: against a table computed by hand and against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from accel_tx.config import OptimConfig
+from accel_tx.train.schedule import build_optimizer, build_scheduler, one_cycle_rate
+
+
+def test_linear_three_phase_equals_a_table_computed_by_hand() -> None:
+    # max 1, first 1/10, last 1/100; 21 updates, pct_start 2/7: up over 0..5, down over 5..10, on to the end at 20.
+    config = OptimConfig(
+        max_lr=1.0, div_factor=10, final_div_factor=10, three_phase=True, anneal="linear", pct_start=2 / 7
+    )
+    rising = [0.10, 0.28, 0.46, 0.64, 0.82, 1.00]
+    falling = [0.82, 0.64, 0.46, 0.28, 0.10]
+    ending = [0.091, 0.082, 0.073, 0.064, 0.055, 0.046, 0.037, 0.028, 0.019, 0.010]
+    assert [one_cycle_rate(u, 21, config) for u in range(21)] == pytest.approx(rising + falling + ending)
+
+
+@pytest.mark.parametrize("three_phase", [False, True])
+@pytest.mark.parametrize("anneal", ["cos", "linear"])
+@pytest.mark.parametrize("pct_start", [0.1, 0.25, 0.3])
+@pytest.mark.parametrize("n_updates", [1, 2, 3, 7, 10, 11, 100, 1000])
+def test_every_rate_equals_torchs_one_cycle(three_phase: bool, anneal: str, pct_start: float, n_updates: int) -> None:
+    if pct_start * n_updates == 1:
+        pytest.skip("torch's OneCycleLR divides by zero here")
+    config = OptimConfig(three_phase=three_phase, anneal=anneal, pct_start=pct_start)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=config.max_lr,
+        total_steps=n_updates,
+        pct_start=pct_start,
+        anneal_strategy=anneal,
+        div_factor=config.div_factor,
+        final_div_factor=config.final_div_factor,
+        three_phase=three_phase,
+        cycle_momentum=False,
+    )
+    for update in range(n_updates):
+        assert one_cycle_rate(update, n_updates, config) == pytest.approx(reference.get_last_lr()[0], rel=1e-12)
+        if update < n_updates - 1:
+            optimizer.step()
+            reference.step()
+
+
+@pytest.mark.parametrize("n_updates", [1, 2, 3, 10, 39])
+@pytest.mark.parametrize("pct_start", [0.0, 0.1, 0.5, 0.99])
+def test_the_last_update_gets_exactly_the_minimum_and_so_does_any_later(n_updates: int, pct_start: float) -> None:
+    config = OptimConfig(pct_start=pct_start)
+    minimum = config.max_lr / config.div_factor / config.final_div_factor
+    assert one_cycle_rate(n_updates - 1, n_updates, config) == minimum
+    assert one_cycle_rate(n_updates, n_updates, config) == minimum
+    assert min(one_cycle_rate(u, n_updates, config) for u in range(n_updates)) == minimum
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_the_optimizer_gets_the_rate_of_each_update_and_keeps_its_betas(name: str) -> None:
+    config = OptimConfig(name=name)  # type: ignore[arg-type]
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer([parameter], config)
+    scheduler = build_scheduler(optimizer, 12, config)
+    for update in range(12):
+        assert optimizer.param_groups[0]["lr"] == one_cycle_rate(update, 12, config)
+        assert optimizer.param_groups[0]["betas"] == config.betas
+        parameter.grad = torch.ones(3)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_a_scheduler_restored_in_the_middle_goes_on_with_the_same_rates() -> None:
+    config = OptimConfig()
+    optimizer = build_optimizer([torch.nn.Parameter(torch.ones(3))], config)
+    scheduler = build_scheduler(optimizer, 12, config)
+    for _ in range(5):
+        optimizer.step()
+        scheduler.step()
+    fresh = build_optimizer([torch.nn.Parameter(torch.ones(3))], config)
+    restored = build_scheduler(fresh, 12, config)
+    fresh.load_state_dict(optimizer.state_dict())
+    restored.load_state_dict(scheduler.state_dict())
+    assert fresh.param_groups[0]["lr"] == one_cycle_rate(5, 12, config)
+    fresh.step()
+    restored.step()
+    assert fresh.param_groups[0]["lr"] == one_cycle_rate(6, 12, config)
