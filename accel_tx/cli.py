@@ -1,0 +1,200 @@
+"""The command line: parse, call, and turn bad input into one line and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accel_tx import options as opt
+from accel_tx.config import UserError
+from accel_tx.inference.lines import blocks_of_lines, read_lines, write_whole
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from accel_tx.inference.translator import Translator
+
+USAGE = """\
+usage: python -m accel_tx COMMAND ...
+       accelerate launch [--config_file launch/X.yaml] -m accel_tx COMMAND ...
+
+Train encoder-decoder Transformers for machine translation on HuggingFace Accelerate.
+
+commands:
+  data       load, clean, split and tokenize a corpus; print what was dropped and why
+             python -m accel_tx data --config configs/quickstart.yaml
+  train      train, or go on exactly where an earlier start stopped
+             accelerate launch -m accel_tx train --config configs/quickstart.yaml --run_dir runs/quickstart
+  evaluate   translate a file (or the run's validation set) and score it
+             python -m accel_tx evaluate --run_dir runs/quickstart --src test.en --ref test.fr
+  translate  line in, line out, order kept
+             echo "The old man reads." | python -m accel_tx translate --run_dir runs/quickstart
+
+`python -m accel_tx COMMAND --help` lists the options of a command.
+Any field of the config is an option: --section.field value, such as --train.seed 7.
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; exits with status 2 and one line on bad input."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(USAGE, end="")
+            return
+        if argv[0] not in _COMMANDS:
+            raise UserError(f"unknown command {argv[0]!r}; expected one of {', '.join(_COMMANDS)}")
+        _COMMANDS[argv[0]](argv[1:])
+    except UserError as error:
+        rank = os.environ.get("RANK", "0")
+        print(f"accel_tx: {'' if rank == '0' else f'process {rank}: '}{error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("accel_tx: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does; Python must not flush to it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _data(argv: list[str]) -> None:
+    parser = opt.config_parser("data", "Load, clean, split and tokenize the corpus of a config, and print the report.")
+    parser.add_argument("--report", type=str | None, help="also write the cleaning report to this JSON file")
+    config, options = opt.parse_with_config(parser, argv)
+    from rich.console import Console
+
+    from accel_tx.data.clean import report_table
+    from accel_tx.data.dataset import cache_folder, prepare_data
+
+    is_cached = cache_folder(config).exists()
+    data = prepare_data(config)
+    console = Console()
+    console.print(report_table(data.report))
+    src, tgt = data.tokenizers.src.vocab_size, data.tokenizers.tgt.vocab_size
+    console.print(f"{len(data.train):,} training pairs, {len(data.valid):,} validation pairs")
+    console.print(f"vocabulary: {src:,} joint" if config.tokenizer.joint else f"vocabularies: {src:,} and {tgt:,}")
+    console.print(f"{'found in' if is_cached else 'written to'} {data.folder}", soft_wrap=True)
+    if options.report:
+        report = json.dumps(data.report.to_dict(), indent=1, ensure_ascii=False)
+        write_whole(Path(options.report), iter([report]))
+
+
+def _train(argv: list[str]) -> None:
+    parser = opt.config_parser("train", "Train a model, or go on with the run in the run folder.")
+    parser.add_argument("--run_dir", type=str, default=None, help="folder that the run writes into (required)")
+    parser.add_argument(
+        "--resume",
+        choices=["auto", "never", "require"],
+        default="auto",
+        help="auto: go on from the newest valid checkpoint if there is one; never: refuse if there is one; "
+        "require: refuse if there is none",
+    )
+    config, options = opt.parse_with_config(parser, argv)
+    if options.run_dir is None:
+        raise UserError("command line: --run_dir is missing; expected the folder that the run writes into")
+    from accel_tx.train.loop import train
+
+    train(config, Path(options.run_dir), options.resume)
+
+
+def _evaluate(argv: list[str]) -> None:
+    parser = opt.plain_parser("evaluate", "Translate a file, or the run's own validation set, and score it.")
+    _add_run_options(parser)
+    parser.add_argument("--src", type=str | None, help="source sentences, one a line; default: the validation set")
+    parser.add_argument("--ref", type=str | None, help="reference translations, line beside line")
+    parser.add_argument("--json", type=str | None, help="also write the scores to this file")
+    parser.add_argument("--tokenize", default="13a", help="sacreBLEU's tokenizer; `none` for text already tokenized")
+    options = opt.parse(parser, argv)
+    if (options.src is None) != (options.ref is None):
+        raise UserError("--src and --ref: only one is given; expected both, or neither for the validation set")
+    from sacrebleu.metrics.bleu import BLEU
+
+    from accel_tx.inference.metrics import score_translations
+
+    if options.tokenize not in BLEU.TOKENIZERS:
+        raise UserError(f"--tokenize {options.tokenize}: expected one of {', '.join(BLEU.TOKENIZERS)}")
+    src, ref = _pairs_to_score(options)
+    if not any(line.strip() for line in ref):
+        raise UserError(f"{options.ref}: holds only empty lines; expected reference translations")
+    translator = _translator(options)
+    scores = score_translations(translator.translate(src), ref, options.tokenize)
+    _warn_of_cut_lines(translator)
+    print(f"BLEU {scores.bleu:.2f}   {scores.signature}")
+    print(f"chrF {scores.chrf:.2f}   {scores.chrf_signature}")
+    print(f"CER  {scores.cer:.4f}\nWER  {scores.wer:.4f}\n{len(src):,} sentences")
+    if options.json:
+        values = {**scores.to_dict(), "n_sentences": len(src), "weights": options.weights}
+        write_whole(Path(options.json), iter([json.dumps(values, indent=1)]))
+
+
+def _pairs_to_score(options: Namespace) -> tuple[list[str], list[str]]:
+    if options.src is None:
+        from accel_tx.data.dataset import prepare_data
+        from accel_tx.inference.translator import load_run_config, load_scores
+
+        run_dir = Path(options.run_dir)
+        data = prepare_data(load_run_config(run_dir))
+        if data.sha256 != load_scores(run_dir / options.weights)["data_sha256"]:
+            raise UserError(f"{run_dir}: its corpus has changed since the training; give --src and --ref")
+        return data.valid_src, data.valid_tgt
+    src, ref = list(read_lines(options.src)), list(read_lines(options.ref))
+    if len(src) != len(ref):
+        raise UserError(f"{options.src} has {len(src)} lines and {options.ref} has {len(ref)}; expected as many")
+    if not src:
+        raise UserError(f"{options.src}: is empty; expected one sentence a line")
+    return src, ref
+
+
+def _translate(argv: list[str]) -> None:
+    parser = opt.plain_parser("translate", "Translate line by line; the order is kept, and an empty line stays empty.")
+    _add_run_options(parser)
+    parser.add_argument("--input", default="-", help="file with one sentence a line; - for standard input")
+    parser.add_argument("--output", default="-", help="file for the translations; - for standard output")
+    options = opt.parse(parser, argv)
+    translator = _translator(options)
+    answers = (answer for block in blocks_of_lines(options.input) for answer in _one_line_each(translator, block))
+    if options.output == "-":
+        for answer in answers:
+            print(answer, flush=sys.stdin.isatty())
+    else:
+        write_whole(Path(options.output), answers)
+    _warn_of_cut_lines(translator)
+
+
+def _one_line_each(translator: Translator, block: list[str]) -> list[str]:
+    return [" ".join(answer.split("\n")) for answer in translator.translate(block)]
+
+
+def _translator(options: Namespace) -> Translator:
+    from accel_tx.inference.translator import Translator, best_device
+
+    return Translator.from_run_dir(Path(options.run_dir), options.weights, best_device())
+
+
+def _warn_of_cut_lines(translator: Translator) -> None:
+    if translator.n_cut:
+        limit = translator.model.config.max_positions
+        print(
+            f"accel_tx: {translator.n_cut} line(s) cut to the model's {limit} positions (model.max_positions)",
+            file=sys.stderr,
+        )
+
+
+def _add_run_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--run_dir", type=str, required=True, help="folder of a training run")
+    parser.add_argument(
+        "--weights", default="best", help="folder inside it: best, final or checkpoints/update_00000123"
+    )
+
+
+_COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "data": _data,
+    "train": _train,
+    "evaluate": _evaluate,
+    "translate": _translate,
+}

@@ -1,0 +1,139 @@
+"""A run that was stopped goes on as if it never had been."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accel_tx.config import Config, UserError
+from accel_tx.data.dataset import prepare_data
+from accel_tx.train import checkpoint
+from accel_tx.train.loop import train
+
+MakeConfig = Callable[..., Config]
+
+
+def weights(run_dir: Path) -> bytes:
+    return (run_dir / "final" / "model.safetensors").read_bytes()
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics without what depends on the clock."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    timed = {"tgt_tokens_per_s", "trained_s", "validation_s"}
+    return [{name: value for name, value in line.items() if name not in timed} for line in lines]
+
+
+SETUPS: dict[str, dict[str, dict[str, Any]]] = {
+    "token budget, accumulation, tied embeddings": {},
+    "fixed number of sentences": {"train": {"max_tokens": None, "batch_size": 7}},
+    "shared layers, post-norm, attention dropout": {
+        "model": {"encoder_sharing": "palindrome", "norm": "post", "attention_dropout": 0.1, "activation": "gelu"}
+    },
+}
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+@pytest.mark.parametrize("workers_after", [0, 2])
+def test_stopped_and_gone_on_ends_with_the_same_bytes(
+    setup: str, workers_after: int, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    changes = SETUPS[setup]
+    train(tiny_config(**changes), tmp_path / "whole")
+
+    def part(**fields: Any) -> None:
+        train(tiny_config(**{**changes, "train": {**changes.get("train", {}), **fields}}), tmp_path / "parts")
+
+    part(stop_at_update=17, loader_workers=2 - workers_after)
+    assert not (tmp_path / "parts" / "final").exists()
+    part(loader_workers=workers_after)
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+
+
+def test_a_stop_at_any_update_around_the_end_of_an_epoch_changes_nothing(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    from accel_tx.data.batching import BatchLimits, BatchPlan
+
+    data = prepare_data(tiny_config()).train
+    plan = BatchPlan(data.src_lengths, data.tgt_lengths, BatchLimits(256, None), 2, seed=1)
+    n = plan.updates_per_epoch
+    train(tiny_config(train={"max_updates": n + 5}), tmp_path / "whole")
+    for stop in (n - 1, n, n + 1):
+        train(tiny_config(train={"max_updates": n + 5, "stop_at_update": stop}), tmp_path / "parts")
+    train(tiny_config(train={"max_updates": n + 5}), tmp_path / "parts")
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny_config(), tmp_path / "whole")
+    train(tiny_config(train={"stop_at_update": 24}), tmp_path / "parts")
+    damaged = checkpoint.checkpoint_dir(tmp_path / "parts", 24) / "optimizer.bin"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    train(tiny_config(), tmp_path / "parts")
+    printed = capsys.readouterr().out
+    assert "update_00000024 passed over: optimizer.bin is damaged" in printed
+    assert "going on from" in printed
+    assert "update_00000020" in printed
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+
+
+def test_a_complete_run_started_again_changes_no_file_that_matters(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    train(tiny_config(), tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.suffix in (".safetensors", ".jsonl")}
+    train(tiny_config(), tmp_path / "run")
+    after = {p.name: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.suffix in (".safetensors", ".jsonl")}
+    assert after == before
+
+
+def test_only_the_newest_checkpoints_stay(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    train(tiny_config(train={"keep_checkpoints": 2}), tmp_path / "run")
+    names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["latest", "update_00000030", "update_00000040"]
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text().strip() == "update_00000040"
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"optim": {"max_lr": 1e-3}}, "optim.max_lr"),
+        ({"train": {"seed": 2}}, "train.seed"),
+        ({"train": {"max_updates": 50}}, "train.max_updates"),
+        ({"model": {"dropout": 0.1}}, "model.dropout"),
+        ({"data": {"phrasebook_seed": 2}}, "training data"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused_and_left_alone(
+    changed: dict[str, dict[str, Any]], named: str, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    train(tiny_config(train={"stop_at_update": 10}), tmp_path / "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match=named):
+        train(tiny_config(**changed), tmp_path / "run")
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_resume_never_and_require_say_what_they_found(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        train(tiny_config(), tmp_path / "run", resume="require")
+    train(tiny_config(train={"stop_at_update": 10}), tmp_path / "run")
+    with pytest.raises(UserError, match="holds checkpoints"):
+        train(tiny_config(), tmp_path / "run", resume="never")
+
+
+def test_max_hours_stops_with_a_checkpoint_and_the_schedule_unchanged(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    train(tiny_config(), tmp_path / "whole")
+    train(tiny_config(train={"max_hours": 1e-9}), tmp_path / "parts")
+    assert checkpoint.newest_valid(tmp_path / "parts")[0] == checkpoint.checkpoint_dir(tmp_path / "parts", 5)
+    train(tiny_config(), tmp_path / "parts")
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
