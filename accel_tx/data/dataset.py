@@ -186,7 +186,8 @@ def split_by_content(pairs: datasets.Dataset, valid_fraction: float) -> tuple[da
     """
     hashes = np.concatenate([_content_hashes(batch["src"]) for batch in pairs.iter(batch_size=10_000)])
     n_valid = len(hashes) - int((1 - valid_fraction) * len(hashes))
-    boundary = np.partition(hashes, min(n_valid, len(hashes) - 1))[min(n_valid, len(hashes) - 1)]
+    rank = min(n_valid, len(hashes) - 1)
+    boundary = np.partition(hashes, rank)[rank]
     is_valid = hashes < boundary
     if not is_valid.any():  # one source, often repeated, is more than was asked for
         is_valid = hashes <= boundary
