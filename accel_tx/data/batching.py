@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-Indices = NDArray[np.int64]
+from accel_tx.data.packing import Indices, Packing, find_cells, pack, steady_count
+
+# Micro-batches of equal work are looked for among those of so many updates, so that their order stays random.
+_UPDATES_PER_WINDOW = 16
 
 
 @dataclass(frozen=True)
@@ -62,46 +64,76 @@ def plan_epoch(
     """Cut the pairs of an epoch into micro-batches and shuffle these.
 
     Lengths are in tokens with EOS. Every pair occurs exactly once. Under `max_tokens` pairs of similar length stand
-    together: sorted by target length, and within it by source length, up and down in turn so that neighbours stay
-    alike; ties in random order. Under `batch_size` the pairs stand in random order.
+    together, in other company each epoch, and the micro-batches of an update are about equal work. Under
+    `batch_size` the pairs stand in random order.
     Raises: ValueError if a pair alone is longer than `max_tokens`.
     """
-    rng = np.random.default_rng([seed, epoch])
-    shuffled = rng.permutation(len(src_lengths))
-    if limits.batch_size is not None:
-        starts = np.append(np.arange(0, len(shuffled), limits.batch_size), len(shuffled))
-        return EpochPlan(shuffled, starts, micro_batches_per_update)
-    assert limits.max_tokens is not None
-    src, tgt = src_lengths[shuffled], tgt_lengths[shuffled]
-    snake = np.where(tgt % 2 == 0, src, -src)
-    by_length = np.lexsort((snake, tgt))
-    order, longest = shuffled[by_length], np.maximum(src, tgt)[by_length]
-    starts = _cut(longest, limits.max_tokens)
-    return _shuffle_micro_batches(order, starts, rng, micro_batches_per_update)
+    return _Planner(src_lengths, tgt_lengths, limits, micro_batches_per_update, seed).plan(epoch)
 
 
-def _cut(longest: Indices, max_tokens: int) -> Indices:
-    """Greedy cut of pairs in this order into micro-batches of at most `max_tokens` padded tokens."""
-    if len(longest) and longest.max() > max_tokens:
-        raise ValueError(f"a pair of {longest.max()} tokens does not fit a micro-batch of {max_tokens}")
-    starts = [0]
-    while starts[-1] < len(longest):
-        start = starts[-1]
-        window = np.maximum.accumulate(longest[start : start + max_tokens // int(longest[start])])
-        fits = window * np.arange(1, len(window) + 1) <= max_tokens
-        starts.append(start + (len(window) if fits.all() else int(fits.argmin())))
-    return np.array(starts, dtype=np.int64)
+class _Planner:
+    """`plan_epoch` for many epochs of the same pairs: what does not depend on the epoch is computed once."""
+
+    def __init__(
+        self,
+        src_lengths: Indices,
+        tgt_lengths: Indices,
+        limits: BatchLimits,
+        micro_batches_per_update: int,
+        seed: int,
+    ) -> None:
+        self.per_update, self.seed = micro_batches_per_update, seed
+        self.n_pairs, self.limits = len(src_lengths), limits
+        if limits.max_tokens is not None:
+            self.cells = find_cells(src_lengths, tgt_lengths, limits.max_tokens)
+            n_micro_batches = steady_count(self.cells, limits.max_tokens)
+        else:
+            assert limits.batch_size is not None
+            n_micro_batches = -(-self.n_pairs // limits.batch_size)
+        self.n_micro_batches = n_micro_batches
+
+    def plan(self, epoch: int) -> EpochPlan:
+        rng = np.random.default_rng([self.seed, epoch])
+        shuffled = rng.permutation(self.n_pairs)
+        if self.limits.max_tokens is None:
+            starts = np.append(np.arange(0, self.n_pairs, self.limits.batch_size), self.n_pairs)
+            return EpochPlan(shuffled, starts, self.per_update)
+        packing = pack(self.cells, self.limits.max_tokens, self.n_micro_batches, rng)
+        order = _fill(packing, self.cells.of_pair, shuffled)
+        return _shuffle_micro_batches(order, packing, rng, self.per_update)
+
+
+def _fill(packing: Packing, cell_of_pair: NDArray[np.int32], shuffled: Indices) -> Indices:
+    """The pairs in the order of the packing's pieces; those of a cell as they stand in `shuffled`."""
+    by_cell = shuffled[np.argsort(cell_of_pair[shuffled], kind="stable")]
+    # A cell's pieces take its pairs in turn: sorted by cell, piece after piece, they begin where the last one ended.
+    by_piece = np.argsort(packing.piece_cells, kind="stable")
+    begins = np.empty(len(by_piece), dtype=np.int64)
+    begins[by_piece] = np.cumsum(packing.piece_sizes[by_piece]) - packing.piece_sizes[by_piece]
+    return by_cell[_ranges(begins, packing.piece_sizes)]
 
 
 def _shuffle_micro_batches(
-    order: Indices, starts: Indices, rng: np.random.Generator, micro_batches_per_update: int
+    order: Indices, packing: Packing, rng: np.random.Generator, micro_batches_per_update: int
 ) -> EpochPlan:
-    shuffled = rng.permutation(len(starts) - 1)
-    sizes = np.diff(starts)[shuffled]
-    new_starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    # Position p of the new order lies p - new_starts[b] behind the old start of its micro-batch b.
-    offsets = np.repeat(starts[:-1][shuffled] - new_starts[:-1], sizes)
-    return EpochPlan(order[np.arange(len(order)) + offsets], new_starts, micro_batches_per_update)
+    """Random order; within windows of it, micro-batches of about equal work make an update."""
+    sizes = packing.batch_sizes
+    shuffled = rng.permutation(len(sizes))
+    n_whole = len(sizes) // micro_batches_per_update * micro_batches_per_update
+    whole = shuffled[:n_whole]
+    work = (packing.batch_src + packing.batch_tgt)[whole] * sizes[whole]
+    window = np.arange(n_whole) // (micro_batches_per_update * _UPDATES_PER_WINDOW)
+    updates = whole[np.lexsort((work, window))].reshape(-1, micro_batches_per_update)
+    shuffled[:n_whole] = rng.permutation(updates).ravel()
+    starts = np.concatenate([[0], np.cumsum(sizes[shuffled])])
+    begins = np.cumsum(sizes) - sizes
+    return EpochPlan(order[_ranges(begins[shuffled], sizes[shuffled])], starts, micro_batches_per_update)
+
+
+def _ranges(begins: Indices, sizes: Indices) -> Indices:
+    """The places begins[0], begins[0] + 1, ... of each range, end to end."""
+    ends = np.cumsum(sizes)
+    return np.repeat(begins - (ends - sizes), sizes) + np.arange(ends[-1] if len(ends) else 0)
 
 
 def share(update: list[Indices], lengths: Indices, n_slots: int, rank: int, n_processes: int) -> list[Indices]:
@@ -144,9 +176,9 @@ class BatchPlan:
     ) -> None:
         self.longest = np.maximum(src_lengths, tgt_lengths)
         self.micro_batches_per_update = micro_batches_per_update
-        self._plan = partial(plan_epoch, src_lengths, tgt_lengths, limits, micro_batches_per_update, seed)
-        # The same for every epoch: the cut depends on the sorted lengths alone, or on the number of pairs.
-        self.updates_per_epoch = self._plan(0).n_updates
+        planner = _Planner(src_lengths, tgt_lengths, limits, micro_batches_per_update, seed)
+        self._plan = planner.plan
+        self.updates_per_epoch = -(-planner.n_micro_batches // micro_batches_per_update)
 
     def position(self, update: int) -> tuple[int, int]:
         """Epoch of an update, and its number within that epoch, both from 0."""
