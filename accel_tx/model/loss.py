@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Logits computed at a time. 2^20 float32 are 4 MiB: they stay in the processor's cache between the passes over them.
-_LOGITS_PER_CHUNK = 1 << 20
-# A GPU has no such cache, and few large products suit it better: 2^26 float32 are 256 MiB.
+# Logits in memory at a time: 2^24 float32 are 64 MiB, enough rows for the matrix products to run at full speed; a GPU
+# wants more of them.
+_LOGITS_PER_CHUNK = 1 << 24
 _LOGITS_PER_CHUNK_ON_GPU = 1 << 26
+# What lies between two matrix products of a chunk is done for so many logits at a time on CPU: 2^18 float32 are 1 MiB
+# and stay in the core's cache between the passes over them.
+_LOGITS_PER_BLOCK = 1 << 18
 
 
 def vocabulary_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -74,29 +77,47 @@ def _loss_and_grads(
     needs_grad: bool,
 ) -> list[Tensor]:
     vocab_size = weight.shape[0]
-    matrix = weight.to(amp_dtype or weight.dtype)
+    matrix, offsets = weight.to(amp_dtype or weight.dtype), bias.to(amp_dtype or bias.dtype)
     loss = hidden.new_zeros((), dtype=torch.float32 if amp_dtype else hidden.dtype)
     grad_hidden = torch.empty_like(hidden) if needs_grad else None
     grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-    rows_per_chunk = max(1, (_LOGITS_PER_CHUNK_ON_GPU if hidden.is_cuda else _LOGITS_PER_CHUNK) // vocab_size)
-    for start in range(0, len(hidden), rows_per_chunk):
-        rows = slice(start, start + rows_per_chunk)
-        states, wanted = hidden[rows].to(matrix.dtype), targets[rows].unsqueeze(-1)
-        log_probs = torch.addmm(bias.to(matrix.dtype), states, matrix.t()).to(loss.dtype).log_softmax(-1)  # (n, V)
-        of_target = log_probs.gather(-1, wanted)
-        loss -= (1 - smoothing) * of_target.sum()
-        if smoothing:
-            loss -= smoothing / vocab_size * log_probs.sum()
+    n_chunk = max(1, (_LOGITS_PER_CHUNK_ON_GPU if hidden.is_cuda else _LOGITS_PER_CHUNK) // vocab_size)
+    n_block = n_chunk if hidden.is_cuda else max(1, _LOGITS_PER_BLOCK // vocab_size)
+    for start in range(0, len(hidden), n_chunk):
+        rows = slice(start, start + n_chunk)
+        states, wanted = hidden[rows].to(matrix.dtype), targets[rows]
+        logits = torch.addmm(offsets, states, matrix.t())  # (n, V)
+        for block, of_block in zip(logits.split(n_block), wanted.split(n_block), strict=True):
+            loss += _block_loss(block, of_block, smoothing, loss.dtype, grad_bias if needs_grad else None)
         if grad_hidden is None:
             continue
-        # d loss / d logits = softmax - smoothing / V - (1 - smoothing) at the target
-        grad_logits = log_probs.exp_().sub_(smoothing / vocab_size)
-        grad_logits.scatter_add_(-1, wanted, grad_logits.new_full(wanted.shape, smoothing - 1))
-        grad_bias += grad_logits.sum(0)
-        grad_logits = grad_logits.to(matrix.dtype)
-        grad_hidden[rows] = grad_logits @ matrix
+        grad_hidden[rows] = logits @ matrix
         if grad_weight.dtype == matrix.dtype:
-            grad_weight.addmm_(grad_logits.t(), states)
+            grad_weight.addmm_(logits.t(), states)
         else:
-            grad_weight += grad_logits.t() @ states
+            grad_weight += logits.t() @ states
     return [loss] if grad_hidden is None else [loss, grad_hidden, grad_weight, grad_bias]
+
+
+def _block_loss(
+    logits: Tensor, targets: Tensor, smoothing: float, dtype: torch.dtype, grad_bias: Tensor | None
+) -> Tensor:
+    """Loss of logits (n, V), computed in `dtype`; where a gradient is wanted, it takes the place of the logits.
+
+    d loss / d logits = softmax - smoothing / V - (1 - smoothing) at the target.
+    """
+    vocab_size = logits.shape[-1]
+    shifted = logits.to(dtype, copy=True)
+    shifted -= shifted.amax(-1, keepdim=True)
+    wanted = targets.unsqueeze(-1)
+    of_target = shifted.gather(-1, wanted).sum()
+    of_all = shifted.sum() if smoothing else shifted.new_zeros(())
+    exponentials = shifted.exp_()
+    norms = exponentials.sum(-1, keepdim=True)
+    if grad_bias is not None:
+        grad = exponentials.div_(norms).sub_(smoothing / vocab_size)
+        grad.scatter_add_(-1, wanted, grad.new_full(wanted.shape, smoothing - 1))
+        grad_bias += grad.sum(0)
+        logits.copy_(grad)
+    # log softmax = shifted - log(norm)
+    return norms.log().sum() - (1 - smoothing) * of_target - smoothing / vocab_size * of_all

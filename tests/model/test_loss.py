@@ -36,7 +36,8 @@ def make_case(n: int, d: int, v: int, seed: int, dtype: torch.dtype = torch.floa
 
 
 def chunks_of(n_logits: int) -> Any:
-    return mock.patch.object(loss_module, "_LOGITS_PER_CHUNK", n_logits)
+    """Chunks of so many logits, in blocks of a third."""
+    return mock.patch.multiple(loss_module, _LOGITS_PER_CHUNK=n_logits, _LOGITS_PER_BLOCK=n_logits // 3)
 
 
 @pytest.mark.parametrize("function", [vocabulary_loss, unchunked_loss])
