@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch.utils.data import DataLoader
 
-from accel_tx.config import Config, UserError, dump_yaml, what_is_learned
-from accel_tx.data.batching import BatchLimits, BatchPlan, MicroBatchSampler
-from accel_tx.data.collator import Batch, DataCollator
+from accel_tx.config import Config, UserError, what_is_learned
+from accel_tx.data.batching import BatchLimits, BatchPlan
+from accel_tx.data.collator import Batch
 from accel_tx.data.dataset import PreparedData, prepare_data
-from accel_tx.inference.translator import load_run_config
 from accel_tx.model.transformer import Transformer, count_parameters
 from accel_tx.train import checkpoint, device
+from accel_tx.train.loading import load_updates
 from accel_tx.train.progress import Progress
+from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir
 from accel_tx.train.schedule import build_optimizer, build_scheduler
-from accel_tx.train.state import TrainState, Window
+from accel_tx.train.state import TrainState
 from accel_tx.train.tracking import MetricsLog
 from accel_tx.train.validation import Validation, validate
-
-Resume = Literal["auto", "never", "require"]
+from accel_tx.train.window import OpenWindow, window_values
 
 
 def train(config: Config, run_dir: Path, resume: Resume = "auto") -> None:
@@ -45,39 +43,12 @@ def train(config: Config, run_dir: Path, resume: Resume = "auto") -> None:
     accelerator = device.start_accelerator(config.train)
     try:
         run = Run(config, run_dir, data, accelerator)
-        run.resume(resume)
+        run.resume()
         run.announce()
         run.go()
         run.finish()
     finally:
         accelerator.end_training()
-
-
-def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
-    """Raise UserError if `run_dir` holds a run that this one must not go on or overwrite."""
-    has_checkpoint = any((run_dir / "checkpoints").glob("update_*"))
-    if resume == "require" and not has_checkpoint:
-        raise UserError(f"{run_dir}: --resume require, but it holds no checkpoint; give the folder of a run")
-    if resume == "never" and has_checkpoint:
-        raise UserError(f"{run_dir}: --resume never, but it holds checkpoints of a run; give another --run_dir")
-    if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"{run_dir}: is a file; expected a run folder")
-    results = [name for name in ("best", "final") if (run_dir / name).exists()]
-    if results and not has_checkpoint:
-        raise UserError(
-            f"{run_dir}: holds {' and '.join(results)} of a run but no checkpoint to go on from; give another --run_dir"
-        )
-    if not (run_dir / "config.yaml").exists():
-        if run_dir.exists() and any(run_dir.iterdir()):
-            raise UserError(f"{run_dir}: is not empty and holds no run; give a new or an empty folder")
-        return
-    before, now = what_is_learned(load_run_config(run_dir)), what_is_learned(config)
-    for key in now:
-        if before[key] != now[key]:
-            raise UserError(
-                f"{run_dir}: holds a run with {key} = {before[key]}, this start has {now[key]}; "
-                "give the same value to go on, or another --run_dir"
-            )
 
 
 class Run:
@@ -105,8 +76,7 @@ class Run:
         scheduler = build_scheduler(optimizer, n_updates, config.optim)
         self.model, self.optimizer, self.scheduler = accelerator.prepare(model, optimizer, scheduler)
         self.raw_model: Transformer = accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        # Sums since the last line of metrics that stay on the device until it is due: loss, updates skipped by fp16.
-        self.sums = torch.zeros(2, device=accelerator.device)
+        self.window = OpenWindow(accelerator)
         self.log: MetricsLog
 
     @property
@@ -114,7 +84,7 @@ class Run:
         """Where this start ends: the end of the schedule, or `stop_at_update` before it."""
         return min(self.state.n_updates, self.config.train.stop_at_update or self.state.n_updates)
 
-    def resume(self, resume: Resume) -> None:
+    def resume(self) -> None:
         """Load the newest valid checkpoint, the same one on every process, or begin the run folder."""
         accelerator = self.accelerator
         folder: Path | None = None
@@ -130,25 +100,15 @@ class Run:
             checkpoint.check_belongs(saved, self.state, folder)
             accelerator.load_state(str(folder))
             self.state = saved
-            if accelerator.is_main_process:
-                self.sums[0] = saved.window.loss_sum
-            else:  # the saved sums are those of all processes together
-                saved.window.n_src_tokens = saved.window.n_padded_tokens = 0
+            self.window.restore(saved.window)
             accelerator.print(f"going on from {folder}")
-        elif passed_over or resume == "require":
+        elif passed_over:
             raise UserError(f"{self.run_dir}: no checkpoint in it is valid; give another --run_dir to start anew")
         if accelerator.is_main_process:
-            self._begin_run_dir()
+            begin_run_dir(self.config, self.run_dir, self.data)
         accelerator.wait_for_everyone()
         self.log = MetricsLog(accelerator, self.run_dir, self.config, self.state.update)
         self.first_update = self.state.update
-
-    def _begin_run_dir(self) -> None:
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_synced(self.run_dir / "config.yaml", dump_yaml(self.config))
-        self.data.tokenizers.save(self.run_dir / "tokenizer")
-        report = json.dumps(self.data.report.to_dict(), indent=1, ensure_ascii=False)
-        checkpoint.write_synced(self.run_dir / "clean_report.json", report)
 
     def announce(self) -> None:
         """Say what is going to happen."""
@@ -208,24 +168,10 @@ class Run:
 
     def _updates(self) -> Iterator[tuple[int, list[Batch]]]:
         """Each update still to do: its target tokens over all processes, and this process' micro-batches."""
-        a, first, last = self.accelerator, self.state.update, self.last_update
-        n_slots = self.plan.slots_per_process(a.num_processes)
-        sampler = MicroBatchSampler(self.plan, first, last, a.process_index, a.num_processes)
-        loader: DataLoader[Batch] = DataLoader(
-            self.data.train,  # type: ignore[arg-type]
-            batch_sampler=sampler,
-            # No multiple to pad to: the matrix products see all positions of a batch as one dimension.
-            collate_fn=DataCollator(),
-            num_workers=self.config.train.loader_workers,
-            pin_memory=a.device.type == "cuda",
-            # Without one of its own it would draw from the generator that dropout uses.
-            generator=torch.Generator(),
+        n_workers = self.config.train.loader_workers
+        return load_updates(
+            self.plan, self.data.train, self.state.update, self.last_update, self.accelerator, n_workers
         )
-        batches = iter(loader)
-        for update in self.plan.updates(first, last):
-            # Known from the plan, so no process has to ask the others.
-            n_tokens = int(self.data.train.tgt_lengths[np.concatenate(update)].sum())
-            yield n_tokens, [next(batches) for _ in range(n_slots)]
 
     def _train_update(self, micro_batches: list[Batch], n_tokens: int) -> torch.Tensor:
         """Forward and backward of every micro-batch, then one optimizer step; returns the gradient's norm.
@@ -241,10 +187,7 @@ class Run:
             with contextlib.nullcontext() if is_last else a.no_sync(self.model):
                 summed = self.model(batch.to(a.device), optim.label_smoothing)
                 a.backward(summed * (a.num_processes / n_tokens))
-            self.sums[0] += summed.detach()
-            state.window.n_src_tokens += batch.n_src_tokens if batch.n_tgt_tokens else 0
-            state.window.n_padded_tokens += batch.n_padded_tokens if batch.n_tgt_tokens else 0
-        state.window.n_tgt_tokens += n_tokens
+            self.window.add_micro_batch(batch, summed.detach())
         # Clipping unscales an fp16 gradient first; an infinite bound only measures.
         norm = a.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf)
         self.lr = self.optimizer.param_groups[0]["lr"]
@@ -252,39 +195,22 @@ class Run:
         # The wrapped scheduler would stand still when fp16 skips an update; the rate depends on the update alone.
         self.scheduler.scheduler.step()
         self.optimizer.zero_grad()
-        if a.scaler is not None:
-            # The fused optimizer skips such an update itself, unseen by accelerate's `step_was_skipped`.
-            self.sums[1] += ~norm.isfinite()
+        # The fused optimizer skips such an update itself, unseen by accelerate's `step_was_skipped`.
+        self.window.add_update(n_tokens, ~norm.isfinite() if a.scaler is not None else None)
         return cast(torch.Tensor, norm)
 
-    def _close_window(self) -> Window:
-        """The sums since the last line of metrics over all processes; the only wait for the device."""
-        own = self.state.window
-        sums = torch.tensor(
-            [own.n_src_tokens, own.n_padded_tokens], dtype=torch.float32, device=self.accelerator.device
-        )
-        n_skipped = own.n_skipped_updates + round(float(self.sums[1]))
-        sums = self.accelerator.reduce(torch.cat([self.sums[:1].float(), sums])).tolist()
-        return Window(sums[0], own.n_tgt_tokens, round(sums[1]), round(sums[2]), n_skipped)
-
     def _write_metrics(self, grad_norm: torch.Tensor) -> None:
-        state, window = self.state, self._close_window()
-        n_tokens = max(1, window.n_tgt_tokens)
         values = {
-            "update": state.update,
+            "update": self.state.update,
             "epoch": self._epoch(),
-            "loss": window.loss_sum / n_tokens if math.isfinite(window.loss_sum) else None,
             "lr": self.lr,
             "grad_norm": float(grad_norm) if grad_norm.isfinite() else None,
-            "tgt_tokens_per_s": n_tokens / self.progress.restart_window_s(),
-            "padding_share": 1 - (window.n_src_tokens + n_tokens) / max(1, window.n_padded_tokens),
-            "skipped_updates": window.n_skipped_updates,
+            **window_values(self.window.total(), self.progress.restart_window_s()),
             "trained_s": self.progress.trained_s(),
         }
         self.log.write(values, "train")
         self.progress.show(values)
-        state.window = Window()
-        self.sums.zero_()
+        self.window.clear()
 
     def _validate(self) -> None:
         with self.progress.outside_window():
@@ -315,14 +241,11 @@ class Run:
             self._save_checkpoint()
 
     def _save_checkpoint(self) -> None:
-        window = self._close_window()
-        window.elapsed_s = self.progress.window_s()
-        self.state.trained_s = self.progress.trained_s()
-        if self.accelerator.is_main_process:
-            own, self.state.window = self.state.window, window
-        checkpoint.save_checkpoint(self.accelerator, self.state, self.run_dir, self.config.train.keep_checkpoints)
-        if self.accelerator.is_main_process:
-            self.state.window = own
+        state = self.state
+        state.window = self.window.total()
+        state.window.elapsed_s = self.progress.window_s()
+        state.trained_s = self.progress.trained_s()
+        checkpoint.save_checkpoint(self.accelerator, state, self.run_dir, self.config.train.keep_checkpoints)
 
     def _save_weights(self, name: str, values: dict[str, Any]) -> None:
         values = {**values, "data_sha256": self.data.sha256}

@@ -1,0 +1,37 @@
+"""The micro-batches that one process computes, update by update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from accel_tx.data.batching import BatchPlan, MicroBatchSampler
+from accel_tx.data.collator import Batch, DataCollator
+from accel_tx.data.dataset import TokenPairs
+
+
+def load_updates(
+    plan: BatchPlan, pairs: TokenPairs, first: int, last: int, accelerator: Accelerator, n_workers: int
+) -> Iterator[tuple[int, list[Batch]]]:
+    """Updates `first` to `last - 1`: target tokens over all processes, and this process' micro-batches."""
+    n_slots = plan.slots_per_process(accelerator.num_processes)
+    sampler = MicroBatchSampler(plan, first, last, accelerator.process_index, accelerator.num_processes)
+    loader: DataLoader[Batch] = DataLoader(
+        pairs,  # type: ignore[arg-type]
+        batch_sampler=sampler,
+        # No multiple to pad to: the matrix products see all positions of a batch as one dimension.
+        collate_fn=DataCollator(),
+        num_workers=n_workers,
+        pin_memory=accelerator.device.type == "cuda",
+        # Without one of its own it would draw from the generator that dropout uses.
+        generator=torch.Generator(),
+    )
+    batches = iter(loader)
+    for update in plan.updates(first, last):
+        # Known from the plan, so no process has to ask the others.
+        n_tokens = int(pairs.tgt_lengths[np.concatenate(update)].sum())
+        yield n_tokens, [next(batches) for _ in range(n_slots)]
