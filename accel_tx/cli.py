@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from accel_tx.inference.translator import Translator
+    from accel_tx.train.stopping import Stop
 
 USAGE = """\
 usage: python -m accel_tx COMMAND ...
@@ -55,7 +56,10 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print("accel_tx: interrupted", file=sys.stderr)
-        sys.exit(130)
+        # At once: an orderly end of Python may wait for other processes, or abort inside a communication library.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)
     except BrokenPipeError:
         # The reader of our output went away, as `head` does; Python must not flush to it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,6 +89,15 @@ def _data(argv: list[str]) -> None:
 
 
 def _train(argv: list[str]) -> None:
+    from accel_tx.train.stopping import Stop, end_with_launcher
+
+    # First of all: the imports below take seconds, in which a signal may come and which count for max_hours.
+    with Stop(ends_program=True) as stop:
+        end_with_launcher()
+        _train_until(stop, argv)
+
+
+def _train_until(stop: Stop, argv: list[str]) -> None:
     parser = opt.config_parser("train", "Train a model, or go on with the run in the run folder.")
     parser.add_argument("--run_dir", type=str, default=None, help="folder that the run writes into (required)")
     parser.add_argument(
@@ -99,7 +112,7 @@ def _train(argv: list[str]) -> None:
         raise UserError("command line: --run_dir is missing; expected the folder that the run writes into")
     from accel_tx.train.loop import train
 
-    train(config, Path(options.run_dir), options.resume)
+    train(config, Path(options.run_dir), options.resume, stop)
 
 
 def _evaluate(argv: list[str]) -> None:

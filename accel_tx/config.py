@@ -220,7 +220,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """Newest checkpoints kept."""
     max_hours: float | None = None
-    """Stop with a checkpoint after so many hours of this start; the schedule is unchanged."""
+    """Stop in time to have a checkpoint by so many hours after the program began; the schedule is unchanged."""
     stop_at_update: int | None = None
     """Stop with a checkpoint after this update; the schedule is unchanged."""
     cpu_threads: int | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,12 +16,17 @@ _NEVER_PRODUCED = [PAD_ID, UNK_ID, BOS_ID]
 
 @torch.inference_mode()
 def greedy_search(
-    model: Transformer, src_ids: Tensor, src_valid: Tensor | None, max_len_tokens: list[int]
+    model: Transformer,
+    src_ids: Tensor,
+    src_valid: Tensor | None,
+    max_len_tokens: list[int],
+    poll: Callable[[], None] | None = None,
 ) -> list[list[int]]:
     """The most probable next token, again and again until EOS, for all sentences of a batch together.
 
     Shapes: src_ids (B, S) int64; src_valid (B, S) bool or None. Sentence i gets at most `max_len_tokens[i]` tokens.
     Returns ids without BOS and EOS. The model must be in eval mode. Finished sentences leave the batch.
+    `poll` is called before every position; it may raise, to abandon the search.
     """
     memory = model.encode(src_ids, src_valid)
     limits = torch.tensor(max_len_tokens, device=src_ids.device).clamp(max=model.config.max_positions)
@@ -30,6 +37,8 @@ def greedy_search(
     alive = torch.ones_like(rows, dtype=torch.bool)
     tokens = torch.full_like(rows, BOS_ID)
     for position in range(n_steps):
+        if poll is not None:
+            poll()
         logits = model.step(tokens, cache)  # (B, V)
         logits[:, _NEVER_PRODUCED] = -torch.inf
         tokens = logits.argmax(-1).where(alive, EOS_ID)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,18 @@ from accel_tx.model.transformer import Transformer
 class Translator:
     """A model with its tokenizers, ready to translate."""
 
-    def __init__(self, model: Transformer, tokenizers: TokenizerPair, decode: DecodeConfig) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizers: TokenizerPair,
+        decode: DecodeConfig,
+        poll: Callable[[], None] | None = None,
+    ) -> None:
+        """`poll` is called before every position of a search; it may raise, to abandon the translation."""
         self.model = model
         self.tokenizers = tokenizers
         self.decode = decode
+        self.poll = poll
         self.n_cut = 0
         """Sources cut so far because they were longer than the model's positions."""
 
@@ -68,7 +76,7 @@ class Translator:
         device = self.model.positions.device
         max_len = [int(self.decode.max_len_ratio * len(s)) + self.decode.max_len_extra for s in sources]
         on_device = None if src_valid is None else src_valid.to(device)
-        return greedy_search(self.model, src_ids.to(device), on_device, max_len)
+        return greedy_search(self.model, src_ids.to(device), on_device, max_len, self.poll)
 
 
 def load_run_config(run_dir: Path) -> Config:

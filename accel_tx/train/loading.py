@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from accel_tx.data.batching import BatchPlan, MicroBatchSampler
 from accel_tx.data.collator import Batch, DataCollator
 from accel_tx.data.dataset import TokenPairs
+from accel_tx.train.stopping import shield_worker, signals_wait
 
 
 def load_updates(
@@ -26,11 +27,13 @@ def load_updates(
         # No multiple to pad to: the matrix products see all positions of a batch as one dimension.
         collate_fn=DataCollator(),
         num_workers=n_workers,
+        worker_init_fn=shield_worker,
         pin_memory=accelerator.device.type == "cuda",
         # Without one of its own it would draw from the generator that dropout uses.
         generator=torch.Generator(),
     )
-    batches = iter(loader)
+    with signals_wait():
+        batches = iter(loader)
     for update in plan.updates(first, last):
         # Known from the plan, so no process has to ask the others.
         n_tokens = int(pairs.tgt_lengths[np.concatenate(update)].sum())

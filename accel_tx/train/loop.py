@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from accel_tx.config import Config, UserError, what_is_learned
 from accel_tx.data.batching import BatchLimits, BatchPlan
@@ -21,41 +22,64 @@ from accel_tx.model.transformer import Transformer, count_parameters
 from accel_tx.train import checkpoint, device
 from accel_tx.train.loading import load_updates
 from accel_tx.train.progress import Progress
+from accel_tx.train.report import Reports
 from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir
 from accel_tx.train.schedule import build_optimizer, build_scheduler
 from accel_tx.train.state import TrainState
+from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked, preempted_text
 from accel_tx.train.tracking import MetricsLog
 from accel_tx.train.validation import Validation, validate
 from accel_tx.train.window import OpenWindow, window_values
 
 
-def train(config: Config, run_dir: Path, resume: Resume = "auto") -> None:
+def train(config: Config, run_dir: Path, resume: Resume = "auto", stop: Stop | None = None) -> None:
     """Train as `config` says, writing into `run_dir`; see the README for what a run folder holds.
 
+    `stop` is what may end the training early; by default one that begins now.
     Raises: UserError before anything is written if the input, the hardware or an earlier run in `run_dir` forbids it.
     """
+    if stop is None:
+        with Stop() as stop:
+            train(config, run_dir, resume, stop)
+        return
     device.check_gpu_build()
     device.resolve_precision(config.train.precision)
     device.set_cpu_threads(config.train.cpu_threads)
     check_run_dir(config, run_dir, resume)
     _, local_rank = device.process_index()
     data = prepare_data(config, is_builder=local_rank == 0)
-    accelerator = device.start_accelerator(config.train)
-    try:
-        run = Run(config, run_dir, data, accelerator)
+    with _accelerator(config) as accelerator:
+        run = Run(config, run_dir, data, accelerator, stop)
         run.resume()
         run.announce()
         run.go()
         run.finish()
-    finally:
+
+
+@contextlib.contextmanager
+def _accelerator(config: Config) -> Iterator[Accelerator]:
+    accelerator = device.start_accelerator(config.train)
+    try:
+        yield accelerator
+    except KeyboardInterrupt:
+        raise  # at once: nothing that may wait for the other processes
+    except BaseException:
+        accelerator.end_training()
+        raise
+    else:
         accelerator.end_training()
 
 
 class Run:
     """One start of a training run: everything prepared, and the state that changes."""
 
-    def __init__(self, config: Config, run_dir: Path, data: PreparedData, accelerator: Accelerator) -> None:
+    def __init__(
+        self, config: Config, run_dir: Path, data: PreparedData, accelerator: Accelerator, stop: Stop | None = None
+    ) -> None:
         self.config, self.run_dir, self.data, self.accelerator = config, run_dir, data, accelerator
+        self.stop = stop or Stop()
+        self.stopped_by: str | None = None
+        self.reports = Reports(accelerator)
         limits = BatchLimits(config.train.max_tokens, config.train.batch_size)
         self.plan = BatchPlan(
             data.train.src_lengths,
@@ -107,7 +131,7 @@ class Run:
         if accelerator.is_main_process:
             begin_run_dir(self.config, self.run_dir, self.data)
         accelerator.wait_for_everyone()
-        self.log = MetricsLog(accelerator, self.run_dir, self.config, self.state.update)
+        self.log = MetricsLog(accelerator, self.run_dir, self.config, self.state.update, self.state.validation_is_due)
         self.first_update = self.state.update
 
     def announce(self) -> None:
@@ -129,42 +153,79 @@ class Run:
             )
 
     def go(self) -> None:
-        """Train up to the last update, with metrics, validation and checkpoints when they are due."""
-        train, state = self.config.train, self.state
+        """Train up to the last update, or until somebody asks for a stop."""
+        state, stop = self.state, self.stop
+        if self.accelerator.is_main_process:
+            (self.run_dir / PREEMPTED_FILE).unlink(missing_ok=True)
+        stop.finish_updates_first(self.run_dir, self.config.train.max_hours)
         self.progress = Progress(state, is_main=self.accelerator.is_main_process)
         with self.progress:
-            for update_tokens, micro_batches in self._updates():
-                grad_norm = self._train_update(micro_batches, update_tokens)
-                state.update += 1
-                self.progress.advance()
-                is_last = state.update == self.last_update or self._out_of_time()
-                if state.update % train.log_every_updates == 0:
-                    self._write_metrics(grad_norm)
-                if state.update % self.config.validation.every_updates == 0 or state.update == state.n_updates:
+            if state.validation_is_due:
+                # Without the limit, or one that is shorter than a validation would never let the run go on.
+                with stop.without_limit():
                     self._validate()
-                if state.update % train.save_every_updates == 0 or is_last:
+                if self.stopped_by is None and state.update == self.last_update:
                     self._save()
-                if is_last:
-                    break
+            if self.stopped_by is None:
+                self._train_on()
+
+    def _train_on(self) -> None:
+        for n_tokens, micro_batches in self._updates():
+            began_at_s = time.monotonic()
+            grad_norm = self._train_update(micro_batches, n_tokens)
+            self.stop.slowest_update_s = max(self.stop.slowest_update_s, time.monotonic() - began_at_s)
+            self.reports.add(self.state.update, is_asked=self.stop.asked() is not None)
+            self.state.update += 1
+            self.progress.advance()
+            self._do_what_is_due(grad_norm)
+            if self.stopped_by is not None:
+                return
+
+    def _do_what_is_due(self, grad_norm: torch.Tensor) -> None:
+        """Metrics, validation and checkpoint of an update, and the stop if any process was asked for one."""
+        train, state = self.config.train, self.state
+        logs = state.update % train.log_every_updates == 0
+        validates = state.update % self.config.validation.every_updates == 0 or state.update == state.n_updates
+        saves = state.update % train.save_every_updates == 0 or state.update == self.last_update
+        if any(report.n_stops for report in self.reports.take(every=logs or validates or saves)):
+            self._agree_on_stop()
+        if logs:
+            self._write_metrics(grad_norm)
+        if validates and self.stopped_by is None:
+            self._validate()
+        elif validates:
+            state.validation_is_due = True
+        if saves or self.stopped_by is not None:
+            self._save()
+
+    def _agree_on_stop(self) -> None:
+        """Take the first process' reason for all."""
+        reasons = gather_object([self.stop.asked()])
+        self.stopped_by = next(reason for reason in reasons if reason is not None)
+        self.reports.take(every=True)
 
     def finish(self) -> None:
         """Write `final/` where the schedule is complete; say how to go on where it is not."""
-        state = self.state
+        state, a = self.state, self.accelerator
         self.log.close()
-        if state.update < state.n_updates:
-            self.accelerator.print(
-                f"stopped after update {state.update:,} of {state.n_updates:,}; the same command goes on"
-            )
+        if self.stop.has_file() and a.is_main_process:
+            (self.run_dir / STOP_FILE).unlink(missing_ok=True)
+            a.print(f"the file {STOP_FILE} is removed")
+        if state.update < state.n_updates or state.validation_is_due:
+            if a.is_main_process and self.stopped_by is not None:
+                folder = checkpoint.checkpoint_dir(Path(), state.update)
+                text = preempted_text(self.stopped_by, state.update, state.n_updates, str(folder))
+                checkpoint.write_synced(self.run_dir / PREEMPTED_FILE, text)
+            by = "" if self.stopped_by is None else f" by {self.stopped_by}"
+            a.print(f"stopped{by} after update {state.update:,} of {state.n_updates:,}; the same command goes on")
             return
         has_trained = state.update > self.first_update
-        if self.accelerator.is_main_process and (has_trained or not (self.run_dir / "final").exists()):
+        if a.is_main_process and (has_trained or not (self.run_dir / "final").exists()):
             self._save_weights("final", {"update": state.update})
         best = (
             "" if state.best_update is None else f"; best {self.config.validation.best_metric} at {state.best_update:,}"
         )
-        self.accelerator.print(
-            f"complete after update {state.update:,}{best}; weights in {self.run_dir}/best and final"
-        )
+        a.print(f"complete after update {state.update:,}{best}; weights in {self.run_dir}/best and final")
 
     def _updates(self) -> Iterator[tuple[int, list[Batch]]]:
         """Each update still to do: its target tokens over all processes, and this process' micro-batches."""
@@ -213,8 +274,15 @@ class Run:
         self.window.clear()
 
     def _validate(self) -> None:
+        """Validate; if that is stopped, it is due at the next start, so that no number tells of the stop."""
         with self.progress.outside_window():
-            result = validate(self.accelerator, self.raw_model, self.data, self.config)
+            self.state.validation_is_due = True
+            try:
+                result = validate(self.accelerator, self.raw_model, self.data, self.config, self.stop.poll)
+            except StopAsked:
+                self._agree_on_stop()
+                return
+            self.state.validation_is_due = False
             if result is not None:
                 self._record(result)
 
@@ -237,8 +305,10 @@ class Run:
             self._save_weights("best", values)
 
     def _save(self) -> None:
+        began_at_s = time.monotonic()
         with self.progress.outside_window():
             self._save_checkpoint()
+        self.stop.slowest_save_s = max(self.stop.slowest_save_s, time.monotonic() - began_at_s)
 
     def _save_checkpoint(self) -> None:
         state = self.state
@@ -253,14 +323,6 @@ class Run:
 
     def _epoch(self) -> float:
         return self.state.update / self.plan.updates_per_epoch
-
-    def _out_of_time(self) -> bool:
-        """Whether `max_hours` are over; asked at log points, and the main process' clock decides for all."""
-        max_hours = self.config.train.max_hours
-        if max_hours is None or self.state.update % self.config.train.log_every_updates:
-            return False
-        is_over = self.progress.this_start_s() > max_hours * 3600
-        return bool(_broadcast(self.accelerator, [is_over])[0])
 
 
 def _seed_dropout(seed: int, update: int, micro_batch: int) -> None:

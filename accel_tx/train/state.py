@@ -33,6 +33,8 @@ class TrainState:
     """What `best_score` is a value of."""
     best_score: float | None = None
     best_update: int | None = None
+    validation_is_due: bool = False
+    """A stop came before the validation of this update was done."""
     trained_s: float = 0.0
     """Time spent training, over all starts."""
     window: Window = field(default_factory=Window)

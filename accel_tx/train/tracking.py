@@ -15,8 +15,10 @@ from accel_tx.config import Config
 class MetricsLog:
     """metrics.jsonl and TensorBoard; writes on the main process only."""
 
-    def __init__(self, accelerator: Accelerator, run_dir: Path, config: Config, update: int) -> None:
-        """Continue after `update`: lines of later updates, from a start that was lost, are taken out."""
+    def __init__(
+        self, accelerator: Accelerator, run_dir: Path, config: Config, update: int, validation_is_due: bool = False
+    ) -> None:
+        """Continue after `update`: lines of what comes then, from a start that was lost, are taken out."""
         self.is_main = accelerator.is_main_process
         self.path = run_dir / "metrics.jsonl"
         self.writer: Any = None
@@ -24,7 +26,7 @@ class MetricsLog:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        _forget_after(self.path, update)
+        _forget_after(self.path, update, validation_is_due)
         self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=update + 1)
         if update == 0:
             self.writer.add_text("config", _as_markdown(config), 0)
@@ -54,11 +56,13 @@ class MetricsLog:
             self.writer.close()
 
 
-def _forget_after(path: Path, update: int) -> None:
+def _forget_after(path: Path, update: int, validation_is_due: bool) -> None:
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if _update_of(line) <= update]
+    if validation_is_due:
+        kept = [line for line in kept if _update_of(line) < update or "val_loss" not in line]
     if len(kept) < len(lines):
         beside = path.with_name(".metrics.jsonl.new")
         beside.write_text("".join(kept), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from accel_tx.config import Config
+from accel_tx.data.collator import Batch
 from accel_tx.data.dataset import PreparedData
 from accel_tx.inference.evaluate import loss_sum
 from accel_tx.inference.metrics import Scores, score_translations
 from accel_tx.inference.translator import Translator
 from accel_tx.model.transformer import Transformer
+from accel_tx.train.stopping import StopAsked
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,19 @@ class Validation:
         return {"val_loss": self.val_loss, **self.scores.to_dict(), "validation_s": self.seconds}
 
 
-def validate(accelerator: Accelerator, model: Transformer, data: PreparedData, config: Config) -> Validation | None:
-    """Score `model`, unwrapped, with greedy translations; all processes call it, the main one gets the result."""
+def validate(
+    accelerator: Accelerator, model: Transformer, data: PreparedData, config: Config, poll: Callable[[], None]
+) -> Validation | None:
+    """Score `model`, unwrapped, with greedy translations; all processes call it, the main one gets the result.
+
+    `poll` is called before every batch and every position of a translation.
+    Raises: StopAsked on all processes where it does so on one: that one ends its share at once, and the others learn
+    of it at the end of theirs, unless they were asked as well.
+    """
     started_at_s = time.monotonic()
     model.eval()
-    val_loss = _mean_loss(accelerator, model, data, config)
-    hypotheses = _translate_all(accelerator, model, data, config)
+    val_loss = _mean_loss(accelerator, model, data, config, poll)
+    hypotheses = _translate_all(accelerator, model, data, config, poll)
     if not accelerator.is_main_process:
         return None
     shown = slice(config.validation.n_samples)
@@ -55,21 +65,44 @@ def validate(accelerator: Accelerator, model: Transformer, data: PreparedData, c
     )
 
 
-def _mean_loss(accelerator: Accelerator, model: Transformer, data: PreparedData, config: Config) -> float:
+def _mean_loss(
+    accelerator: Accelerator, model: Transformer, data: PreparedData, config: Config, poll: Callable[[], None]
+) -> float:
     max_tokens = max(config.decode.max_tokens, config.model.max_positions)
     rank, n_processes = accelerator.process_index, accelerator.num_processes
-    sums = loss_sum(model, data.valid, max_tokens, accelerator.device, rank, n_processes)
-    totals = gather_object([sums])
+
+    def forward(batch: Batch, label_smoothing: float) -> torch.Tensor:
+        poll()
+        return model(batch, label_smoothing)  # type: ignore[no-any-return]
+
+    totals = _from_all(lambda: [loss_sum(forward, data.valid, max_tokens, accelerator.device, rank, n_processes)])
     return float(sum(loss for loss, _ in totals) / sum(n_tokens for _, n_tokens in totals))
 
 
-def _translate_all(accelerator: Accelerator, model: Transformer, data: PreparedData, config: Config) -> list[str]:
+def _translate_all(
+    accelerator: Accelerator, model: Transformer, data: PreparedData, config: Config, poll: Callable[[], None]
+) -> list[str]:
     mine = range(accelerator.process_index, len(data.valid_src), accelerator.num_processes)
-    translator = Translator(model, data.tokenizers, config.decode)
-    # Only the forward of the prepared model runs in mixed precision by itself.
-    with accelerator.autocast(), torch.inference_mode():
-        texts = translator.translate([data.valid_src[i] for i in mine])
-    by_index = dict(gather_object(list(zip(mine, texts, strict=True))))
+    translator = Translator(model, data.tokenizers, config.decode, poll)
+
+    def translate() -> list[tuple[int, str]]:
+        # Only the forward of the prepared model runs in mixed precision by itself.
+        with accelerator.autocast(), torch.inference_mode():
+            return list(zip(mine, translator.translate([data.valid_src[i] for i in mine]), strict=True))
+
+    by_index = dict(_from_all(translate))
     if len(by_index) != len(data.valid_src):
         raise RuntimeError(f"{len(by_index)} of {len(data.valid_src)} validation sentences came back")
     return [by_index[i] for i in range(len(data.valid_src))]
+
+
+def _from_all(compute: Callable[[], list[Any]]) -> list[Any]:
+    """What all processes computed; StopAsked on all if one was stopped over it."""
+    try:
+        own: list[Any] = compute()
+    except StopAsked:
+        own = [None]
+    found: list[Any] = gather_object(own)
+    if None in found:
+        raise StopAsked
+    return found
