@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accel_tx import options as opt
-from accel_tx.config import UserError
+from accel_tx.config import RunError, UserError
 from accel_tx.inference.lines import blocks_of_lines, read_lines, write_whole
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ Any field of the config is an option: --section.field value, such as --train.see
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one command; exits with status 2 and one line on bad input."""
+    """Run one command; exits with one line and status 2 on bad input, or status 1 if a run cannot go on."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         if not argv or argv[0] in ("-h", "--help"):
@@ -50,10 +50,10 @@ def main(argv: list[str] | None = None) -> None:
         if argv[0] not in _COMMANDS:
             raise UserError(f"unknown command {argv[0]!r}; expected one of {', '.join(_COMMANDS)}")
         _COMMANDS[argv[0]](argv[1:])
-    except UserError as error:
+    except (UserError, RunError) as error:
         rank = os.environ.get("RANK", "0")
         print(f"accel_tx: {'' if rank == '0' else f'process {rank}: '}{error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:
         print("accel_tx: interrupted", file=sys.stderr)
         # At once: an orderly end of Python may wait for other processes, or abort inside a communication library.

@@ -19,6 +19,10 @@ class UserError(ValueError):
     """Bad input. The message is the one line that the user sees: what, where, what was expected, what to do."""
 
 
+class RunError(RuntimeError):
+    """A run that cannot go on, through no fault of its input. The message is the one line that the user sees."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the pairs come from and which of them are kept."""
@@ -223,6 +227,13 @@ class TrainConfig:
     """Stop in time to have a checkpoint by so many hours after the program began; the schedule is unchanged."""
     stop_at_update: int | None = None
     """Stop with a checkpoint after this update; the schedule is unchanged."""
+    on_bad_update: Literal["skip", "rollback", "stop"] = "skip"
+    """What to do where a loss or gradient is not finite, or spikes: skip the update; go back to the checkpoint that
+    `save_every_updates` made last and skip all updates from there to this one; or stop."""
+    max_bad_updates: int = 10
+    """Stop after so many bad updates in a row."""
+    spike_factor: float | None = None
+    """An update whose loss is more than this times the average of the last hundred is bad (null: none is)."""
     cpu_threads: int | None = None
     """Threads of a process on CPU (null: cores over local processes)."""
     loader_workers: int = 0
@@ -233,10 +244,12 @@ class TrainConfig:
         _exactly_one(self, "train", "max_tokens", "batch_size")
         _at_least("train", self, 1, "max_updates", "epochs", "max_tokens", "batch_size", "micro_batches_per_update")
         _at_least("train", self, 1, "log_every_updates", "save_every_updates", "keep_checkpoints")
-        _at_least("train", self, 1, "stop_at_update", "cpu_threads")
+        _at_least("train", self, 1, "stop_at_update", "cpu_threads", "max_bad_updates")
         _at_least("train", self, 0, "loader_workers", "seed")
         if self.max_hours is not None and not self.max_hours > 0:
             raise UserError(f"train.max_hours is {self.max_hours}; expected hours above 0")
+        if self.spike_factor is not None and not self.spike_factor > 1:
+            raise UserError(f"train.spike_factor is {self.spike_factor}; expected a number above 1, or null")
 
 
 @dataclass(frozen=True)
@@ -315,6 +328,9 @@ _FREE_ON_RESUME = {
     "keep_checkpoints",
     "max_hours",
     "stop_at_update",
+    "on_bad_update",
+    "max_bad_updates",
+    "spike_factor",
     "cpu_threads",
     "loader_workers",
     "precision",

@@ -5,7 +5,7 @@ An update is a list of micro-batches, the same whatever the number of processes;
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -199,18 +199,33 @@ class BatchPlan:
 
 
 class MicroBatchSampler(Sampler[list[int]]):
-    """Batch sampler of one process: the pair indices of its micro-batches in updates `first` to `last - 1`."""
+    """Batch sampler of one process: the pair indices of its micro-batches in updates `first` to `last - 1`.
 
-    def __init__(self, plan: BatchPlan, first: int, last: int, rank: int, n_processes: int) -> None:
+    An update of which `is_passed_over` is True has none.
+    """
+
+    def __init__(
+        self,
+        plan: BatchPlan,
+        first: int,
+        last: int,
+        rank: int,
+        n_processes: int,
+        is_passed_over: Callable[[int], bool] = lambda _: False,
+    ) -> None:
         self.plan = plan
+        self.is_passed_over = is_passed_over
         self.first, self.last = first, last
         self.rank, self.n_processes = rank, n_processes
 
     def __iter__(self) -> Iterator[list[int]]:
         n_slots = self.plan.micro_batches_per_update
-        for update in self.plan.updates(self.first, self.last):
+        for number, update in enumerate(self.plan.updates(self.first, self.last), self.first):
+            if self.is_passed_over(number):
+                continue
             for part in share(update, self.plan.longest, n_slots, self.rank, self.n_processes):
                 yield part.tolist()
 
     def __len__(self) -> int:
-        return (self.last - self.first) * self.plan.slots_per_process(self.n_processes)
+        n_updates = sum(not self.is_passed_over(number) for number in range(self.first, self.last))
+        return n_updates * self.plan.slots_per_process(self.n_processes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -16,11 +16,20 @@ from accel_tx.train.stopping import shield_worker, signals_wait
 
 
 def load_updates(
-    plan: BatchPlan, pairs: TokenPairs, first: int, last: int, accelerator: Accelerator, n_workers: int
+    plan: BatchPlan,
+    pairs: TokenPairs,
+    first: int,
+    last: int,
+    accelerator: Accelerator,
+    n_workers: int,
+    is_passed_over: Callable[[int], bool],
 ) -> Iterator[tuple[int, list[Batch]]]:
-    """Updates `first` to `last - 1`: target tokens over all processes, and this process' micro-batches."""
+    """Updates `first` to `last - 1`: target tokens over all processes, and this process' micro-batches.
+
+    An update that is passed over has neither.
+    """
     n_slots = plan.slots_per_process(accelerator.num_processes)
-    sampler = MicroBatchSampler(plan, first, last, accelerator.process_index, accelerator.num_processes)
+    sampler = MicroBatchSampler(plan, first, last, accelerator.process_index, accelerator.num_processes, is_passed_over)
     loader: DataLoader[Batch] = DataLoader(
         pairs,  # type: ignore[arg-type]
         batch_sampler=sampler,
@@ -34,7 +43,10 @@ def load_updates(
     )
     with signals_wait():
         batches = iter(loader)
-    for update in plan.updates(first, last):
+    for number, update in enumerate(plan.updates(first, last), first):
+        if is_passed_over(number):
+            yield 0, []
+            continue
         # Known from the plan, so no process has to ask the others.
         n_tokens = int(pairs.tgt_lengths[np.concatenate(update)].sum())
         yield n_tokens, [next(batches) for _ in range(n_slots)]

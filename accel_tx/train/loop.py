@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
@@ -20,16 +19,27 @@ from accel_tx.data.collator import Batch
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.model.transformer import Transformer, count_parameters
 from accel_tx.train import checkpoint, device
+from accel_tx.train.bad_numbers import (
+    GOOD,
+    OVERFLOW,
+    check_weights,
+    finite_or_none,
+    forget_bad_updates,
+    in_words,
+    too_many,
+    write_bad_update,
+)
 from accel_tx.train.loading import load_updates
 from accel_tx.train.progress import Progress
-from accel_tx.train.report import Reports
+from accel_tx.train.report import Report
 from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir
 from accel_tx.train.schedule import build_optimizer, build_scheduler
 from accel_tx.train.state import TrainState
 from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked, preempted_text
 from accel_tx.train.tracking import MetricsLog
+from accel_tx.train.update import Updater
 from accel_tx.train.validation import Validation, validate
-from accel_tx.train.window import OpenWindow, window_values
+from accel_tx.train.window import window_values
 
 
 def train(config: Config, run_dir: Path, resume: Resume = "auto", stop: Stop | None = None) -> None:
@@ -79,7 +89,6 @@ class Run:
         self.config, self.run_dir, self.data, self.accelerator = config, run_dir, data, accelerator
         self.stop = stop or Stop()
         self.stopped_by: str | None = None
-        self.reports = Reports(accelerator)
         limits = BatchLimits(config.train.max_tokens, config.train.batch_size)
         self.plan = BatchPlan(
             data.train.src_lengths,
@@ -100,7 +109,8 @@ class Run:
         scheduler = build_scheduler(optimizer, n_updates, config.optim)
         self.model, self.optimizer, self.scheduler = accelerator.prepare(model, optimizer, scheduler)
         self.raw_model: Transformer = accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        self.window = OpenWindow(accelerator)
+        self.updater = Updater(accelerator, config, self.model, self.optimizer, self.scheduler)
+        self.judge, self.reports, self.window = self.updater.judge, self.updater.reports, self.updater.window
         self.log: MetricsLog
 
     @property
@@ -122,17 +132,22 @@ class Run:
         if folder is not None:
             saved = checkpoint.load_state(folder)
             checkpoint.check_belongs(saved, self.state, folder)
-            accelerator.load_state(str(folder))
-            self.state = saved
-            self.window.restore(saved.window)
+            self._load(folder, saved)
             accelerator.print(f"going on from {folder}")
         elif passed_over:
             raise UserError(f"{self.run_dir}: no checkpoint in it is valid; give another --run_dir to start anew")
         if accelerator.is_main_process:
             begin_run_dir(self.config, self.run_dir, self.data)
+            forget_bad_updates(self.run_dir, self.state.update)
         accelerator.wait_for_everyone()
         self.log = MetricsLog(accelerator, self.run_dir, self.config, self.state.update, self.state.validation_is_due)
         self.first_update = self.state.update
+
+    def _load(self, folder: Path, saved: TrainState) -> None:
+        self.accelerator.load_state(str(folder))
+        self.state = saved
+        self.window.restore(saved.window)
+        self.judge.average = self.judge.average.new_tensor([saved.loss_average, saved.n_averaged])
 
     def announce(self) -> None:
         """Say what is going to happen."""
@@ -166,29 +181,39 @@ class Run:
                     self._validate()
                 if self.stopped_by is None and state.update == self.last_update:
                     self._save()
-            if self.stopped_by is None:
+            while self.stopped_by is None and self.state.update < self.last_update:
                 self._train_on()
 
     def _train_on(self) -> None:
+        """Train until the end, or a stop, or until the run goes back to a checkpoint."""
         for n_tokens, micro_batches in self._updates():
-            began_at_s = time.monotonic()
-            grad_norm = self._train_update(micro_batches, n_tokens)
-            self.stop.slowest_update_s = max(self.stop.slowest_update_s, time.monotonic() - began_at_s)
-            self.reports.add(self.state.update, is_asked=self.stop.asked() is not None)
+            grad_norm = None
+            if micro_batches:
+                grad_norm = self._train_update(micro_batches, n_tokens)
+            else:
+                self.updater.pass_over()
             self.state.update += 1
             self.progress.advance()
-            self._do_what_is_due(grad_norm)
-            if self.stopped_by is not None:
+            went_back = self._do_what_is_due(grad_norm)
+            if went_back or self.stopped_by is not None:
                 return
 
-    def _do_what_is_due(self, grad_norm: torch.Tensor) -> None:
-        """Metrics, validation and checkpoint of an update, and the stop if any process was asked for one."""
+    def _do_what_is_due(self, grad_norm: torch.Tensor | None) -> bool:
+        """Answer to bad updates and to a stop; metrics, validation, checkpoint. True if the run went back instead."""
         train, state = self.config.train, self.state
         logs = state.update % train.log_every_updates == 0
         validates = state.update % self.config.validation.every_updates == 0 or state.update == state.n_updates
         saves = state.update % train.save_every_updates == 0 or state.update == self.last_update
-        if any(report.n_stops for report in self.reports.take(every=logs or validates or saves)):
+        reports = self.reports.take(every=logs or validates or saves)
+        if any(report.n_stops for report in reports):
             self._agree_on_stop()
+            reports += self.reports.take(every=True)
+        if any(self._went_back_for(report) for report in reports):
+            return True
+        if logs or saves:
+            self.judge.check_scale(self.run_dir)
+        if validates or saves or self.stopped_by is not None:
+            check_weights(self.raw_model, state.update, self.run_dir)
         if logs:
             self._write_metrics(grad_norm)
         if validates and self.stopped_by is None:
@@ -197,12 +222,58 @@ class Run:
             state.validation_is_due = True
         if saves or self.stopped_by is not None:
             self._save()
+        return False
 
     def _agree_on_stop(self) -> None:
         """Take the first process' reason for all."""
         reasons = gather_object([self.stop.asked()])
         self.stopped_by = next(reason for reason in reasons if reason is not None)
+
+    def _went_back_for(self, report: Report) -> bool:
+        """Answer to the report of an update; the device has skipped it already if it was bad."""
+        state, train = self.state, self.config.train
+        if report.verdict == GOOD:
+            state.n_bad_in_a_row = 0
+        if report.verdict in (GOOD, OVERFLOW):
+            return False
+        state.n_bad_in_a_row += 1
+        losses = gather_object([report.own_loss_sums.tolist()])
+        if self.accelerator.is_main_process:
+            write_bad_update(self.run_dir, report, train.on_bad_update, self.plan, self.data, losses)
+        self.progress.say(in_words(report, self.run_dir))
+        if train.on_bad_update == "stop" or state.n_bad_in_a_row >= train.max_bad_updates:
+            raise too_many(report, state.n_bad_in_a_row, self.run_dir)
+        return train.on_bad_update == "rollback" and self._go_back(report.update)
+
+    def _go_back(self, update: int) -> bool:
+        """Go to the last regular checkpoint and take out the updates from there to `update`; False if there is none."""
+        a, now = self.accelerator, self.state
+        folder = self._last_regular_checkpoint(update) if a.is_main_process else None
+        folder = _broadcast(a, [folder])[0]
+        if folder is None:
+            self.progress.say("there is no checkpoint to go back to: this update alone is skipped")
+            return False
+        saved = checkpoint.load_state(folder)
+        self._load(folder, saved)
+        # What is in best/ now was validated, also if that was after the checkpoint.
+        saved.best_metric, saved.best_score, saved.best_update = now.best_metric, now.best_score, now.best_update
+        saved.n_bad_in_a_row, saved.validation_is_due = now.n_bad_in_a_row, False
+        saved.passed_over = [*now.passed_over, [saved.update, update + 1]]
         self.reports.take(every=True)
+        self.log.close()
+        self.log = MetricsLog(a, self.run_dir, self.config, saved.update)
+        self.progress.go_back(saved)
+        self.progress.say(f"back to {folder.name}; updates {saved.update + 1:,} to {update + 1:,} are passed over")
+        return True
+
+    def _last_regular_checkpoint(self, update: int) -> Path | None:
+        # One that a stop left between two regular ones would make the end depend on when the run was stopped.
+        every = self.config.train.save_every_updates
+        for regular in range(update - update % every, 0, -every):
+            folder = checkpoint.checkpoint_dir(self.run_dir, regular)
+            if folder.is_dir() and checkpoint.find_fault(folder) is None:
+                return folder
+        return None
 
     def finish(self) -> None:
         """Write `final/` where the schedule is complete; say how to go on where it is not."""
@@ -230,42 +301,22 @@ class Run:
     def _updates(self) -> Iterator[tuple[int, list[Batch]]]:
         """Each update still to do: its target tokens over all processes, and this process' micro-batches."""
         n_workers = self.config.train.loader_workers
-        return load_updates(
-            self.plan, self.data.train, self.state.update, self.last_update, self.accelerator, n_workers
-        )
+        first, last, is_passed_over = self.state.update, self.last_update, self.state.passes_over
+        return load_updates(self.plan, self.data.train, first, last, self.accelerator, n_workers, is_passed_over)
 
     def _train_update(self, micro_batches: list[Batch], n_tokens: int) -> torch.Tensor:
-        """Forward and backward of every micro-batch, then one optimizer step; returns the gradient's norm.
+        """Make the update that comes now; the norm of its gradient."""
+        began_at_s = time.monotonic()
+        norm = self.updater.train(self.state.update, micro_batches, n_tokens, self.stop.asked() is not None)
+        self.stop.slowest_update_s = max(self.stop.slowest_update_s, time.monotonic() - began_at_s)
+        return norm
 
-        The loss is a sum over tokens. DDP averages over processes, so it is scaled by their number to become the mean
-        over the tokens of all micro-batches of all processes.
-        """
-        a, state, optim = self.accelerator, self.state, self.config.optim
-        self.model.train()
-        for slot, batch in enumerate(micro_batches):
-            _seed_dropout(self.config.train.seed, state.update, slot * a.num_processes + a.process_index)
-            is_last = slot + 1 == len(micro_batches)
-            with contextlib.nullcontext() if is_last else a.no_sync(self.model):
-                summed = self.model(batch.to(a.device), optim.label_smoothing)
-                a.backward(summed * (a.num_processes / n_tokens))
-            self.window.add_micro_batch(batch, summed.detach())
-        # Clipping unscales an fp16 gradient first; an infinite bound only measures.
-        norm = a.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf)
-        self.lr = self.optimizer.param_groups[0]["lr"]
-        self.optimizer.step()
-        # The wrapped scheduler would stand still when fp16 skips an update; the rate depends on the update alone.
-        self.scheduler.scheduler.step()
-        self.optimizer.zero_grad()
-        # The fused optimizer skips such an update itself, unseen by accelerate's `step_was_skipped`.
-        self.window.add_update(n_tokens, ~norm.isfinite() if a.scaler is not None else None)
-        return cast(torch.Tensor, norm)
-
-    def _write_metrics(self, grad_norm: torch.Tensor) -> None:
+    def _write_metrics(self, grad_norm: torch.Tensor | None) -> None:
         values = {
             "update": self.state.update,
             "epoch": self._epoch(),
-            "lr": self.lr,
-            "grad_norm": float(grad_norm) if grad_norm.isfinite() else None,
+            "lr": self.updater.lr,
+            "grad_norm": None if grad_norm is None else finite_or_none(float(grad_norm)),
             **window_values(self.window.total(), self.progress.restart_window_s()),
             "trained_s": self.progress.trained_s(),
         }
@@ -315,6 +366,8 @@ class Run:
         state.window = self.window.total()
         state.window.elapsed_s = self.progress.window_s()
         state.trained_s = self.progress.trained_s()
+        state.loss_average, n_averaged = self.judge.average.tolist()
+        state.n_averaged = round(n_averaged)
         checkpoint.save_checkpoint(self.accelerator, state, self.run_dir, self.config.train.keep_checkpoints)
 
     def _save_weights(self, name: str, values: dict[str, Any]) -> None:
@@ -323,10 +376,6 @@ class Run:
 
     def _epoch(self) -> float:
         return self.state.update / self.plan.updates_per_epoch
-
-
-def _seed_dropout(seed: int, update: int, micro_batch: int) -> None:
-    torch.manual_seed(int(np.random.SeedSequence([seed, update, micro_batch]).generate_state(1, np.uint64)[0]))
 
 
 def _broadcast(accelerator: Accelerator, values: list[Any]) -> list[Any]:

@@ -43,6 +43,14 @@ class Progress:
         """One update is done."""
         self.bar.update()
 
+    def go_back(self, state: TrainState) -> None:
+        """The run stands at an earlier update again; the time spent since then stays spent."""
+        self.state = state
+        self.first_update = min(self.first_update, state.update)
+        self.window_at_s = time.monotonic() - state.window.elapsed_s
+        self.bar.n = state.update
+        self.bar.refresh()
+
     def say(self, text: str) -> None:
         """Print a line, above the bar."""
         if self.is_main:
@@ -60,7 +68,7 @@ class Progress:
             self.bar.set_postfix(numbers, refresh=False)
             return
         done, n_updates = self.state.update, self.state.n_updates
-        left_s = self.this_start_s() / (done - self.first_update) * (n_updates - done)
+        left_s = self.this_start_s() / max(1, done - self.first_update) * (n_updates - done)
         shown = "  ".join(f"{name} {value}" for name, value in numbers.items())
         self.say(f"update {done:,}/{n_updates:,}  epoch {values['epoch']:.2f}  {shown}  left {left_s / 60:.1f} min")
 

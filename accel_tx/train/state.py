@@ -15,6 +15,10 @@ class Window:
     n_src_tokens: int = 0
     n_padded_tokens: int = 0
     n_skipped_updates: int = 0
+    """By fp16, for an overflow."""
+    n_bad_updates: int = 0
+    n_bad_tokens: int = 0
+    """Target tokens of bad updates: they are in `n_tgt_tokens`, their loss is not in `loss_sum`."""
     elapsed_s: float = 0.0
 
 
@@ -37,7 +41,17 @@ class TrainState:
     """A stop came before the validation of this update was done."""
     trained_s: float = 0.0
     """Time spent training, over all starts."""
+    n_bad_in_a_row: int = 0
+    passed_over: list[list[int]] = field(default_factory=list)
+    """Updates that going back has taken out: [first, behind the last]."""
+    loss_average: float = 0.0
+    """Of the good updates, nats a target token; kept where `train.spike_factor` is set."""
+    n_averaged: int = 0
     window: Window = field(default_factory=Window)
+
+    def passes_over(self, update: int) -> bool:
+        """Whether this update (from 0) was taken out."""
+        return any(first <= update < end for first, end in self.passed_over)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainState:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from accel_tx.data.collator import Batch
+from accel_tx.train.bad_numbers import GOOD, OVERFLOW, sums_dtype
 from accel_tx.train.state import Window
 
 
@@ -17,39 +18,51 @@ class OpenWindow:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        # They stay on the device until a line is due: the loss of this process, the updates that fp16 skipped.
-        self.sums = torch.zeros(2, device=accelerator.device)
+        # They stay on the device until a line is due: loss, target tokens of bad updates, overflows, bad updates.
+        self.sums = torch.zeros(4, dtype=sums_dtype(accelerator.device), device=accelerator.device)
         self.counts = Window()
 
     def restore(self, saved: Window) -> None:
-        """Go on with a window from a checkpoint, whose sums are those of all processes together."""
-        self.counts = saved
-        if self.accelerator.is_main_process:
-            self.sums[0] = saved.loss_sum
-        else:
-            saved.n_src_tokens = saved.n_padded_tokens = 0
+        """Go on with a window from a checkpoint, whose counts are those of all processes together."""
+        self.counts = dataclasses.replace(saved)
+        if not self.accelerator.is_main_process:
+            self.counts.n_src_tokens = self.counts.n_padded_tokens = 0
+        sums = [saved.loss_sum, saved.n_bad_tokens, saved.n_skipped_updates, saved.n_bad_updates]
+        self.sums = torch.tensor(sums, dtype=self.sums.dtype, device=self.sums.device)
 
-    def add_micro_batch(self, batch: Batch, loss_sum: torch.Tensor) -> None:
+    def add_micro_batch(self, batch: Batch) -> None:
         """Count one micro-batch of this process, given as it was before it was moved to the device."""
-        self.sums[0] += loss_sum
         self.counts.n_src_tokens += batch.n_src_tokens if batch.n_tgt_tokens else 0
         self.counts.n_padded_tokens += batch.n_padded_tokens if batch.n_tgt_tokens else 0
 
-    def add_update(self, n_tgt_tokens: int, was_skipped: torch.Tensor | None) -> None:
-        """Count one update: its target tokens over all processes, and whether fp16 skipped it (a bool scalar)."""
+    def add_update(self, n_tgt_tokens: int, loss_sum: torch.Tensor, verdict: torch.Tensor) -> None:
+        """Count one update over all processes; the loss of a bad one is left out."""
         self.counts.n_tgt_tokens += n_tgt_tokens
-        if was_skipped is not None:
-            self.sums[1] += was_skipped
+        is_overflow = verdict == OVERFLOW
+        is_bad = ~is_overflow & (verdict != GOOD)
+        loss_sum = torch.where(is_bad, 0, loss_sum.to(self.sums.dtype))
+        self.sums += torch.stack([loss_sum, is_bad * n_tgt_tokens, is_overflow, is_bad])
+
+    def add_passed_over(self) -> None:
+        """Count one update that is not made."""
+        self.sums[3] += 1
 
     def total(self) -> Window:
-        """The sums over all processes, which all call it; the only wait for the device."""
-        own = self.counts
-        sums = torch.tensor(
-            [own.n_src_tokens, own.n_padded_tokens], dtype=torch.float32, device=self.accelerator.device
+        """The sums over all processes, which all call it; waits for the device."""
+        loss_sum, n_bad_tokens, n_skipped, n_bad = self.sums.tolist()
+        own = torch.tensor(
+            [self.counts.n_src_tokens, self.counts.n_padded_tokens], dtype=self.sums.dtype, device=self.sums.device
         )
-        n_skipped = own.n_skipped_updates + round(float(self.sums[1]))
-        sums = self.accelerator.reduce(torch.cat([self.sums[:1].float(), sums])).tolist()
-        return Window(sums[0], own.n_tgt_tokens, round(sums[1]), round(sums[2]), n_skipped)
+        n_src, n_padded = map(round, self.accelerator.reduce(own).tolist())
+        return Window(
+            loss_sum=loss_sum,
+            n_tgt_tokens=self.counts.n_tgt_tokens,
+            n_src_tokens=n_src,
+            n_padded_tokens=n_padded,
+            n_skipped_updates=round(n_skipped),
+            n_bad_updates=round(n_bad),
+            n_bad_tokens=round(n_bad_tokens),
+        )
 
     def clear(self) -> None:
         """Begin the next window."""
@@ -58,11 +71,12 @@ class OpenWindow:
 
 
 def window_values(window: Window, seconds: float) -> dict[str, Any]:
-    """What a line of metrics says of a window; a loss that is not finite is None, which JSON has a word for."""
-    n_tokens = max(1, window.n_tgt_tokens)
+    """What a line of metrics says of a window; without a good update its loss is None."""
+    n_good = window.n_tgt_tokens - window.n_bad_tokens
     return {
-        "loss": window.loss_sum / n_tokens if math.isfinite(window.loss_sum) else None,
-        "tgt_tokens_per_s": n_tokens / seconds,
-        "padding_share": 1 - (window.n_src_tokens + n_tokens) / max(1, window.n_padded_tokens),
+        "loss": window.loss_sum / n_good if n_good else None,
+        "tgt_tokens_per_s": window.n_tgt_tokens / seconds,
+        "padding_share": 1 - (window.n_src_tokens + window.n_tgt_tokens) / max(1, window.n_padded_tokens),
         "skipped_updates": window.n_skipped_updates,
+        "bad_updates": window.n_bad_updates,
     }

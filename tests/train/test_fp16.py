@@ -13,10 +13,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from accel_tx.config import Config, TrainConfig
-from accel_tx.train import device
+from accel_tx.config import Config, RunError, TrainConfig
+from accel_tx.train import checkpoint, device
 from accel_tx.train.loop import Run, train
 from accel_tx.train.schedule import one_cycle_rate
+from tests.behaviour.test_bad_numbers import plant
 
 MakeConfig = Callable[..., Config]
 SMALL: dict[str, Any] = {
@@ -114,3 +115,46 @@ def test_a_resumed_run_restores_the_scaler_and_ends_with_the_same_bytes(
     ]
     assert scalers[0] == scalers[1]
     assert scalers[0]["scale"] == 2.0**12
+
+
+def test_an_overflow_is_not_counted_among_the_bad_updates_but_a_loss_that_is_not_finite_is(
+    fp16_on_cpu: dict[str, float], tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fp16_on_cpu["init"] = 2.0**40
+    plant(monkeypatch, {(4, 0): math.nan})
+    train(config_of(tiny_config), tmp_path / "run")
+    found = lines(tmp_path / "run")
+    n_overflows = sum(line["skipped_updates"] for line in found)
+    assert n_overflows > 0
+    assert [line["bad_updates"] for line in found] == [0, 0, 0, 0, 1, 0, 0, 0]
+    assert found[4]["skipped_updates"] == 0
+    assert (tmp_path / "run" / "bad_updates.jsonl").read_text().count("the loss is not finite") == 1
+
+
+def test_a_spike_is_skipped_without_halving_the_scale(
+    fp16_on_cpu: dict[str, float], tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accel_tx.data.dataset import prepare_data
+
+    config = config_of(tiny_config, spike_factor=3.0)
+    run = Run(config, tmp_path / "run", prepare_data(config), device.start_accelerator(config.train))
+    run.judge.average = run.judge.average.new_tensor([1e-3, 100.0])
+    before = [p.detach().clone() for p in run.raw_model.parameters()]
+    n_tokens, micro_batches = next(run._updates())
+    assert run._train_update(micro_batches, n_tokens).isfinite()
+    assert run.accelerator.scaler.get_scale() == 2.0**10
+    assert all(torch.equal(a, b) for a, b in zip(before, run.raw_model.parameters(), strict=True))
+    assert run.judge.average.tolist() == [1e-3, 100.0]
+
+
+def test_a_scale_that_collapses_stops_the_run_and_leaves_the_newest_checkpoint(
+    fp16_on_cpu: dict[str, float], tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fp16_on_cpu["init"] = 2.0**-8
+    # Its gradient overflows at any scale that this run can come to.
+    plant(monkeypatch, {(update, 0): 1e34 for update in range(2, 40)})
+    with pytest.raises(RunError, match=r"the gradient scale of fp16 fell to 6\.1e-05"):
+        train(config_of(tiny_config, max_updates=40, save_every_updates=2), tmp_path / "run")
+    found, _ = checkpoint.newest_valid(tmp_path / "run")
+    assert found is not None
+    assert found.name == "update_00000006"

@@ -1,0 +1,186 @@
+"""Updates with bad numbers: found and skipped on the device, told to the host, written down with their pairs.
+
+An update is bad if its loss or its gradient is not finite, or if its loss is `train.spike_factor` times the average of
+the good updates before it. It must not touch the weights, and nobody wants to wait for the device to find out. So the
+verdict is a tensor, and PyTorch's fused optimizers take it as `found_inf`, which is made for gradient scalers: where it
+is 1 they change neither weights, moments nor step count. The host reads the verdict with the report of the update,
+on a GPU one update later, on a CPU at once. All processes see the same sums and so come to the same verdict.
+
+fp16: an infinite gradient of a finite loss is an overflow of the scaled gradient. The scaler halves its scale and skips
+the update; that is its daily work and counted apart. A scale below `MIN_SCALE` has collapsed.
+
+Spikes are off by default: micro-batches hold sentences of similar length, so that the loss of good updates differs by
+their length alone. What to do about bad updates follows Chowdhery et al. 2022 ("PaLM", section 5.1), who went back to
+a checkpoint before the spike and skipped the batches seen from there on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from accel_tx.config import RunError
+from accel_tx.data.batching import BatchPlan, share
+from accel_tx.data.dataset import PreparedData
+from accel_tx.train.report import Report
+
+GOOD, BAD_LOSS, BAD_GRADIENT, SPIKE, OVERFLOW = range(5)
+WORDS = {
+    BAD_LOSS: "the loss is not finite",
+    BAD_GRADIENT: "the gradient is not finite",
+    SPIKE: "the loss is far above its average",
+}
+MIN_SCALE = 1e-4
+"""As `--min-loss-scale` of fairseq; a run that learns keeps its scale far above 1."""
+BAD_UPDATES_FILE = "bad_updates.jsonl"
+# The average covers about the last 100 good updates, and judges from so many on.
+_N_AVERAGED = 100
+
+
+def sums_dtype(device: torch.device) -> torch.dtype:
+    """What sums over updates are kept in: float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+class Judge:
+    """Finds the bad updates and keeps the optimizer from making them."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None,
+        spike_factor: float | None,
+        device: torch.device,
+    ) -> None:
+        """`optimizer`: a fused one, not wrapped; `scaler`: that of fp16, if any."""
+        self.optimizer, self.scaler, self.spike_factor = optimizer, scaler, spike_factor
+        self.average = torch.zeros(2, dtype=sums_dtype(device), device=device)
+        """Running average of the good updates' loss in nats a token, and how many are in it."""
+        self._is_bad = torch.zeros((), device=device)
+        if scaler is not None:
+            # Within its step the scaler sets found_inf by what it found, just before the optimizer reads it.
+            optimizer.register_step_pre_hook(self._add_verdict)
+
+    def judge(self, loss_sum: Tensor, n_tokens: int, grad_norm: Tensor) -> Tensor:
+        """The verdict on an update, a scalar; the optimizer's next step heeds it.
+
+        `loss_sum`: over all processes; `grad_norm`: of the unscaled gradient, the same on all.
+        """
+        loss = loss_sum.to(self.average.dtype) / n_tokens
+        infinite = BAD_GRADIENT if self.scaler is None else OVERFLOW
+        verdict = torch.where(grad_norm.isfinite(), GOOD, infinite)
+        if self.spike_factor is not None:
+            average, n = self.average
+            is_spike = (loss > self.spike_factor * average) & (n >= _N_AVERAGED)
+            verdict = torch.where((verdict == GOOD) & is_spike, SPIKE, verdict)
+        verdict = torch.where(loss.isfinite(), verdict, BAD_LOSS)
+        if self.spike_factor is not None:
+            n = (n + 1).clamp(max=_N_AVERAGED)
+            self.average = torch.where(verdict == GOOD, torch.stack([average + (loss - average) / n, n]), self.average)
+        self._is_bad = ((verdict != GOOD) & (verdict != OVERFLOW)).float()
+        if self.scaler is None:
+            self.optimizer.found_inf = self._is_bad  # type: ignore[attr-defined]
+        return verdict
+
+    def _add_verdict(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        # Not the sum: the kernels skip at exactly 1.
+        optimizer.found_inf = torch.maximum(optimizer.found_inf, self._is_bad)  # type: ignore[attr-defined]
+
+    def check_scale(self, run_dir: Path) -> None:
+        """Raise RunError if the gradient scale has collapsed; waits for the device."""
+        if self.scaler is not None and (scale := self.scaler.get_scale()) < MIN_SCALE:
+            raise RunError(
+                f"{run_dir}: the gradient scale of fp16 fell to {scale:.1e} (below {MIN_SCALE:g}): the gradient "
+                "overflows at any scale; the newest checkpoint is good, go on with train.precision bf16 or no in a new "
+                "run, or with a lower optim.max_lr"
+            )
+
+
+@torch.no_grad()
+def check_weights(model: torch.nn.Module, update: int, run_dir: Path) -> None:
+    """Raise RunError if any weight is not finite; waits for the device."""
+    if not torch.stack([p.isfinite().all() for p in model.parameters()]).all():
+        raise RunError(
+            f"{run_dir}: after update {update:,} the weights are not finite; they are not saved, the newest checkpoint "
+            "is good; lower optim.max_lr in a new run"
+        )
+
+
+def forget_bad_updates(run_dir: Path, update: int) -> None:
+    """Take out the lines of later updates, from a start that was lost."""
+    path = run_dir / BAD_UPDATES_FILE
+    if path.exists():
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        beside = path.with_name(f".{BAD_UPDATES_FILE}.new")
+        beside.write_text("".join(line for line in lines if json.loads(line)["update"] <= update), encoding="utf-8")
+        beside.replace(path)
+
+
+def write_bad_update(
+    run_dir: Path, report: Report, action: str, plan: BatchPlan, data: PreparedData, losses: list[list[float]]
+) -> None:
+    """Append one line: the update (from 1, as in metrics.jsonl), what was bad, what was done, and the pairs.
+
+    `losses[r][k]`: loss sum of slot k of process r.
+    """
+    line = {
+        "update": report.update + 1,
+        "fault": WORDS[report.verdict],
+        "action": action,
+        "loss": finite_or_none(report.loss),
+        "grad_norm": finite_or_none(report.grad_norm),
+        "micro_batches": find_culprits(plan, data, report.update, losses),
+    }
+    with (run_dir / BAD_UPDATES_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def in_words(report: Report, run_dir: Path) -> str:
+    """A bad update in a line for the terminal."""
+    return f"update {report.update + 1:,}: {WORDS[report.verdict]}; its pairs are in {run_dir / BAD_UPDATES_FILE}"
+
+
+def too_many(report: Report, n_in_a_row: int, run_dir: Path) -> RunError:
+    """What ends the run after so many bad updates in a row."""
+    return RunError(
+        f"{in_words(report, run_dir)}; bad updates in a row: {n_in_a_row}; the newest checkpoint is good: give another "
+        "train.on_bad_update to go on, or begin a new run with a lower optim.max_lr or without these pairs"
+    )
+
+
+def find_culprits(plan: BatchPlan, data: PreparedData, update: int, losses: list[list[float]]) -> list[dict[str, Any]]:
+    """The micro-batches of an update whose loss is not finite, or all if every loss is; with their pairs as text.
+
+    `losses[r][k]`: loss sum of slot k of process r. Pairs are numbered as in the prepared training set.
+    """
+    parts = next(plan.updates(update, update + 1))
+    n_processes, found = len(losses), []
+    for rank, own in enumerate(losses):
+        shares = share(parts, plan.longest, plan.micro_batches_per_update, rank, n_processes)
+        found += [(rank, slot, loss, pairs) for slot, (loss, pairs) in enumerate(zip(own, shares)) if len(pairs)]
+    bad = [entry for entry in found if not math.isfinite(entry[2])] or found
+    return [
+        {"process": rank, "slot": slot, "loss_sum": finite_or_none(loss), **_as_text(data, pairs)}
+        for rank, slot, loss, pairs in bad
+    ]
+
+
+def _as_text(data: PreparedData, pairs: NDArray[np.int64]) -> dict[str, list[Any]]:
+    chosen = data.train.__getitems__(pairs.tolist())
+    return {
+        "pairs": pairs.tolist(),
+        "src": data.tokenizers.src.decode(pair.src.tolist() for pair in chosen),
+        "tgt": data.tokenizers.tgt.decode(pair.tgt.tolist() for pair in chosen),
+    }
+
+
+def finite_or_none(value: float) -> float | None:
+    """JSON has no word for the others."""
+    return value if math.isfinite(value) else None

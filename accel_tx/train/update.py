@@ -1,0 +1,76 @@
+"""One optimizer update: forward and backward of its micro-batches, the verdict on its numbers, the step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from accel_tx.config import Config
+from accel_tx.data.collator import Batch
+from accel_tx.train.bad_numbers import Judge
+from accel_tx.train.report import Reports
+from accel_tx.train.window import OpenWindow
+
+
+class Updater:
+    """What an update changes beside the TrainState: model, optimizer and scheduler, as accelerate prepared them."""
+
+    def __init__(self, accelerator: Accelerator, config: Config, model: Any, optimizer: Any, scheduler: Any) -> None:
+        self.accelerator, self.config = accelerator, config
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        spike_factor = config.train.spike_factor
+        self.judge = Judge(optimizer.optimizer, accelerator.scaler, spike_factor, accelerator.device)
+        self.reports = Reports(accelerator)
+        self.window = OpenWindow(accelerator)
+        self.lr = 0.0
+        """Of the last update."""
+
+    def train(self, update: int, micro_batches: list[Batch], n_tokens: int, is_asked: bool) -> torch.Tensor:
+        """Make an update (numbered from 0) of `n_tokens` target tokens over all processes; the gradient's norm.
+
+        `is_asked`: whether this process was asked to stop.
+        The loss is a sum over tokens. DDP averages over processes, so it is scaled by their number to become the mean
+        over the tokens of all micro-batches of all processes.
+        """
+        a, optim = self.accelerator, self.config.optim
+        self.model.train()
+        losses = []
+        for slot, batch in enumerate(micro_batches):
+            _seed_dropout(self.config.train.seed, update, slot * a.num_processes + a.process_index)
+            is_last = slot + 1 == len(micro_batches)
+            with contextlib.nullcontext() if is_last else a.no_sync(self.model):
+                summed = self.model(batch.to(a.device), optim.label_smoothing)
+                a.backward(summed * (a.num_processes / n_tokens))
+            losses.append(summed.detach())
+            self.window.add_micro_batch(batch)
+        own_losses = torch.stack(losses)
+        loss_sum, n_stops = self.reports.share(own_losses.sum(), is_asked)
+        # Clipping unscales an fp16 gradient first; an infinite bound only measures.
+        norm = a.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf)
+        verdict = self.judge.judge(loss_sum, n_tokens, norm)
+        self.optimizer.step()
+        self._next_rate()
+        self.optimizer.zero_grad()
+        self.window.add_update(n_tokens, loss_sum, verdict)
+        numbers = torch.stack([loss_sum / n_tokens, n_stops, verdict, norm]).float()
+        self.reports.add(update, numbers, own_losses)
+        return cast(torch.Tensor, norm)
+
+    def pass_over(self) -> None:
+        """An update that was taken out: only the learning rate moves on."""
+        self._next_rate()
+        self.window.add_passed_over()
+
+    def _next_rate(self) -> None:
+        self.lr = self.optimizer.param_groups[0]["lr"]
+        # The wrapped scheduler would stand still when fp16 skips an update; the rate depends on the update alone.
+        self.scheduler.scheduler.step()
+
+
+def _seed_dropout(seed: int, update: int, micro_batch: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence([seed, update, micro_batch]).generate_state(1, np.uint64)[0]))
