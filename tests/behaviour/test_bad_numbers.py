@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from accel_tx.cli import main
 from accel_tx.config import Config, RunError
 from accel_tx.data.dataset import prepare_data
 from accel_tx.model.transformer import Transformer
@@ -19,9 +20,12 @@ from accel_tx.train import checkpoint, device
 from accel_tx.train.loop import Run, train
 from accel_tx.train.report import Reports
 from accel_tx.train.schedule import one_cycle_rate
+from tests.behaviour.test_processes import CONFIG, largest_difference
 from tests.behaviour.test_resume import metrics, weights
+from tests.conftest import as_options, launch
 
 MakeConfig = Callable[..., Config]
+MAIN = str(Path(__file__).with_name("planted_main.py"))
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"phrasebook_valid_pairs": 7},
     "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
@@ -242,3 +246,34 @@ def test_a_host_that_learns_of_it_an_update_late_comes_to_the_same_end(
     assert weights(tmp_path / "late") == weights(tmp_path / "at_once")
     assert metrics(tmp_path / "late") == metrics(tmp_path / "at_once")
     assert bad_updates(tmp_path / "late") == bad_updates(tmp_path / "at_once")
+
+
+def test_processes_skip_alike_what_only_one_of_them_saw(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Going back included: two processes end with the weights of one, and name the same pairs."""
+    monkeypatch.setenv("PLANTED", "6 1")  # the second micro-batch is the second process' only one
+    options = as_options(config_of(tiny_config, on_bad_update="rollback"))
+    for n_processes in (1, 2):
+        run_dir = str(tmp_path / str(n_processes))
+        done = launch(n_processes, MAIN, "train", "--config", CONFIG, "--run_dir", run_dir, *options)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"{n_processes} process(es) on cpu" in done.stdout
+        assert done.stdout.count("back to update_00000004; updates 5 to 7 are passed over") == 1
+    one, two = (bad_updates(tmp_path / str(n)) for n in (1, 2))
+    assert [(part["process"], part["slot"]) for line in one for part in line["micro_batches"]] == [(0, 1)]
+    assert [(part["process"], part["slot"]) for line in two for part in line["micro_batches"]] == [(1, 0)]
+    assert one[0]["micro_batches"][0]["pairs"] == two[0]["micro_batches"][0]["pairs"]
+    assert largest_difference(tmp_path / "1", tmp_path / "2") < 1e-10
+
+
+def test_the_command_line_ends_with_status_1_and_one_line(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(monkeypatch, {(6, 0): math.nan})
+    options = as_options(config_of(tiny_config, on_bad_update="stop"))
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--config", CONFIG, "--run_dir", str(tmp_path / "run"), *options])
+    assert end.value.code == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("accel_tx:")]
+    assert "update 7: the loss is not finite" in line

@@ -1,0 +1,39 @@
+"""The command line in float64 with a loss that is not a number in one micro-batch: started by test_bad_numbers.py.
+
+The environment says which: `PLANTED` holds the update from 0, and the number of the micro-batch among all processes'.
+"""
+
+import os
+from typing import Any
+
+import torch
+
+from accel_tx.cli import main
+from accel_tx.model.transformer import Transformer
+from accel_tx.train.loop import Run
+
+
+def plant(update: int, micro_batch: int) -> None:
+    make, forward = Run._train_update, Transformer.forward
+    planted: list[int] = []
+
+    def train_update(run: Run, *arguments: Any) -> torch.Tensor:
+        a = run.accelerator
+        slot, rank = divmod(micro_batch, a.num_processes)
+        planted[:] = [slot] if run.state.update == update and rank == a.process_index else []
+        return make(run, *arguments)
+
+    def changed(model: Transformer, batch: Any, smoothing: float) -> torch.Tensor:
+        loss = forward(model, batch, smoothing)
+        if model.training and planted:
+            loss = loss * (float("nan") if planted[0] == 0 else 1.0)
+            planted[0] -= 1
+        return loss
+
+    Run._train_update, Transformer.forward = train_update, changed  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    torch.set_default_dtype(torch.float64)
+    plant(*map(int, os.environ["PLANTED"].split()))
+    main()
