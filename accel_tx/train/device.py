@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -113,6 +115,21 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             f"{accelerator.distributed_type.value}: is not supported yet; launch with launch/multi_gpu.yaml"
         )
     return accelerator
+
+
+@contextlib.contextmanager
+def accelerator_for(config: TrainConfig) -> Iterator[Accelerator]:
+    """The Accelerator of `start_accelerator`, ended in good order, unless a second Ctrl-C wants the end at once."""
+    accelerator = start_accelerator(config)
+    try:
+        yield accelerator
+    except KeyboardInterrupt:
+        raise  # to end the communication may mean to wait for the other processes
+    except BaseException:
+        accelerator.end_training()
+        raise
+    else:
+        accelerator.end_training()
 
 
 def process_index() -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -30,9 +29,9 @@ from accel_tx.train.bad_numbers import (
     write_bad_update,
 )
 from accel_tx.train.loading import load_updates
-from accel_tx.train.progress import Progress
+from accel_tx.train.progress import Progress, opening_lines
 from accel_tx.train.report import Report
-from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir
+from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, last_regular_checkpoint
 from accel_tx.train.schedule import build_optimizer, build_scheduler
 from accel_tx.train.state import TrainState
 from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked, preempted_text
@@ -58,26 +57,12 @@ def train(config: Config, run_dir: Path, resume: Resume = "auto", stop: Stop | N
     check_run_dir(config, run_dir, resume)
     _, local_rank = device.process_index()
     data = prepare_data(config, is_builder=local_rank == 0)
-    with _accelerator(config) as accelerator:
+    with device.accelerator_for(config.train) as accelerator:
         run = Run(config, run_dir, data, accelerator, stop)
         run.resume()
         run.announce()
         run.go()
         run.finish()
-
-
-@contextlib.contextmanager
-def _accelerator(config: Config) -> Iterator[Accelerator]:
-    accelerator = device.start_accelerator(config.train)
-    try:
-        yield accelerator
-    except KeyboardInterrupt:
-        raise  # at once: nothing that may wait for the other processes
-    except BaseException:
-        accelerator.end_training()
-        raise
-    else:
-        accelerator.end_training()
 
 
 class Run:
@@ -151,21 +136,11 @@ class Run:
 
     def announce(self) -> None:
         """Say what is going to happen."""
-        a, n = self.accelerator, self.config.train.micro_batches_per_update
-        a.print(
-            f"{len(self.data.train):,} training and {len(self.data.valid):,} validation pairs, "
-            f"{self.n_parameters:,} parameters, {a.num_processes} process(es) on {a.device.type}, "
-            f"precision {a.mixed_precision}, {torch.get_num_threads()} thread(s)"
-        )
-        a.print(
-            f"{self.state.n_updates:,} updates, {self.plan.updates_per_epoch:,} an epoch, "
-            f"each of {n} micro-batch(es); from update {self.state.update:,} to {self.last_update:,}"
-        )
-        if n % a.num_processes:
-            a.print(
-                f"{n} micro-batch(es) do not divide among {a.num_processes} processes, so the largest are halved: "
-                "the same pairs in each update at the same rate, other dropout draws"
-            )
+        n_pairs = len(self.data.train), len(self.data.valid)
+        for line in opening_lines(
+            self.accelerator, self.state, self.last_update, self.plan, n_pairs, self.n_parameters
+        ):
+            self.accelerator.print(line)
 
     def go(self) -> None:
         """Train up to the last update, or until somebody asks for a stop."""
@@ -248,7 +223,8 @@ class Run:
     def _go_back(self, update: int) -> bool:
         """Go to the last regular checkpoint and take out the updates from there to `update`; False if there is none."""
         a, now = self.accelerator, self.state
-        folder = self._last_regular_checkpoint(update) if a.is_main_process else None
+        every = self.config.train.save_every_updates
+        folder = last_regular_checkpoint(self.run_dir, every, update) if a.is_main_process else None
         folder = _broadcast(a, [folder])[0]
         if folder is None:
             self.progress.say("there is no checkpoint to go back to: this update alone is skipped")
@@ -266,15 +242,6 @@ class Run:
         self.progress.say(f"back to {folder.name}; updates {saved.update + 1:,} to {update + 1:,} are passed over")
         return True
 
-    def _last_regular_checkpoint(self, update: int) -> Path | None:
-        # One that a stop left between two regular ones would make the end depend on when the run was stopped.
-        every = self.config.train.save_every_updates
-        for regular in range(update - update % every, 0, -every):
-            folder = checkpoint.checkpoint_dir(self.run_dir, regular)
-            if folder.is_dir() and checkpoint.find_fault(folder) is None:
-                return folder
-        return None
-
     def finish(self) -> None:
         """Write `final/` where the schedule is complete; say how to go on where it is not."""
         state, a = self.state, self.accelerator
@@ -284,8 +251,7 @@ class Run:
             a.print(f"the file {STOP_FILE} is removed")
         if state.update < state.n_updates or state.validation_is_due:
             if a.is_main_process and self.stopped_by is not None:
-                folder = checkpoint.checkpoint_dir(Path(), state.update)
-                text = preempted_text(self.stopped_by, state.update, state.n_updates, str(folder))
+                text = preempted_text(self.stopped_by, state.update, state.n_updates)
                 checkpoint.write_synced(self.run_dir / PREEMPTED_FILE, text)
             by = "" if self.stopped_by is None else f" by {self.stopped_by}"
             a.print(f"stopped{by} after update {state.update:,} of {state.n_updates:,}; the same command goes on")
@@ -343,13 +309,7 @@ class Run:
         values["trained_s"] = self.progress.trained_s()
         self.log.write(values, "validation")
         self.log.write_samples(state.update, result.samples)
-        scores = result.scores
-        self.progress.say(
-            f"update {state.update:,}: val_loss {result.val_loss:.3f}  BLEU {scores.bleu:.2f}  chrF {scores.chrf:.2f}  "
-            f"CER {scores.cer:.3f}  WER {scores.wer:.3f}  ({result.seconds:.0f} s)"
-        )
-        for src, reference, hypothesis in result.samples:
-            self.progress.say(f"  source      {src}\n  reference   {reference}\n  translation {hypothesis}")
+        self.progress.show_validation(result)
         is_first = state.best_score is None or state.best_metric != metric or math.isnan(state.best_score)
         if is_first or result.metric(metric) > cast(float, state.best_score):
             state.best_metric, state.best_score, state.best_update = metric, result.metric(metric), state.update

@@ -9,9 +9,38 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
+import torch
+from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from accel_tx.data.batching import BatchPlan
 from accel_tx.train.state import TrainState
+from accel_tx.train.validation import Validation
+
+
+def opening_lines(
+    accelerator: Accelerator,
+    state: TrainState,
+    last_update: int,
+    plan: BatchPlan,
+    n_pairs: tuple[int, int],
+    n_parameters: int,
+) -> list[str]:
+    """What a start is going to do. `n_pairs`: training and validation."""
+    n_processes, n_micro_batches = accelerator.num_processes, plan.micro_batches_per_update
+    lines = [
+        f"{n_pairs[0]:,} training and {n_pairs[1]:,} validation pairs, "
+        f"{n_parameters:,} parameters, {n_processes} process(es) on {accelerator.device.type}, "
+        f"precision {accelerator.mixed_precision}, {torch.get_num_threads()} thread(s)",
+        f"{state.n_updates:,} updates, {plan.updates_per_epoch:,} an epoch, "
+        f"each of {n_micro_batches} micro-batch(es); from update {state.update:,} to {last_update:,}",
+    ]
+    if n_micro_batches % n_processes:
+        lines.append(
+            f"{n_micro_batches} micro-batch(es) do not divide among {n_processes} processes, so the largest are "
+            "halved: the same pairs in each update at the same rate, other dropout draws"
+        )
+    return lines
 
 
 class Progress:
@@ -71,6 +100,16 @@ class Progress:
         left_s = self.this_start_s() / max(1, done - self.first_update) * (n_updates - done)
         shown = "  ".join(f"{name} {value}" for name, value in numbers.items())
         self.say(f"update {done:,}/{n_updates:,}  epoch {values['epoch']:.2f}  {shown}  left {left_s / 60:.1f} min")
+
+    def show_validation(self, result: Validation) -> None:
+        """Show what validation found, and the sample translations."""
+        scores = result.scores
+        self.say(
+            f"update {self.state.update:,}: val_loss {result.val_loss:.3f}  BLEU {scores.bleu:.2f}  "
+            f"chrF {scores.chrf:.2f}  CER {scores.cer:.3f}  WER {scores.wer:.3f}  ({result.seconds:.0f} s)"
+        )
+        for src, reference, hypothesis in result.samples:
+            self.say(f"  source      {src}\n  reference   {reference}\n  translation {hypothesis}")
 
     def this_start_s(self) -> float:
         """Seconds since this start began to train."""

@@ -50,3 +50,15 @@ def begin_run_dir(config: Config, run_dir: Path, data: PreparedData) -> None:
     data.tokenizers.save(run_dir / "tokenizer")
     report = json.dumps(data.report.to_dict(), indent=1, ensure_ascii=False)
     checkpoint.write_synced(run_dir / "clean_report.json", report)
+
+
+def last_regular_checkpoint(run_dir: Path, every: int, update: int) -> Path | None:
+    """The newest valid checkpoint of at most `update` updates among those that `save_every_updates` makes.
+
+    One that a stop left between two of them would make what follows depend on when the run was stopped.
+    """
+    for regular in range(update - update % every, 0, -every):
+        folder = checkpoint.checkpoint_dir(run_dir, regular)
+        if folder.is_dir() and checkpoint.find_fault(folder) is None:
+            return folder
+    return None

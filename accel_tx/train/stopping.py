@@ -186,14 +186,14 @@ def signals_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def preempted_text(reason: str, update: int, n_updates: int, checkpoint: str) -> str:
+def preempted_text(reason: str, update: int, n_updates: int) -> str:
     """What the file PREEMPTED says, one `key: value` a line."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     lines = {
         "stopped_by": reason,
         "at": now,
         "update": f"{update} of {n_updates}",
-        "checkpoint": checkpoint,
+        "checkpoint": f"checkpoints/update_{update:08d}",
         "to_go_on": "start the same command again",
     }
     return "".join(f"{key}: {value}\n" for key, value in lines.items())
