@@ -169,9 +169,14 @@ def test_a_stop_during_validation_puts_it_off_to_the_next_start(
     for _ in range(2):  # the second time in the validation that the first had put off
         with monkeypatch.context() as patch:
             patch.setattr(*where, ask_first)
+            if phase == "loss":
+                patch.setattr(translator.Translator, "translate", None)  # not even begun
             train(tiny_config(**SMALL), tmp_path / "run")
         assert assert_stopped_early(tmp_path / "run", "SIGTERM") == 6
         assert not (tmp_path / "run" / "best").exists()
+    # As if a start had made the validation up and then been killed before its next checkpoint.
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"update": 6, "val_loss": 1.0}\n')
     train(tiny_config(**SMALL), tmp_path / "run")
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
