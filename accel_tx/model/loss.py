@@ -87,7 +87,7 @@ def _loss_and_grads(
         rows = slice(start, start + n_chunk)
         states, wanted = hidden[rows].to(matrix.dtype), targets[rows]
         logits = torch.addmm(offsets, states, matrix.t())  # (n, V)
-        for block, of_block in zip(logits.split(n_block), wanted.split(n_block), strict=True):
+        for block, of_block in zip(torch.split(logits, n_block), torch.split(wanted, n_block), strict=True):
             loss += _block_loss(block, of_block, smoothing, loss.dtype, grad_bias if needs_grad else None)
         if grad_hidden is None:
             continue

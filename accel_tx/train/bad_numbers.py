@@ -164,7 +164,9 @@ def find_culprits(plan: BatchPlan, data: PreparedData, update: int, losses: list
     n_processes, found = len(losses), []
     for rank, own in enumerate(losses):
         shares = share(parts, plan.longest, plan.micro_batches_per_update, rank, n_processes)
-        found += [(rank, slot, loss, pairs) for slot, (loss, pairs) in enumerate(zip(own, shares)) if len(pairs)]
+        found += [
+            (rank, slot, loss, pairs) for slot, (loss, pairs) in enumerate(zip(own, shares, strict=True)) if len(pairs)
+        ]
     bad = [entry for entry in found if not math.isfinite(entry[2])] or found
     return [
         {"process": rank, "slot": slot, "loss_sum": finite_or_none(loss), **_as_text(data, pairs)}
