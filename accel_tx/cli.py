@@ -30,6 +30,8 @@ commands:
              python -m accel_tx data --config configs/quickstart.yaml
   train      train, or go on exactly where an earlier start stopped
              accelerate launch -m accel_tx train --config configs/quickstart.yaml --run_dir runs/quickstart
+  checkpoints  what a run has saved, and whether it is whole
+             python -m accel_tx checkpoints --run_dir runs/quickstart
   evaluate   translate a file (or the run's validation set) and score it
              python -m accel_tx evaluate --run_dir runs/quickstart --src test.en --ref test.fr
   translate  line in, line out, order kept
@@ -107,12 +109,54 @@ def _train_until(stop: Stop, argv: list[str]) -> None:
         help="auto: go on from the newest valid checkpoint if there is one; never: refuse if there is one; "
         "require: refuse if there is none",
     )
+    parser.add_argument(
+        "--init_from",
+        type=str,
+        default=None,
+        help="begin a new run with the weights of another: its run folder (best/, else the newest checkpoint), or a "
+        "folder inside it; same model and vocabulary, a new schedule. A run that goes on does not load them again",
+    )
     config, options = opt.parse_with_config(parser, argv)
     if options.run_dir is None:
         raise UserError("command line: --run_dir is missing; expected the folder that the run writes into")
     from accel_tx.train.loop import train
 
-    train(config, Path(options.run_dir), options.resume, stop)
+    init_from = None if options.init_from is None else Path(options.init_from)
+    train(config, Path(options.run_dir), options.resume, init_from, stop)
+
+
+def _checkpoints(argv: list[str]) -> None:
+    parser = opt.plain_parser("checkpoints", "List what a run has saved, and whether it is whole; remove what is not.")
+    parser.add_argument("--run_dir", type=str, required=True, help="folder of a training run")
+    parser.add_argument("--verify", action="store_true", help="read and hash every file; without it sizes are compared")
+    parser.add_argument(
+        "--prune",
+        type=int | None,
+        help="first remove all but so many of the newest valid checkpoints and the one of the best validation, "
+        "and what crashes left; refused while the run is being written",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = opt.parse(parser, argv)
+    from accel_tx.train import checkpoint_table, run_lock
+
+    run_dir = Path(options.run_dir)
+    removed = [] if options.prune is None else checkpoint_table.prune(run_dir, options.prune)
+    entries = checkpoint_table.list_entries(run_dir, options.verify)
+    running = run_lock.holder(run_dir)
+    if options.json:
+        print(checkpoint_table.as_json(entries, options.verify, running))
+        return
+    from rich.console import Console
+
+    # A pipe has no width of its own, and what reads it wants whole lines.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for name in removed:
+        console.print(f"removed {name}")
+    console.print(checkpoint_table.as_table(entries, options.verify))
+    if running is not None:
+        console.print(f"{running} is writing this run", highlight=False, soft_wrap=True)
+    if not options.verify:
+        console.print("sizes compared; --verify reads and hashes every checkpoint", soft_wrap=True)
 
 
 def _evaluate(argv: list[str]) -> None:
@@ -208,6 +252,7 @@ def _add_run_options(parser: ArgumentParser) -> None:
 _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "data": _data,
     "train": _train,
+    "checkpoints": _checkpoints,
     "evaluate": _evaluate,
     "translate": _translate,
 }

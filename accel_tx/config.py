@@ -222,7 +222,7 @@ class TrainConfig:
     save_every_updates: int = 1_000
     """Updates between two checkpoints."""
     keep_checkpoints: int = 2
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept; the one of the best validation stays besides, where one was saved at that update."""
     max_hours: float | None = None
     """Stop in time to have a checkpoint by so many hours after the program began; the schedule is unchanged."""
     stop_at_update: int | None = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +106,37 @@ def _run(
         text=True,
         timeout=timeout_s,
     )
+
+
+class SmallDisk:
+    """A file system of a few MiB in memory, to be filled and made read-only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def fill(self) -> None:
+        """Leave no room."""
+        with contextlib.suppress(OSError), (self.path / "filler").open("ab", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+
+    def make_room(self) -> None:
+        """Undo `fill`."""
+        (self.path / "filler").unlink()
+
+    def remount(self, mode: str) -> None:
+        """Make it `ro` or `rw`."""
+        subprocess.run(["mount", "-o", f"remount,{mode}", str(self.path)], check=True)
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk | None]:
+    """A disk of 4 MiB; None where this user may not mount one."""
+    path = tmp_path_factory.mktemp("disk")
+    mounted = shutil.which("mount") is not None and (
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)], capture_output=True).returncode
+        == 0
+    )
+    yield SmallDisk(path) if mounted else None
+    if mounted:
+        subprocess.run(["umount", "-l", str(path)], check=True)

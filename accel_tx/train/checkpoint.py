@@ -1,24 +1,28 @@
-"""Checkpoints: written beside, synced, checked, renamed; found again by what their manifest says."""
+"""Checkpoint folders: their names, what makes one valid, which is taken, which are removed. Needs no torch."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from accelerate import Accelerator
-from safetensors.torch import save_file
-from torch import nn
 
 from accel_tx.config import UserError
 from accel_tx.train.state import TrainState
 
 MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
+MODEL, OPTIMIZER, SCHEDULER, SCALER = "model.safetensors", "optimizer.bin", "scheduler.bin", "scaler.pt"
+NEEDED = frozenset({MODEL, OPTIMIZER, SCHEDULER, STATE})
+
+FindMisfit = Callable[[Path, TrainState], str | None]
+"""What keeps a checkpoint whose files are intact from being loaded into this run, or None."""
 
 
 def checkpoint_dir(run_dir: Path, update: int) -> Path:
@@ -26,91 +30,91 @@ def checkpoint_dir(run_dir: Path, update: int) -> Path:
     return run_dir / "checkpoints" / f"update_{update:08d}"
 
 
-def save_checkpoint(accelerator: Accelerator, state: TrainState, run_dir: Path, keep: int) -> None:
-    """Save model, optimizer, scheduler, scaler and `state`; all processes call it at the same update.
+def checkpoint_dirs(run_dir: Path) -> list[Path]:
+    """Every folder named like a checkpoint, newest first, valid or not."""
+    found = [path for path in (run_dir / "checkpoints").glob("update_*") if _update_of(path) is not None]
+    return sorted((path for path in found if path.is_dir()), key=update_of, reverse=True)
 
-    A crash at any moment leaves either the whole checkpoint or the ones before.
+
+def update_of(path: Path) -> int:
+    """Updates done at a checkpoint, from the name of its folder."""
+    update = _update_of(path)
+    if update is None:
+        raise ValueError(f"{path}: is not named like a checkpoint")
+    return update
+
+
+def _update_of(path: Path) -> int | None:
+    matched = re.fullmatch(r"update_([0-9]{8,})", path.name)
+    return int(matched[1]) if matched else None
+
+
+def newest_valid(run_dir: Path, find_misfit: FindMisfit | None = None) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that can be loaded, and a line for each newer one that cannot.
+
+    The file `latest` is not asked: a crash may leave it behind the newest checkpoint.
     """
-    final = checkpoint_dir(run_dir, state.update)
-    beside = final.with_name(f".writing_{final.name}")
-    if accelerator.is_main_process:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(beside))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        # Dropout and batch order are functions of the seed: no state of a random generator is ever restored.
-        for path in beside.glob("random_states_*.pkl"):
-            path.unlink()
-        write_synced(beside / STATE, json.dumps(dataclasses.asdict(state), indent=1))
-        _finish(beside, final)
-        write_synced(final.parent / "latest", final.name + "\n")
-        _rotate(final.parent, keep, state.update)
-    accelerator.wait_for_everyone()
-
-
-def _finish(beside: Path, final: Path) -> None:
-    files = sorted(path for path in beside.iterdir() if path.is_file())
-    for path in files:
-        _sync(path)
-    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
-    write_synced(beside / MANIFEST, json.dumps(manifest, indent=1))
-    _sync(beside)
-    shutil.rmtree(final, ignore_errors=True)
-    beside.rename(final)
-    _sync(final.parent)
-
-
-def _rotate(folder: Path, keep: int, update: int) -> None:
-    # One of a later update is damaged, or the run would stand there: it must not push out a good one.
-    for path in [path for path in _newest_first(folder) if _update_of(path) <= update][keep:]:
-        trash = path.with_name(f".removing_{path.name}")
-        path.rename(trash)
-        shutil.rmtree(trash, ignore_errors=True)
-
-
-def tidy(run_dir: Path) -> None:
-    """Mend what a crash left half done: weights that were being replaced come back, leftovers go."""
-    for replaced in run_dir.glob(".removing_*"):
-        name = replaced.name.removeprefix(".removing_")
-        if not (run_dir / name).exists():
-            replaced.rename(run_dir / name)
-    for folder in (run_dir, run_dir / "checkpoints"):
-        for leftover in (*folder.glob(".removing_*"), *folder.glob(".writing_*")):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def newest_valid(run_dir: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose files are those of its manifest, and a line for each newer one that is not."""
     passed_over: list[str] = []
-    for path in _newest_first(run_dir / "checkpoints"):
+    for path in checkpoint_dirs(run_dir):
         fault = find_fault(path)
+        if fault is None and find_misfit is not None:
+            fault = find_misfit(path, load_state(path))
         if fault is None:
             return path, passed_over
         passed_over.append(f"{path.name} passed over: {fault}")
     return None, passed_over
 
 
-def find_fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+def never_finished_one(run_dir: Path) -> bool:
+    """Whether a run was begun here and never got to finish a checkpoint."""
+    folder = run_dir / "checkpoints"
+    return folder.is_dir() and not (folder / "latest").exists() and not checkpoint_dirs(run_dir)
+
+
+def find_fault(folder: Path, hash_files: bool = True) -> str | None:
+    """What is wrong with the files of a checkpoint, or None; without `hash_files` their contents are not read."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        present = {path.name for path in folder.iterdir()} - {MANIFEST}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{MANIFEST} is missing or damaged"
-    present = {path.name for path in folder.iterdir()} - {MANIFEST}
     if present != set(files):
         return f"its files are not those of its manifest: {', '.join(sorted(present ^ set(files)))}"
-    for name, (size, digest) in files.items():
-        if (folder / name).stat().st_size != size or _sha256(folder / name) != digest:
+    if missing := NEEDED - present:
+        return f"{', '.join(sorted(missing))} is missing, in its manifest as well"
+    if foreign := present - NEEDED - {SCALER}:
+        return f"{', '.join(sorted(foreign))} is no part of a checkpoint"
+    for name, (size, digest) in sorted(files.items()):
+        path = folder / name
+        # Only a plain file: to open a pipe would wait for ever.
+        if not path.is_file() or path.stat().st_size != size:
             return f"{name} is damaged"
+        if hash_files and _sha256(path) != digest:
+            return f"{name} is damaged"
+    try:
+        load_state(folder)
+    except UserError as error:
+        return str(error)
     return None
 
 
 def load_state(folder: Path) -> TrainState:
-    """The TrainState of a valid checkpoint."""
-    return TrainState.from_dict(json.loads((folder / STATE).read_text(encoding="utf-8")))
+    """The TrainState of a checkpoint.
+
+    Raises: UserError that begins with the file's name if it is damaged or is the state of another update.
+    """
+    try:
+        values = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise UserError(f"{STATE} is no JSON file") from None
+    try:
+        state = TrainState.from_dict(values)
+    except ValueError as error:
+        raise UserError(f"{STATE} is not that of a run ({error})") from None
+    if state.update != _update_of(folder):
+        raise UserError(f"{STATE} is that of update {state.update}")
+    return state
 
 
 def check_belongs(saved: TrainState, fresh: TrainState, folder: Path) -> None:
@@ -133,17 +137,104 @@ def check_belongs(saved: TrainState, fresh: TrainState, folder: Path) -> None:
             )
 
 
-def save_weights(model: nn.Module, folder: Path, scores: dict[str, Any]) -> None:
-    """Write `model.safetensors` and `scores.json` into `folder`, replacing it whole; main process only."""
-    beside = folder.with_name(f".writing_{folder.name}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, beside / "model.safetensors")
-    write_synced(beside / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False))
+def identity(state: TrainState) -> str:
+    """What every file of a checkpoint carries, so that one from another run or update is found out."""
+    values = [state.data_sha256, state.settings, state.n_updates, state.update]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def seal(beside: Path, final: Path, state: TrainState) -> None:
+    """Add `state` and the manifest to the files in `beside`, sync everything, and give the folder its final name.
+
+    Raises: OSError, or ValueError if the folder does not hold just the files of a checkpoint.
+    """
+    write_synced(beside / STATE, json.dumps(dataclasses.asdict(state), indent=1))
+    files = sorted(beside.iterdir())
+    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+    write_synced(beside / MANIFEST, json.dumps(manifest, indent=1))
+    if {*manifest} - {SCALER} != NEEDED:
+        raise ValueError(f"{beside}: holds {', '.join(manifest)}; expected {', '.join(sorted(NEEDED))}")
+    replace_folder(beside, final)
+    with contextlib.suppress(OSError):  # a hint for people: the checkpoint is there without it
+        write_synced(final.parent / "latest", final.name + "\n")
+
+
+def rotate(run_dir: Path, keep: int, save_every_updates: int, state: TrainState) -> None:
+    """Remove all but the `keep` newest checkpoints, the one of the best validation, and the newest regular one.
+
+    A regular one was not made by a stop: a rollback goes there, so that its end does not depend on the stops.
+    """
+    # One of a later update is damaged, or the run would stand there: it must not push out a good one.
+    folders = [path for path in checkpoint_dirs(run_dir) if update_of(path) <= state.update]
+    regular = next((path for path in folders if update_of(path) % save_every_updates == 0), None)
+    for path in folders[keep:]:
+        if update_of(path) != state.best_update and path != regular:
+            _remove(path)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint; after a crash on the way no half of it looks like a checkpoint. Raises: OSError."""
+    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    trash = folder.with_name(f".removing_{folder.name}")
+    shutil.rmtree(trash, ignore_errors=True)
+    folder.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def tidy(run_dir: Path) -> list[Path]:
+    """Mend what a crash left half done: what was being replaced comes back if it is whole, leftovers go and are listed.
+
+    A checkpoint whose removal was cut off at once comes back as well; the next rotation removes it.
+    """
+    for replaced in (*run_dir.glob(".removing_*"), *(run_dir / "checkpoints").glob(".removing_*")):
+        folder = replaced.with_name(replaced.name.removeprefix(".removing_"))
+        if not folder.exists():
+            replaced.rename(folder)
+            if _update_of(folder) is not None and find_fault(folder) is not None:
+                folder.rename(replaced)
+    found = leftovers(run_dir)
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return found
+
+
+def leftovers(run_dir: Path) -> list[Path]:
+    """What interrupted writing and removing left in a run folder."""
+    folders = (run_dir, run_dir / "checkpoints")
+    return [path for f in folders for pattern in (".removing_*", ".writing_*", ".*.new") for path in f.glob(pattern)]
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Replace a text file; after a crash it holds either all of the old text or all of the new one. Raises: OSError."""
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        _sync(beside)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_if_other(path: Path, text: str) -> None:
+    """`write_synced` unless the file holds this text already: a full disk must not stop a run that goes on."""
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_synced(path, text)
+
+
+def replace_folder(beside: Path, folder: Path) -> None:
+    """Sync the folder `beside` and give it the name `folder`, whose content goes; after a crash `tidy` leaves one."""
+    for path in beside.iterdir():
+        _sync(path)
+    _sync(beside)
     replaced = folder.with_name(f".removing_{folder.name}")
     shutil.rmtree(replaced, ignore_errors=True)
-    _sync(beside / "model.safetensors")
     if folder.exists():
         folder.rename(replaced)
     beside.rename(folder)
@@ -151,13 +242,18 @@ def save_weights(model: nn.Module, folder: Path, scores: dict[str, Any]) -> None
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("update_*") if path.name.removeprefix("update_").isdigit()]
-    return sorted(found, key=_update_of, reverse=True)
+def size_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _update_of(path: Path) -> int:
-    return int(path.name.removeprefix("update_"))
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _sha256(path: Path) -> str:
@@ -166,14 +262,6 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Replace a text file; after a crash it holds either all of the old text or all of the new one."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    _sync(beside)
-    beside.replace(path)
 
 
 def _sync(path: Path) -> None:

@@ -10,15 +10,17 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 
-from accel_tx.config import Config, UserError, what_is_learned
+from accel_tx.config import Config, what_is_learned
 from accel_tx.data.batching import BatchLimits, BatchPlan
 from accel_tx.data.collator import Batch
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.model.transformer import Transformer, count_parameters
-from accel_tx.train import checkpoint, device
+from accel_tx.train import checkpoint, device, run_lock, warm_start
+from accel_tx.train.agreement import broadcast, end_everywhere_if, run_dir_locked
 from accel_tx.train.bad_numbers import (
+    BAD_UPDATES_FILE,
     GOOD,
     OVERFLOW,
     check_weights,
@@ -28,41 +30,60 @@ from accel_tx.train.bad_numbers import (
     too_many,
     write_bad_update,
 )
+from accel_tx.train.checkpoint_content import Parts
+from accel_tx.train.checkpoint_writer import CheckpointWriter, describe, save_weights
 from accel_tx.train.loading import load_updates
-from accel_tx.train.progress import Progress, opening_lines
+from accel_tx.train.progress import Progress, opening_lines, say
 from accel_tx.train.report import Report
-from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, last_regular_checkpoint
+from accel_tx.train.resume import find_checkpoint, load_checkpoint
+from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, last_regular_checkpoint, leave_preempted
 from accel_tx.train.schedule import build_optimizer, build_scheduler
 from accel_tx.train.state import TrainState
-from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked, preempted_text
+from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked
 from accel_tx.train.tracking import MetricsLog
 from accel_tx.train.update import Updater
 from accel_tx.train.validation import Validation, validate
 from accel_tx.train.window import window_values
 
 
-def train(config: Config, run_dir: Path, resume: Resume = "auto", stop: Stop | None = None) -> None:
+def train(
+    config: Config,
+    run_dir: Path,
+    resume: Resume = "auto",
+    init_from: Path | None = None,
+    stop: Stop | None = None,
+) -> None:
     """Train as `config` says, writing into `run_dir`; see the README for what a run folder holds.
 
-    `stop` is what may end the training early; by default one that begins now.
+    A new run begins with the weights in `init_from`, where it is given, instead of random ones. `stop` is what may end
+    the training early; by default one that begins now.
     Raises: UserError before anything is written if the input, the hardware or an earlier run in `run_dir` forbids it.
     """
     if stop is None:
         with Stop() as stop:
-            train(config, run_dir, resume, stop)
+            train(config, run_dir, resume, init_from, stop)
         return
     device.check_gpu_build()
     device.resolve_precision(config.train.precision)
     device.set_cpu_threads(config.train.cpu_threads)
+    rank, local_rank = device.process_index()
+    run_lock.refuse_if_held(run_dir, is_main=rank == 0)
     check_run_dir(config, run_dir, resume)
-    _, local_rank = device.process_index()
+    is_new = not checkpoint.checkpoint_dirs(run_dir)
+    warm_start.check_origin(run_dir, init_from, has_checkpoint=not is_new)
+    source = warm_start.find_source(init_from) if is_new and init_from is not None else None
     data = prepare_data(config, is_builder=local_rank == 0)
-    with device.accelerator_for(config.train) as accelerator:
+    if source is not None:
+        warm_start.check_fits(source, config, data.tokenizers)
+    with device.accelerator_for(config.train) as accelerator, run_dir_locked(accelerator, run_dir):
         run = Run(config, run_dir, data, accelerator, stop)
-        run.resume()
-        run.announce()
-        run.go()
-        run.finish()
+        try:
+            run.resume(source)
+            run.announce()
+            run.go()
+            run.finish()
+        finally:
+            run.writer.join()
 
 
 class Run:
@@ -94,6 +115,9 @@ class Run:
         scheduler = build_scheduler(optimizer, n_updates, config.optim)
         self.model, self.optimizer, self.scheduler = accelerator.prepare(model, optimizer, scheduler)
         self.raw_model: Transformer = accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        inner = self.optimizer.optimizer, self.scheduler.scheduler
+        self.parts = Parts(self.raw_model, *inner, accelerator.scaler)
+        self.writer = CheckpointWriter(run_dir, config.train.keep_checkpoints, config.train.save_every_updates, say)
         self.updater = Updater(accelerator, config, self.model, self.optimizer, self.scheduler)
         self.judge, self.reports, self.window = self.updater.judge, self.updater.reports, self.updater.window
         self.log: MetricsLog
@@ -103,36 +127,36 @@ class Run:
         """Where this start ends: the end of the schedule, or `stop_at_update` before it."""
         return min(self.state.n_updates, self.config.train.stop_at_update or self.state.n_updates)
 
-    def resume(self) -> None:
+    def resume(self, init_from: warm_start.Source | None = None) -> None:
         """Load the newest valid checkpoint, the same one on every process, or begin the run folder."""
         accelerator = self.accelerator
-        folder: Path | None = None
-        passed_over: list[str] = []
-        if accelerator.is_main_process:
-            checkpoint.tidy(self.run_dir)
-            folder, passed_over = checkpoint.newest_valid(self.run_dir)
-        folder, passed_over = _broadcast(accelerator, [folder, passed_over])
-        for line in passed_over:
-            accelerator.print(line)
+        folder = find_checkpoint(accelerator, self.run_dir, self.parts, self.state)
         if folder is not None:
-            saved = checkpoint.load_state(folder)
-            checkpoint.check_belongs(saved, self.state, folder)
-            self._load(folder, saved)
+            self._load(folder)
             accelerator.print(f"going on from {folder}")
-        elif passed_over:
-            raise UserError(f"{self.run_dir}: no checkpoint in it is valid; give another --run_dir to start anew")
-        if accelerator.is_main_process:
-            begin_run_dir(self.config, self.run_dir, self.data)
-            forget_bad_updates(self.run_dir, self.state.update)
-        accelerator.wait_for_everyone()
-        self.log = MetricsLog(accelerator, self.run_dir, self.config, self.state.update, self.state.validation_is_due)
+        elif init_from is not None:
+            self.state.init_from = warm_start.load_initial_weights(init_from, self.raw_model)
+            accelerator.print(f"beginning with the weights in {init_from.weights}")
+        failed = None
+        try:
+            if accelerator.is_main_process:
+                begin_run_dir(self.config, self.run_dir, self.data, self.state)
+                forget_bad_updates(self.run_dir, self.state.update)
+            self.log = self._open_log()
+        except OSError as error:
+            failed = f"{self.run_dir}: cannot be written: {describe(error, self.run_dir, 0)}"
+        end_everywhere_if(accelerator, failed)
         self.first_update = self.state.update
 
-    def _load(self, folder: Path, saved: TrainState) -> None:
-        self.accelerator.load_state(str(folder))
-        self.state = saved
-        self.window.restore(saved.window)
-        self.judge.average = self.judge.average.new_tensor([saved.loss_average, saved.n_averaged])
+    def _open_log(self) -> MetricsLog:
+        state = self.state
+        return MetricsLog(self.accelerator, self.run_dir, self.config, state.update, say, state.validation_is_due)
+
+    def _load(self, folder: Path) -> None:
+        self.state = load_checkpoint(self.accelerator, folder, self.parts)
+        self.window.restore(self.state.window)
+        average = [self.state.loss_average, self.state.n_averaged]
+        self.judge.average = self.judge.average.new_tensor(average)
 
     def announce(self) -> None:
         """Say what is going to happen."""
@@ -214,7 +238,10 @@ class Run:
         state.n_bad_in_a_row += 1
         losses = gather_object([report.own_loss_sums.tolist()])
         if self.accelerator.is_main_process:
-            write_bad_update(self.run_dir, report, train.on_bad_update, self.plan, self.data, losses)
+            try:
+                write_bad_update(self.run_dir, report, train.on_bad_update, self.plan, self.data, losses)
+            except OSError as error:
+                self.progress.say(f"{BAD_UPDATES_FILE} not written: {describe(error, self.run_dir, 0)}")
         self.progress.say(in_words(report, self.run_dir))
         if train.on_bad_update == "stop" or state.n_bad_in_a_row >= train.max_bad_updates:
             raise too_many(report, state.n_bad_in_a_row, self.run_dir)
@@ -224,41 +251,47 @@ class Run:
         """Go to the last regular checkpoint and take out the updates from there to `update`; False if there is none."""
         a, now = self.accelerator, self.state
         every = self.config.train.save_every_updates
+        self.writer.wait()
         folder = last_regular_checkpoint(self.run_dir, every, update) if a.is_main_process else None
-        folder = _broadcast(a, [folder])[0]
+        folder = broadcast(a, [folder])[0]
         if folder is None:
             self.progress.say("there is no checkpoint to go back to: this update alone is skipped")
             return False
-        saved = checkpoint.load_state(folder)
-        self._load(folder, saved)
+        self._load(folder)
+        saved = self.state
         # What is in best/ now was validated, also if that was after the checkpoint.
         saved.best_metric, saved.best_score, saved.best_update = now.best_metric, now.best_score, now.best_update
         saved.n_bad_in_a_row, saved.validation_is_due = now.n_bad_in_a_row, False
         saved.passed_over = [*now.passed_over, [saved.update, update + 1]]
         self.reports.take(every=True)
         self.log.close()
-        self.log = MetricsLog(a, self.run_dir, self.config, saved.update)
+        self.log = self._open_log()
         self.progress.go_back(saved)
         self.progress.say(f"back to {folder.name}; updates {saved.update + 1:,} to {update + 1:,} are passed over")
         return True
 
     def finish(self) -> None:
-        """Write `final/` where the schedule is complete; say how to go on where it is not."""
+        """Write `final/` where the schedule is complete; say how to go on where it is not.
+
+        Raises: UserError, ending every process, if what this start was to leave could not be written.
+        """
         state, a = self.state, self.accelerator
-        self.log.close()
+        is_complete = state.update >= state.n_updates and not state.validation_is_due
+        has_trained = state.update > self.first_update
+        unsaved = [self.writer.wait(), self.log.close()]
+        if a.is_main_process and is_complete and (has_trained or not (self.run_dir / "final").exists()):
+            unsaved.append(self._save_weights("final", {"update": state.update}))
+        if a.is_main_process and self.stopped_by is not None:
+            unsaved.append(leave_preempted(self.run_dir, self.stopped_by, state, is_complete))
+        failed = "; ".join(filter(None, unsaved))
+        end_everywhere_if(a, f"{failed}; make room and give the same command again" if failed else None)
         if self.stop.has_file() and a.is_main_process:
             (self.run_dir / STOP_FILE).unlink(missing_ok=True)
             a.print(f"the file {STOP_FILE} is removed")
-        if state.update < state.n_updates or state.validation_is_due:
-            if a.is_main_process and self.stopped_by is not None:
-                text = preempted_text(self.stopped_by, state.update, state.n_updates)
-                checkpoint.write_synced(self.run_dir / PREEMPTED_FILE, text)
+        if not is_complete:
             by = "" if self.stopped_by is None else f" by {self.stopped_by}"
             a.print(f"stopped{by} after update {state.update:,} of {state.n_updates:,}; the same command goes on")
             return
-        has_trained = state.update > self.first_update
-        if a.is_main_process and (has_trained or not (self.run_dir / "final").exists()):
-            self._save_weights("final", {"update": state.update})
         best = (
             "" if state.best_update is None else f"; best {self.config.validation.best_metric} at {state.best_update:,}"
         )
@@ -312,14 +345,18 @@ class Run:
         self.progress.show_validation(result)
         is_first = state.best_score is None or state.best_metric != metric or math.isnan(state.best_score)
         if is_first or result.metric(metric) > cast(float, state.best_score):
-            state.best_metric, state.best_score, state.best_update = metric, result.metric(metric), state.update
-            self._save_weights("best", values)
+            failed = self._save_weights("best", values)
+            if failed is None:
+                state.best_metric, state.best_score, state.best_update = metric, result.metric(metric), state.update
+            else:
+                self.progress.say(f"{failed}; the training goes on")
 
     def _save(self) -> None:
         began_at_s = time.monotonic()
         with self.progress.outside_window():
             self._save_checkpoint()
-        self.stop.slowest_save_s = max(self.stop.slowest_save_s, time.monotonic() - began_at_s)
+        took_s = time.monotonic() - began_at_s + self.writer.slowest_s
+        self.stop.slowest_save_s = max(self.stop.slowest_save_s, took_s)
 
     def _save_checkpoint(self) -> None:
         state = self.state
@@ -328,16 +365,12 @@ class Run:
         state.trained_s = self.progress.trained_s()
         state.loss_average, n_averaged = self.judge.average.tolist()
         state.n_averaged = round(n_averaged)
-        checkpoint.save_checkpoint(self.accelerator, state, self.run_dir, self.config.train.keep_checkpoints)
+        if self.accelerator.is_main_process:
+            self.writer.start(self.parts, state)
 
-    def _save_weights(self, name: str, values: dict[str, Any]) -> None:
+    def _save_weights(self, name: str, values: dict[str, Any]) -> str | None:
         values = {**values, "data_sha256": self.data.sha256}
-        checkpoint.save_weights(self.raw_model, self.run_dir / name, values)
+        return save_weights(self.raw_model, self.run_dir / name, values)
 
     def _epoch(self) -> float:
         return self.state.update / self.plan.updates_per_epoch
-
-
-def _broadcast(accelerator: Accelerator, values: list[Any]) -> list[Any]:
-    """The main process' values on every process."""
-    return values if accelerator.num_processes == 1 else broadcast_object_list(values)

@@ -43,6 +43,12 @@ def opening_lines(
     return lines
 
 
+def say(text: str) -> None:
+    """Print a line, above the bar if one is shown; from any thread."""
+    tqdm.write(text)
+    sys.stdout.flush()
+
+
 class Progress:
     """A progress bar where a terminal or a notebook watches, else a line at every log point; main process only."""
 
@@ -83,8 +89,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line, above the bar."""
         if self.is_main:
-            self.bar.write(text)
-            sys.stdout.flush()
+            say(text)
 
     def show(self, values: dict[str, Any]) -> None:
         """Show a line of metrics: loss, learning rate, target tokens per second, and the time left."""

@@ -9,16 +9,17 @@ from typing import Literal
 from accel_tx.config import Config, UserError, dump_yaml, what_is_learned
 from accel_tx.data.dataset import PreparedData
 from accel_tx.inference.translator import load_run_config
-from accel_tx.train import checkpoint
+from accel_tx.train import checkpoint, run_lock, warm_start
+from accel_tx.train.checkpoint_writer import describe
+from accel_tx.train.state import TrainState
+from accel_tx.train.stopping import PREEMPTED_FILE, preempted_text
 
 Resume = Literal["auto", "never", "require"]
 
 
 def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
     """Raise UserError if `run_dir` holds a run that this one must not go on or overwrite."""
-    has_checkpoint = any(
-        path.name.removeprefix("update_").isdigit() for path in (run_dir / "checkpoints").glob("update_*")
-    )
+    has_checkpoint = bool(checkpoint.checkpoint_dirs(run_dir))
     if resume == "require" and not has_checkpoint:
         raise UserError(f"{run_dir}: --resume require, but it holds no checkpoint; give the folder of a run")
     if resume == "never" and has_checkpoint:
@@ -26,12 +27,15 @@ def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"{run_dir}: is a file; expected a run folder")
     results = [name for name in ("best", "final") if (run_dir / name).exists()]
+    if results == ["best"] and checkpoint.never_finished_one(run_dir):
+        results = []  # the run was killed after its first validation; it will write the same again
     if results and not has_checkpoint:
         raise UserError(
             f"{run_dir}: holds {' and '.join(results)} of a run but no checkpoint to go on from; give another --run_dir"
         )
     if not (run_dir / "config.yaml").exists():
-        if run_dir.exists() and any(run_dir.iterdir()):
+        begun = {run_dir / run_lock.LOCK, run_dir / warm_start.ORIGIN, *checkpoint.leftovers(run_dir)}
+        if run_dir.exists() and set(run_dir.iterdir()) - begun:
             raise UserError(f"{run_dir}: is not empty and holds no run; give a new or an empty folder")
         return
     before, now = what_is_learned(load_run_config(run_dir)), what_is_learned(config)
@@ -43,13 +47,19 @@ def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
             )
 
 
-def begin_run_dir(config: Config, run_dir: Path, data: PreparedData) -> None:
+def begin_run_dir(config: Config, run_dir: Path, data: PreparedData, state: TrainState) -> None:
     """Write what stands beside the checkpoints: config, tokenizer, cleaning report; main process only."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_synced(run_dir / "config.yaml", dump_yaml(config))
-    data.tokenizers.save(run_dir / "tokenizer")
-    report = json.dumps(data.report.to_dict(), indent=1, ensure_ascii=False)
-    checkpoint.write_synced(run_dir / "clean_report.json", report)
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (run_dir / "tokenizer").mkdir(exist_ok=True)
+    if state.update == 0 and state.init_from is not None:
+        checkpoint.write_synced(run_dir / warm_start.ORIGIN, json.dumps(state.init_from, indent=1))
+    for name, text in {
+        "config.yaml": dump_yaml(config),
+        "tokenizer/src.json": data.tokenizers.src.fast.to_str(pretty=True),
+        "tokenizer/tgt.json": data.tokenizers.tgt.fast.to_str(pretty=True),
+        "clean_report.json": json.dumps(data.report.to_dict(), indent=1, ensure_ascii=False),
+    }.items():
+        checkpoint.write_if_other(run_dir / name, text)
 
 
 def last_regular_checkpoint(run_dir: Path, every: int, update: int) -> Path | None:
@@ -61,4 +71,15 @@ def last_regular_checkpoint(run_dir: Path, every: int, update: int) -> Path | No
         folder = checkpoint.checkpoint_dir(run_dir, regular)
         if folder.is_dir() and checkpoint.find_fault(folder) is None:
             return folder
+    return None
+
+
+def leave_preempted(run_dir: Path, reason: str, state: TrainState, is_complete: bool) -> str | None:
+    """Write the file PREEMPTED unless the run is complete after all; None, or why it could not be written."""
+    if is_complete:
+        return None
+    try:
+        checkpoint.write_synced(run_dir / PREEMPTED_FILE, preempted_text(reason, state.update, state.n_updates))
+    except OSError as error:
+        return f"{PREEMPTED_FILE} not written: {describe(error, run_dir, 0)}"
     return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 
 @dataclass
@@ -48,12 +49,45 @@ class TrainState:
     """Of the good updates, nats a target token; kept where `train.spike_factor` is set."""
     n_averaged: int = 0
     window: Window = field(default_factory=Window)
+    init_from: dict[str, Any] | None = None
+    """The weights that the run began with, where they are not random; see `warm_start.py`."""
 
     def passes_over(self, update: int) -> bool:
         """Whether this update (from 0) was taken out."""
         return any(first <= update < end for first, end in self.passed_over)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainState:
-        """Inverse of `dataclasses.asdict`."""
-        return cls(**{**values, "window": Window(**values["window"])})
+    def from_dict(cls, values: Any) -> TrainState:
+        """Inverse of `dataclasses.asdict`. Raises: ValueError that names the field that is missing or does not fit."""
+        state: TrainState = _build(cls, values, "state")
+        if not 0 <= state.update <= state.n_updates:
+            raise ValueError(f"update is {state.update}; expected 0 to n_updates = {state.n_updates}")
+        return state
+
+
+def _build(cls: Any, values: Any, what: str) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{what} is {type(values).__name__}; expected an object")
+    hints, fields = get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+    given = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise ValueError(f"{what} has an unknown field {name}")
+        if dataclasses.is_dataclass(hints[name]):
+            value = _build(hints[name], value, name)
+        elif not _fits(value, hints[name]):
+            raise ValueError(f"{name} is {str(value)[:50]!r}; expected {fields[name].type}")
+        given[name] = value
+    for name, spec in fields.items():
+        has_default = spec.default is not dataclasses.MISSING or spec.default_factory is not dataclasses.MISSING
+        if name not in given and not has_default:
+            raise ValueError(f"{what} lacks the field {name}")
+    return cls(**given)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kinds = get_args(hint) if type(None) in get_args(hint) else (hint,)
+    classes = tuple(get_origin(kind) or kind for kind in kinds)
+    if isinstance(value, bool):
+        return bool in classes
+    return isinstance(value, classes) or (float in classes and isinstance(value, int))

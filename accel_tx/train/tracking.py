@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,67 +17,142 @@ from accel_tx.config import Config
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard; writes on the main process only."""
+    """metrics.jsonl and TensorBoard; writes on the main process only.
+
+    Where the disk is full, lines of metrics wait in memory for the next write, and TensorBoard misses what was due; a
+    line on the terminal says so.
+    """
 
     def __init__(
-        self, accelerator: Accelerator, run_dir: Path, config: Config, update: int, validation_is_due: bool = False
+        self,
+        accelerator: Accelerator,
+        run_dir: Path,
+        config: Config,
+        update: int,
+        say: Callable[[str], object],
+        validation_is_due: bool = False,
     ) -> None:
         """Continue after `update`: lines of what comes then, from a start that was lost, are taken out."""
         self.is_main = accelerator.is_main_process
-        self.path = run_dir / "metrics.jsonl"
+        self.run_dir, self.path, self.say = run_dir, run_dir / "metrics.jsonl", say
         self.writer: Any = None
+        self.waiting: list[str] = []
+        self.tensorboard_failed = False
         if not self.is_main:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         _forget_after(self.path, update, validation_is_due)
-        self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=update + 1)
+        self.excepthook = threading.excepthook
+        threading.excepthook = self._on_thread_error
+        self._open_tensorboard(update)
         if update == 0:
-            self.writer.add_text("config", _as_markdown(config), 0)
+            self._to_tensorboard(lambda writer: writer.add_text("config", _as_markdown(config), 0))
 
     def write(self, values: dict[str, Any], prefix: str) -> None:
         """Append one line and the same numbers as TensorBoard scalars `prefix/name` at `values["update"]`."""
         if not self.is_main:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-        for name, value in values.items():
-            if isinstance(value, (int, float)) and name not in ("update", "epoch", "trained_s"):
-                self.writer.add_scalar(f"{prefix}/{name}", value, values["update"])
-        self.writer.flush()
+        if self._append(json.dumps(values) + "\n") and self.writer is None:
+            self._open_tensorboard(values["update"] - 1)
+        scalars = {
+            f"{prefix}/{name}": value
+            for name, value in values.items()
+            if isinstance(value, (int, float)) and name not in ("update", "epoch", "trained_s")
+        }
+
+        def add(writer: Any) -> None:
+            for tag, value in scalars.items():
+                writer.add_scalar(tag, value, values["update"])
+
+        self._to_tensorboard(add)
 
     def write_samples(self, update: int, samples: list[tuple[str, str, str]]) -> None:
         """Sample translations (source, reference, hypothesis) as a TensorBoard text."""
         if self.is_main and samples:
             rows = ["| source | reference | translation |", "|---|---|---|"]
             rows += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in samples]
-            self.writer.add_text("samples", "\n".join(rows), update)
-            self.writer.flush()
+            self._to_tensorboard(lambda writer: writer.add_text("samples", "\n".join(rows), update))
 
-    def close(self) -> None:
-        """Flush and close."""
+    def close(self) -> str | None:
+        """Write what waits and close; None, or one line that says what could not be written."""
+        if not self.is_main:
+            return None
         if self.writer is not None:
-            self.writer.close()
+            self._to_tensorboard(lambda writer: writer.close())
+        threading.excepthook = self.excepthook
+        if self.waiting and not self._append(""):
+            return f"{self.path}: {len(self.waiting)} line(s) could not be written"
+        return None
+
+    def _append(self, line: str) -> bool:
+        """Append the lines that wait and this one, all or none."""
+        if line:
+            self.waiting.append(line)
+        before = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                _write_all(file, "".join(self.waiting).encode())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, before)
+            if len(self.waiting) == 1:
+                self.say(f"{self.path}: cannot be written ({error.strerror}); its lines wait in memory")
+            return False
+        self.waiting.clear()
+        return True
+
+    def _open_tensorboard(self, update: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            self.writer = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=update + 1)
+        except OSError as error:
+            self._lose_tensorboard(error)
+
+    def _to_tensorboard(self, add: Callable[[Any], None]) -> None:
+        if self.writer is None:
+            return
+        try:
+            add(self.writer)
+            self.writer.flush()
+        except OSError as error:
+            self._lose_tensorboard(error)
+
+    def _lose_tensorboard(self, error: OSError) -> None:
+        self.writer = None
+        if not self.tensorboard_failed:
+            self.say(f"{self.run_dir / 'tensorboard'}: cannot be written ({error.strerror}); its curves have gaps")
+        self.tensorboard_failed = True
+
+    def _on_thread_error(self, error: threading.ExceptHookArgs) -> None:
+        # TensorBoard's own thread gives us the same error at the next call.
+        if not isinstance(error.exc_value, OSError):
+            self.excepthook(error)
+
+
+def _write_all(file: Any, content: bytes) -> None:
+    while content:
+        content = content[file.write(content) :]
 
 
 def _forget_after(path: Path, update: int, validation_is_due: bool) -> None:
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if _update_of(line) <= update]
     if validation_is_due:
-        kept = [line for line in kept if _update_of(line) < update or "val_loss" not in line]
+        kept = [line for line in kept if _update_of(line) < update or b"val_loss" not in line]
     if len(kept) < len(lines):
         beside = path.with_name(".metrics.jsonl.new")
-        beside.write_text("".join(kept), encoding="utf-8")
+        beside.write_bytes(b"".join(kept))
         beside.replace(path)
 
 
-def _update_of(line: str) -> float:
+def _update_of(line: bytes) -> float:
     try:
-        return int(json.loads(line)["update"])
+        # Without its end it was cut off by a crash, and the next line would be glued to it.
+        return int(json.loads(line)["update"]) if line.endswith(b"\n") else float("inf")
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # cut off by a crash
+        return float("inf")
 
 
 def _as_markdown(config: Config) -> str:

@@ -11,6 +11,8 @@ import pytest
 
 from accel_tx.config import Config, UserError
 from accel_tx.train import checkpoint
+from accel_tx.train.checkpoint_content import read_content
+from accel_tx.train.checkpoint_writer import write_checkpoint
 from accel_tx.train.loop import train
 from accel_tx.train.state import TrainState, Window
 
@@ -141,3 +143,23 @@ def test_best_is_chosen_anew_when_another_metric_decides(run_dir: Path, tiny_con
     assert found is not None
     state = checkpoint.load_state(found)
     assert (state.best_metric, state.best_update) == ("val_loss", 40)
+
+
+def test_a_checkpoint_that_was_being_replaced_comes_back_if_it_is_whole(run_dir: Path) -> None:
+    for update in (10, 20):
+        path = checkpoint.checkpoint_dir(run_dir, update)
+        path.rename(path.with_name(f".removing_{path.name}"))
+    flip_bit(run_dir / "checkpoints" / ".removing_update_00000020" / "optimizer.bin")
+    checkpoint.tidy(run_dir)
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["latest", "update_00000010"]
+    assert checkpoint.newest_valid(run_dir) == (checkpoint.checkpoint_dir(run_dir, 10), [])
+
+
+def test_a_checkpoint_of_the_same_update_is_replaced(run_dir: Path) -> None:
+    folder = checkpoint.checkpoint_dir(run_dir, 20)
+    state = checkpoint.load_state(folder)
+    state.trained_s += 100.0
+    assert write_checkpoint(read_content(folder, state), state, run_dir) is None
+    assert checkpoint.newest_valid(run_dir) == (folder, [])
+    assert checkpoint.load_state(folder) == state
+    assert not list((run_dir / "checkpoints").glob(".*"))

@@ -1,0 +1,185 @@
+"""The tensors of a checkpoint: copied from a run, written, read without running any code, checked, put back."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from accel_tx.train.checkpoint import MODEL, OPTIMIZER, SCALER, SCHEDULER, identity
+from accel_tx.train.state import TrainState
+
+STAMP = "checkpoint_of"
+"""Key under which every file carries the identity of its checkpoint."""
+_UNREADABLE = "is damaged, or cannot be read without running code"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What of a run is saved, each as it is without Accelerate's wrappers; `scaler` is None but for fp16."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    scaler: Any
+
+
+@dataclass(frozen=True)
+class Content:
+    """State dicts on the host, apart from the run: it may go on while they are written."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    scaler: dict[str, Any] | None
+
+    def n_bytes(self) -> int:
+        """Bytes of all tensors."""
+        state = self.optimizer["state"].values()
+        in_optimizer = [value for entry in state for value in entry.values() if isinstance(value, Tensor)]
+        return sum(tensor.nbytes for tensor in [*self.model.values(), *in_optimizer])
+
+
+def copy_content(parts: Parts) -> Content:
+    """A copy of everything; it takes as much host memory as the checkpoint, and waits for the device."""
+    return Content(
+        {name: tensor.contiguous() for name, tensor in _copy(parts.model.state_dict()).items()},
+        _copy(parts.optimizer.state_dict()),
+        _copy(parts.scheduler.state_dict()),
+        None if parts.scaler is None else _copy(parts.scaler.state_dict()),
+    )
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copy(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_copy(entry) for entry in value]
+    return value
+
+
+def write_content(content: Content, folder: Path, state: TrainState) -> None:
+    """Write the files and read them back.
+
+    Raises: OSError, RuntimeError or SafetensorError from the writing; OSError where a file holds something else.
+    """
+    stamp = identity(state)
+    save_file(content.model, folder / MODEL, metadata={"format": "pt", STAMP: stamp})
+    pickled = {OPTIMIZER: content.optimizer, SCHEDULER: content.scheduler, SCALER: content.scaler}
+    for name, values in pickled.items():
+        if values is not None:
+            torch.save({**values, STAMP: stamp}, folder / name)
+            try:
+                with ZipFile(folder / name) as archive:
+                    damaged = archive.testzip()
+            except BadZipFile:
+                damaged = name
+            if damaged is not None:
+                raise OSError(f"{name} is not what was written")
+    # safetensors lets only the owner read what it writes.
+    shutil.copymode(folder / SCHEDULER, folder / MODEL)
+    with safe_open(folder / MODEL, framework="pt") as file:
+        for name, tensor in content.model.items():
+            read, meant = (t.reshape(-1).view(torch.uint8) for t in (file.get_tensor(name), tensor))
+            if not torch.equal(read, meant):
+                raise OSError(f"{MODEL} is not what was written: {name}")
+
+
+def read_content(folder: Path, state: TrainState) -> Content:
+    """Read every file; nothing is unpickled with code allowed.
+
+    Raises: ValueError that names the file that cannot be read or belongs to another checkpoint.
+    """
+    stamp = identity(state)
+    try:
+        with safe_open(folder / MODEL, framework="pt") as file:
+            model_stamp = (file.metadata() or {}).get(STAMP)
+            model = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception:  # whatever damaged bytes bring about
+        raise ValueError(f"{MODEL} {_UNREADABLE}") from None
+    if model_stamp != stamp:
+        raise ValueError(f"{MODEL} belongs to another checkpoint")
+    scaler = _load(folder / SCALER, stamp) if (folder / SCALER).exists() else None
+    return Content(model, _load(folder / OPTIMIZER, stamp), _load(folder / SCHEDULER, stamp), scaler)
+
+
+def _load(path: Path, stamp: str) -> dict[str, Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a format that we do not write, before it is refused
+            values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever damaged or hostile bytes bring about
+        raise ValueError(f"{path.name} {_UNREADABLE}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} holds {type(values).__name__}; expected a dict")
+    if values.pop(STAMP, None) != stamp:
+        raise ValueError(f"{path.name} belongs to another checkpoint")
+    return values
+
+
+def find_misfit(content: Content, parts: Parts, state: TrainState) -> str | None:
+    """Why `content`, read from a checkpoint of `state`, cannot be put into a run, or None; changes nothing."""
+    misfit = _shape_misfit(content.model, parts.model.state_dict())
+    if misfit is not None:
+        return f"{MODEL} {misfit}"
+    parameters = [p for group in parts.optimizer.param_groups for p in group["params"]]
+    misfit = _optimizer_misfit(content.optimizer, parts.optimizer.state_dict(), parameters)
+    if misfit is not None:
+        return f"{OPTIMIZER} {misfit}"
+    if content.scheduler.get("last_epoch") != state.update or not parts.scheduler.state_dict().keys() <= (
+        content.scheduler.keys()
+    ):
+        return f"{SCHEDULER} is not that of update {state.update}"
+    if (content.scaler is None) != (parts.scaler is None):
+        return f"{SCALER} is missing" if content.scaler is None else f"{SCALER} is there, but this run has no scaler"
+    if content.scaler is not None and not parts.scaler.state_dict().keys() <= content.scaler.keys():
+        return f"{SCALER} is not the state of a gradient scaler"
+    return None
+
+
+def _shape_misfit(saved: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
+    if saved.keys() != own.keys():
+        return f"holds other tensors than this model: {', '.join(sorted(saved.keys() ^ own.keys())[:3])}"
+    for name, tensor in own.items():
+        if saved[name].shape != tensor.shape or saved[name].dtype != tensor.dtype:
+            return (
+                f"holds {name} as {saved[name].dtype} {list(saved[name].shape)}; "
+                f"this model needs {tensor.dtype} {list(tensor.shape)}"
+            )
+    return None
+
+
+def _optimizer_misfit(saved: dict[str, Any], own: dict[str, Any], parameters: list[nn.Parameter]) -> str | None:
+    groups, states = saved.get("param_groups"), saved.get("state")
+    if not isinstance(groups, list) or not isinstance(states, dict):
+        return "is not the state of an optimizer"
+    if [g.get("params") if isinstance(g, dict) else None for g in groups] != [g["params"] for g in own["param_groups"]]:
+        return f"has other parameter groups than this model's {len(parameters)} parameters"
+    for index, entry in states.items():
+        if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(entry, dict):
+            return f"has a state for parameter {index}, which this model has not"
+        shape = parameters[index].shape
+        for name, value in entry.items():
+            if isinstance(value, Tensor) and value.ndim > 0 and value.shape != shape:
+                return f"holds {name} of parameter {index} as {list(value.shape)}; expected {list(shape)}"
+    return None
+
+
+def put_back(content: Content, parts: Parts) -> None:
+    """Load what `find_misfit` has found to fit."""
+    parts.model.load_state_dict(content.model)
+    parts.optimizer.load_state_dict(content.optimizer)
+    parts.scheduler.load_state_dict(content.scheduler)
+    if parts.scaler is not None:
+        parts.scaler.load_state_dict(content.scaler)

@@ -1,0 +1,142 @@
+"""Writing checkpoints beside the training, and weights; a write that fails leaves what was there before."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+
+from accel_tx.train import checkpoint
+from accel_tx.train.checkpoint_content import Content, Parts, copy_content, write_content
+from accel_tx.train.state import TrainState
+
+# torch and safetensors report a full disk with errors of their own.
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+_BESIDES_TENSORS = 1 << 20
+"""Bytes allowed for what a checkpoint or a folder of weights holds besides tensors."""
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time in a thread of its own; on the main process only.
+
+    The training waits while the tensors are copied, and for the checkpoint before where that is not done yet. What
+    the disk does then holds nothing up. A write that fails is reported in one line by `say`, from that thread, and the
+    training may go on: the checkpoints before it are as they were.
+    """
+
+    def __init__(self, run_dir: Path, keep: int, save_every_updates: int, say: Callable[[str], object]) -> None:
+        """`keep`: newest checkpoints that stay."""
+        self.run_dir, self.keep, self.save_every_updates, self.say = run_dir, keep, save_every_updates, say
+        self.failed: str | None = None
+        """Why the newest checkpoint that was asked for is not there."""
+        self.slowest_s = 0.0
+        """What the slowest write took."""
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, parts: Parts, state: TrainState) -> None:
+        """Copy everything and begin to write it; then rotate. Raises: what broke in the write before but a disk."""
+        self.wait()
+        content, state = copy_content(parts), copy.deepcopy(state)
+        # No daemon: an interpreter that ends first lets the write finish.
+        self._thread = threading.Thread(target=self._run, args=(content, state), name="checkpoint", daemon=False)
+        self._thread.start()
+
+    def wait(self) -> str | None:
+        """Wait for the write under way; why the newest checkpoint asked for is not there, or None."""
+        self.join()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return self.failed
+
+    def join(self) -> None:
+        """Wait for the write under way, whatever comes of it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self, content: Content, state: TrainState) -> None:
+        began_at_s = time.monotonic()
+        try:
+            self.failed = write_checkpoint(content, state, self.run_dir)
+            if self.failed is None:
+                self._rotate(state)
+            else:
+                self.say(f"{self.failed}; the training goes on, and the next save is tried again")
+        except BaseException as error:
+            self._error = error
+        self.slowest_s = max(self.slowest_s, time.monotonic() - began_at_s)
+
+    def _rotate(self, state: TrainState) -> None:
+        try:
+            checkpoint.rotate(self.run_dir, self.keep, self.save_every_updates, state)
+        except OSError as error:
+            self.say(f"older checkpoints not removed: {describe(error, self.run_dir, 0)}")
+
+
+def write_checkpoint(content: Content, state: TrainState, run_dir: Path) -> str | None:
+    """Write a checkpoint; None, or one line that says why it is not there.
+
+    A crash or an error at any moment leaves either the whole checkpoint or the ones before.
+    """
+    final = checkpoint.checkpoint_dir(run_dir, state.update)
+    beside = final.with_name(f".writing_{final.name}")
+    try:
+        _make_room(beside, content.n_bytes() + _BESIDES_TENSORS)
+        write_content(content, beside, state)
+        checkpoint.seal(beside, final, state)
+    except WRITE_ERRORS as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        return f"checkpoint of update {state.update:,} not saved: {describe(error, run_dir, content.n_bytes())}"
+    return None
+
+
+def save_weights(model: nn.Module, folder: Path, scores: dict[str, Any]) -> str | None:
+    """Write `model.safetensors` and `scores.json` into `folder`, replacing it whole; main process only.
+
+    Returns None, or one line that says why; then the folder is what it was.
+    """
+    beside = folder.with_name(f".writing_{folder.name}")
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    n_bytes = sum(tensor.nbytes for tensor in weights.values())
+    try:
+        _make_room(beside, n_bytes + _BESIDES_TENSORS)
+        save_file(weights, beside / checkpoint.MODEL)
+        (beside / "scores.json").write_text(json.dumps(scores, indent=1, ensure_ascii=False), encoding="utf-8")
+        # safetensors lets only the owner read what it writes.
+        shutil.copymode(beside / "scores.json", beside / checkpoint.MODEL)
+        checkpoint.replace_folder(beside, folder)
+    except WRITE_ERRORS as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        return f"weights not saved in {folder}: {describe(error, folder.parent, n_bytes)}"
+    return None
+
+
+def _make_room(folder: Path, n_bytes: int) -> None:
+    """Make an empty folder. Raises: OSError, also where too little is free: a disk that we fill hurts others."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if shutil.disk_usage(folder).free < n_bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def describe(error: BaseException, folder: Path, n_bytes: int) -> str:
+    """What went wrong in words, with the space needed and free."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:200]
+    try:
+        free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free"
+    except OSError:
+        free = "free space unknown"
+    needs = f"needs {n_bytes / 1e6:,.1f} MB, " if n_bytes else ""
+    return f"{text} ({needs}{free} in {folder})"

@@ -1,0 +1,62 @@
+"""Going on: the checkpoint that a start takes, the same one on every process, and putting it into the run."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from accel_tx.config import UserError
+from accel_tx.train import checkpoint
+from accel_tx.train.agreement import broadcast, end_everywhere_if
+from accel_tx.train.checkpoint_content import Parts, find_misfit, put_back, read_content
+from accel_tx.train.checkpoint_writer import describe
+from accel_tx.train.state import TrainState
+
+
+def find_checkpoint(accelerator: Accelerator, run_dir: Path, parts: Parts, fresh: TrainState) -> Path | None:
+    """The newest checkpoint that can be loaded into this run, None for a new one; says which are passed over.
+
+    Ends every process with status 2 if there are only damaged ones, or one of another run.
+    """
+    folder, refusal = _choose(accelerator, run_dir, parts, fresh) if accelerator.is_main_process else (None, None)
+    end_everywhere_if(accelerator, refusal)
+    chosen: Path | None = broadcast(accelerator, [folder])[0]
+    return chosen
+
+
+def _choose(accelerator: Accelerator, run_dir: Path, parts: Parts, fresh: TrainState) -> tuple[Path | None, str | None]:
+    """The checkpoint to go on from, if there is one; and why this run must not start, if so."""
+    try:
+        checkpoint.tidy(run_dir)
+        folder, passed_over = checkpoint.newest_valid(run_dir, partial(_misfit, parts=parts, fresh=fresh))
+    except UserError as error:
+        return None, str(error)
+    except OSError as error:
+        return None, f"{run_dir}: cannot be used: {describe(error, run_dir, 0)}"
+    for line in passed_over:
+        accelerator.print(line)
+    if folder is None and passed_over:
+        return None, f"{run_dir}: no checkpoint in it is valid; give another --run_dir to start anew"
+    return folder, None
+
+
+def _misfit(folder: Path, saved: TrainState, parts: Parts, fresh: TrainState) -> str | None:
+    checkpoint.check_belongs(saved, fresh, folder)
+    try:
+        return find_misfit(read_content(folder, saved), parts, saved)
+    except ValueError as error:
+        return str(error)
+
+
+def load_checkpoint(accelerator: Accelerator, folder: Path, parts: Parts) -> TrainState:
+    """Put a checkpoint that fits into the run, on every process; the state that it was saved with."""
+    failed = None
+    try:
+        saved = checkpoint.load_state(folder)
+        put_back(read_content(folder, saved), parts)
+    except ValueError as error:
+        failed = f"{folder}: {error}"
+    end_everywhere_if(accelerator, failed)
+    return saved

@@ -1,0 +1,110 @@
+"""A new schedule from the weights of an earlier run: which file is meant, and whether its model is this one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accel_tx.config import Config, UserError
+from accel_tx.data.tokenizer import TokenizerPair
+from accel_tx.inference.translator import load_run_config, load_weights
+from accel_tx.model.transformer import Transformer
+from accel_tx.train import checkpoint
+
+ORIGIN = "init_from.json"
+# They change what is learned, not what the weights mean.
+_FREE = {"dropout", "attention_dropout", "init"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights come from."""
+
+    run_dir: Path
+    weights: Path
+
+
+def find_source(given: Path) -> Source:
+    """The weights that `--init_from` means: a folder with weights, or a run folder's `best/`, else newest checkpoint.
+
+    Raises: UserError if there are none, or the checkpoint is damaged.
+    """
+    if not given.is_dir():
+        raise UserError(f"--init_from {given}: no such folder; expected a run folder, a checkpoint, best or final")
+    if (given / "config.yaml").is_file():
+        folder = given / "best" if (given / "best" / checkpoint.MODEL).is_file() else checkpoint.newest_valid(given)[0]
+        if folder is None:
+            raise UserError(f"--init_from {given}: holds no best/ and no valid checkpoint; expected a run with weights")
+        return Source(given, folder)
+    if not (given / checkpoint.MODEL).is_file():
+        raise UserError(
+            f"--init_from {given}: holds no {checkpoint.MODEL}; expected a run folder, a checkpoint or best"
+        )
+    if (given / checkpoint.STATE).exists() and (fault := checkpoint.find_fault(given)):
+        raise UserError(f"--init_from {given}: is damaged ({fault}); give another checkpoint")
+    run_dir = next((folder for folder in given.resolve().parents if (folder / "config.yaml").is_file()), None)
+    if run_dir is None:
+        raise UserError(
+            f"--init_from {given}: lies in no run folder; its config.yaml and tokenizer/ are needed as well"
+        )
+    return Source(run_dir, given)
+
+
+def check_fits(source: Source, config: Config, tokenizers: TokenizerPair) -> None:
+    """Raise UserError if the weights belong to another model or another vocabulary."""
+    before, now = vars(load_run_config(source.run_dir).model), vars(config.model)
+    for name in now:
+        if name not in _FREE and before[name] != now[name]:
+            raise UserError(
+                f"--init_from {source.weights}: its run has model.{name} = {before[name]}, this start has {now[name]}; "
+                "give the same value, or other weights"
+            )
+    for side, own in (("src", tokenizers.src), ("tgt", tokenizers.tgt)):
+        path = source.run_dir / "tokenizer" / f"{side}.json"
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); --init_from needs the run's vocabulary") from None
+        if saved != json.loads(own.fast.to_str()):
+            raise UserError(
+                f"--init_from {source.weights}: its vocabulary ({path}) is not this start's; its weights would "
+                "mean other words; give weights that were trained on the same vocabulary"
+            )
+
+
+def load_initial_weights(source: Source, model: Transformer) -> dict[str, Any]:
+    """Fill the model; returns what is recorded of where the weights came from. Raises: UserError if they do not fit."""
+    path = source.weights / checkpoint.MODEL
+    load_weights(model, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    scores = {
+        **checkpoint.read_json(source.weights / checkpoint.STATE),
+        **checkpoint.read_json(source.weights / "scores.json"),
+    }
+    return {"weights": str(source.weights.resolve()), "update": scores.get("update"), "sha256": digest}
+
+
+def check_origin(run_dir: Path, given: Path | None, has_checkpoint: bool) -> None:
+    """Raise UserError where `--init_from` contradicts how the run in `run_dir` began.
+
+    A run that has a checkpoint goes on with or without the option; its weights are not read again.
+    """
+    if not (run_dir / "config.yaml").exists():
+        return
+    origin = checkpoint.read_json(run_dir / ORIGIN).get("weights")
+    if given is None:
+        if origin is not None and not has_checkpoint:
+            raise UserError(
+                f"{run_dir}: was begun with the weights {origin} and has no checkpoint yet; add --init_from"
+            )
+        return
+    if origin is None:
+        raise UserError(f"{run_dir}: was begun without --init_from; leave it out to go on, or give another --run_dir")
+    if not Path(origin).is_relative_to(given.resolve()):
+        raise UserError(
+            f"{run_dir}: was begun with --init_from {origin}, this start has {given}; "
+            "give the same, or leave it out, to go on; or give another --run_dir"
+        )

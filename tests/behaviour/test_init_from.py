@@ -1,0 +1,144 @@
+"""A new schedule from the weights of another run: only the weights come along, and only where they fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from accel_tx.config import Config, UserError
+from accel_tx.train import checkpoint
+from accel_tx.train.loop import Run, train
+
+MakeConfig = Callable[..., Config]
+SMALL: dict[str, Any] = {
+    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
+    "data": {"phrasebook_valid_pairs": 3},
+    "train": {"max_updates": 8, "max_tokens": 96, "save_every_updates": 2, "log_every_updates": 1},
+    "validation": {"every_updates": 4, "best_metric": "val_loss"},
+}
+# Another seed, rate, schedule and dropout: what a new schedule may change.
+NEW: dict[str, Any] = {
+    **SMALL,
+    "model": {**SMALL["model"], "dropout": 0.1},
+    "train": {**SMALL["train"], "seed": 3, "max_updates": 6},
+    "optim": {"max_lr": 1e-3},
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run that gives the weights; made by the first test that asks."""
+    return tmp_path_factory.mktemp("source") / "run"
+
+
+@pytest.fixture
+def trained(source: Path, tiny_config: MakeConfig) -> Path:
+    if not source.exists():
+        train(tiny_config(**SMALL), source)
+    return source
+
+
+def first_weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Filled with the weights that the next training begins with."""
+    weights: dict[str, torch.Tensor] = {}
+    real = Run.announce
+
+    def announce(run: Run) -> None:
+        weights.update({name: tensor.clone() for name, tensor in run.raw_model.state_dict().items()})
+        assert run.state.update == run.scheduler.scheduler.last_epoch
+        assert run.state.update or not run.optimizer.optimizer.state
+        real(run)
+
+    monkeypatch.setattr(Run, "announce", announce)
+    return weights
+
+
+@pytest.mark.parametrize("given", [".", "best", "final", "checkpoints/update_00000008"])
+def test_the_weights_and_nothing_else_are_taken(
+    given: str, trained: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = first_weights(monkeypatch)
+    train(
+        tiny_config(**{**NEW, "train": {**NEW["train"], "stop_at_update": 2}}),
+        tmp_path / "new",
+        init_from=trained / given,
+    )
+    taken = trained / ("best" if given == "." else given)
+    expected = load_file(taken / "model.safetensors")
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    origin = json.loads((tmp_path / "new" / "init_from.json").read_text())
+    assert origin["weights"] == str(taken.resolve())
+    assert origin["update"] == 8
+    assert len(origin["sha256"]) == 64
+    assert checkpoint.load_state(checkpoint.checkpoint_dir(tmp_path / "new", 2)).init_from == origin
+
+
+def test_a_run_that_goes_on_needs_its_source_no_more(trained: Path, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(trained, source)
+    train(tiny_config(**NEW), tmp_path / "whole", init_from=source / "best")
+    parts = tmp_path / "parts"
+    train(tiny_config(**{**NEW, "train": {**NEW["train"], "stop_at_update": 3}}), parts, init_from=source / "best")
+    shutil.rmtree(source)
+    train(tiny_config(**{**NEW, "train": {**NEW["train"], "stop_at_update": 5}}), parts, init_from=source / "best")
+    train(tiny_config(**NEW), parts)
+    whole, after = ((d / "final" / "model.safetensors").read_bytes() for d in (tmp_path / "whole", parts))
+    assert whole == after
+
+
+def test_another_origin_is_refused(trained: Path, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config(**{**NEW, "train": {**NEW["train"], "stop_at_update": 2}})
+    train(config, tmp_path / "run", init_from=trained / "best")
+    with pytest.raises(UserError, match=r"was begun with --init_from .*/best, this start has .*/final"):
+        train(config, tmp_path / "run", init_from=trained / "final")
+    with pytest.raises(UserError, match="was begun without --init_from"):
+        train(tiny_config(**SMALL), trained, init_from=trained / "best")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UserError, match=r"has no checkpoint yet; add --init_from"):
+        train(config, tmp_path / "run")
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "another width": ({"model": {"d_model": 32}}, "best", "its run has model.d_model = 16, this start has 32"),
+    "the same shapes, but other heads": ({"model": {"n_heads": 4}}, "best", "model.n_heads = 2, this start has 4"),
+    "another vocabulary": ({"tokenizer": {"vocab_size": 400}}, ".", "is not this start's"),
+    "no such folder": ({}, "none", "no such folder"),
+    "a folder without weights": ({}, "tokenizer", r"holds no model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(
+    case: str, trained: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    changes, given, message = REFUSED[case]
+    sections = {name: {**NEW.get(name, {}), **changes.get(name, {})} for name in {*NEW, *changes}}
+    with pytest.raises(UserError, match=message):
+        train(tiny_config(**sections), tmp_path / "new", init_from=trained / given)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_source_is_refused_and_weights_alone_are_not_enough(
+    trained: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    weights = copy / "checkpoints" / "update_00000008" / "model.safetensors"
+    for cut in (weights, copy / "best" / "model.safetensors"):
+        cut.write_bytes(cut.read_bytes()[:-8])
+    with pytest.raises(UserError, match=r"is damaged \(model.safetensors is damaged\)"):
+        train(tiny_config(**NEW), tmp_path / "new", init_from=weights.parent)
+    with pytest.raises(UserError, match="cannot be loaded into this model"):
+        train(tiny_config(**NEW), tmp_path / "new", init_from=copy)
+    shutil.copytree(trained / "best", tmp_path / "alone")
+    with pytest.raises(UserError, match="lies in no run folder"):
+        train(tiny_config(**NEW), tmp_path / "new", init_from=tmp_path / "alone")
+    assert not (tmp_path / "new").exists()
