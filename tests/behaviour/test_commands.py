@@ -114,7 +114,7 @@ def test_data_prints_the_report_and_finds_its_cache_the_second_time(
 def test_help_is_at_hand_for_every_command() -> None:
     top = run_cli("--help")
     assert top.returncode == 0
-    for command in ("data", "train", "evaluate", "translate"):
+    for command in ("data", "train", "checkpoints", "evaluate", "translate"):
         assert f"  {command} " in top.stdout
         done = run_cli(command, "--help")
         assert done.returncode == 0
@@ -130,7 +130,10 @@ def one_line(stderr: str) -> str:
 
 
 BAD_CALLS: dict[str, tuple[list[str], str]] = {
-    "an unknown command": (["trian"], "unknown command 'trian'; expected one of data, train, evaluate, translate"),
+    "an unknown command": (
+        ["trian"],
+        "unknown command 'trian'; expected one of data, train, checkpoints, evaluate, translate",
+    ),
     "an unknown key": (["train", "--config", CONFIG, "--run_dir", "RUN", "--model.dmodel", "3"], "model.d_model?"),
     "no config": (["train", "--run_dir", "RUN"], "--config is missing"),
     "no run folder": (["train", "--config", CONFIG], "--run_dir is missing"),

@@ -1,0 +1,172 @@
+"""What checkpoints a run folder holds, which are whole, and removing those no longer wanted. Needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from accel_tx.config import UserError
+from accel_tx.train import checkpoint, run_lock
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One folder of weights in a run folder."""
+
+    name: str
+    """`checkpoints/update_00000123`, `best` or `final`."""
+    update: int | None
+    epoch: float | None
+    loss: float | None
+    """Of the last line of metrics up to this update."""
+    best: str | None
+    """The best validation score so far and its update."""
+    size_bytes: int
+    written: str
+    """Local time."""
+    fault: str | None
+    """What is wrong with it, or None."""
+    is_latest: bool
+    """Whether the file `checkpoints/latest` names it."""
+    is_resumed: bool
+    """Whether the next start goes on from it, if it fits the config then given."""
+
+
+def list_entries(run_dir: Path, verify: bool) -> list[Entry]:
+    """Checkpoints, newest first, then `best` and `final`; with `verify` every byte is hashed, else sizes are compared.
+
+    Raises: UserError if the folder is no run folder.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        raise UserError(f"{run_dir}: holds no run; expected a run folder made by `train`")
+    metrics = _metrics(run_dir / "metrics.jsonl")
+    latest = _latest(run_dir)
+    entries: list[Entry] = []
+    resumed = None
+    for path in checkpoint.checkpoint_dirs(run_dir):
+        fault = checkpoint.find_fault(path, hash_files=verify)
+        resumed = path if resumed is None and fault is None else resumed
+        state = checkpoint.read_json(path / checkpoint.STATE)
+        best = _best(state.get("best_metric"), state.get("best_score"), state.get("best_update"))
+        marks = {"best": best, "fault": fault, "is_latest": path.name == latest, "is_resumed": path == resumed}
+        entries.append(_entry(run_dir, path, checkpoint.update_of(path), metrics, **marks))
+    for path in (run_dir / name for name in ("best", "final") if (run_dir / name).is_dir()):
+        update = checkpoint.read_json(path / "scores.json").get("update")
+        marks = {"best": None, "fault": weights_fault(path), "is_latest": False, "is_resumed": False}
+        entries.append(_entry(run_dir, path, update if isinstance(update, int) else None, metrics, **marks))
+    return entries
+
+
+def _entry(run_dir: Path, path: Path, update: int | None, metrics: list[dict[str, Any]], **marks: Any) -> Entry:
+    until = [line for line in metrics if update is not None and line["update"] <= update]
+    line = until[-1] if until else None
+    return Entry(
+        name=path.relative_to(run_dir).as_posix(),
+        update=update,
+        # Epochs are proportional to updates.
+        epoch=None if line is None or update is None else line["epoch"] * update / line["update"],
+        loss=None if line is None else line["loss"],
+        size_bytes=checkpoint.size_bytes(path),
+        written=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(path.stat().st_mtime)),
+        **marks,
+    )
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    found = []
+    for text in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            line = json.loads(text)
+            if isinstance(line, dict) and "loss" in line and line["update"] > 0:
+                found.append({"update": line["update"], "epoch": float(line["epoch"]), "loss": line["loss"]})
+        except (ValueError, TypeError, KeyError):  # cut off by a crash
+            continue
+    return found
+
+
+def _latest(run_dir: Path) -> str | None:
+    try:
+        return (run_dir / "checkpoints" / "latest").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+
+
+def _best(metric: Any, score: Any, update: Any) -> str | None:
+    return (
+        f"{metric} {score:.4g} at {update:,}" if isinstance(score, (int, float)) and isinstance(update, int) else None
+    )
+
+
+def weights_fault(folder: Path) -> str | None:
+    """What is wrong with a folder of weights, from the header of `model.safetensors`, or None.
+
+    Source: https://github.com/huggingface/safetensors#format (8 bytes of header length, a JSON header, the tensors).
+    """
+    path = folder / checkpoint.MODEL
+    try:
+        with path.open("rb") as file:
+            n_header = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(n_header, 100_000_000)))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        is_whole = path.stat().st_size == 8 + n_header + max(ends)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+        return f"{checkpoint.MODEL} is missing or damaged"
+    if not is_whole:
+        return f"{checkpoint.MODEL} is cut off"
+    return None if checkpoint.read_json(folder / "scores.json") else "scores.json is missing or damaged"
+
+
+def prune(run_dir: Path, keep: int) -> list[str]:
+    """Remove all but the `keep` newest valid checkpoints and the one of the best validation, and leftovers.
+
+    Every checkpoint is hashed first. Returns the names of what was removed.
+    Raises: UserError if no checkpoint is valid, or while a process writes the run; nothing is removed then.
+    """
+    if keep < 1:
+        raise UserError(f"--prune is {keep}; expected at least 1, the newest checkpoint to keep")
+    if not (run_dir / "config.yaml").is_file():
+        raise UserError(f"{run_dir}: holds no run; expected a run folder made by `train`")
+    with run_lock.locked(run_dir):
+        folders = checkpoint.checkpoint_dirs(run_dir)
+        valid = [path for path in folders if checkpoint.find_fault(path) is None]
+        if not valid:
+            raise UserError(f"{run_dir}: no checkpoint in it is valid, so none is removed; see `checkpoints --verify`")
+        best = checkpoint.load_state(valid[0]).best_update
+        kept = {*valid[:keep], *(path for path in valid if checkpoint.update_of(path) == best)}
+        removed = [path for path in folders if path not in kept]
+        for path in removed:
+            checkpoint.remove_checkpoint(path)
+        names = [path.name for path in (*removed, *checkpoint.tidy(run_dir))]
+        if _latest(run_dir) != valid[0].name:
+            checkpoint.write_synced(run_dir / "checkpoints" / "latest", valid[0].name + "\n")
+        return names
+
+
+def as_table(entries: list[Entry], verify: bool) -> Table:
+    """The entries for a terminal."""
+    table = Table("folder", "epoch", "loss", "best so far", "MB", "written", "files", box=None, pad_edge=False)
+    for entry in entries:
+        sound = "whole" if verify and entry.name.startswith("checkpoints/") else "sizes fit"
+        marks = [name for name, is_so in (("latest", entry.is_latest), ("resumed next", entry.is_resumed)) if is_so]
+        table.add_row(
+            entry.name.removeprefix("checkpoints/"),
+            "" if entry.epoch is None else f"{entry.epoch:.2f}",
+            "" if not isinstance(entry.loss, (int, float)) else f"{entry.loss:.3f}",
+            entry.best or "",
+            f"{entry.size_bytes / 1e6:,.1f}",
+            entry.written[5:16],
+            ", ".join([entry.fault or sound, *marks]),
+        )
+    return table
+
+
+def as_json(entries: list[Entry], verify: bool, running: str | None) -> str:
+    """The entries for a program."""
+    values = {"verified": verify, "running": running, "entries": [dataclasses.asdict(entry) for entry in entries]}
+    return json.dumps(values, indent=1)

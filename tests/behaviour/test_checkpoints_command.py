@@ -1,0 +1,150 @@
+"""`checkpoints` tells what a run has saved, and removes only what is not wanted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accel_tx.cli import main
+from accel_tx.config import Config
+from accel_tx.train import checkpoint
+from accel_tx.train.loop import train
+from accel_tx.train.run_lock import locked
+from tests.conftest import REPOSITORY
+
+SMALL: dict[str, Any] = {
+    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
+    "data": {"phrasebook_valid_pairs": 3},
+    "train": {"max_updates": 8, "max_tokens": 96, "save_every_updates": 2, "log_every_updates": 1},
+    "validation": {"every_updates": 4, "best_metric": "bleu"},
+}
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("intact") / "run"
+
+
+@pytest.fixture
+def run_dir(intact: Path, tiny_config: Callable[..., Config], tmp_path: Path) -> Path:
+    """A copy of a run with checkpoints after 2, 4, 6 and 8 updates; validation was best at `best`."""
+    if not intact.exists():
+        train(tiny_config(**{**SMALL, "train": {**SMALL["train"], "keep_checkpoints": 9}}), intact)
+    shutil.copytree(intact, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def listed(capsys: pytest.CaptureFixture[str], run_dir: Path, *options: str) -> dict[str, dict[str, Any]]:
+    capsys.readouterr()
+    main(["checkpoints", "--run_dir", str(run_dir), "--json", *options])
+    return {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["entries"]}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+
+
+def test_every_folder_of_weights_is_listed_with_what_the_run_recorded(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = listed(capsys, run_dir, "--verify")
+    names = [f"checkpoints/update_{update:08d}" for update in (8, 6, 4, 2)]
+    assert list(entries) == [*names, "best", "final"]
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for line in (line for line in lines if "loss" in line and line["update"] % 2 == 0):
+        entry = entries[f"checkpoints/update_{line['update']:08d}"]
+        assert (entry["update"], entry["loss"]) == (line["update"], line["loss"])
+        assert entry["epoch"] == pytest.approx(line["epoch"])
+        assert entry["size_bytes"] == sum(p.stat().st_size for p in (run_dir / entry["name"]).iterdir())
+        assert entry["fault"] is None
+    assert [name for name in entries if entries[name]["is_latest"]] == names[:1]
+    assert [name for name in entries if entries[name]["is_resumed"]] == names[:1]
+    assert entries["checkpoints/update_00000002"]["best"] is None
+    assert entries["checkpoints/update_00000004"]["best"].endswith(" at 4")
+
+
+def test_a_flipped_bit_is_found_with_verify_and_the_next_start_agrees(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(checkpoint.checkpoint_dir(run_dir, 8) / "optimizer.bin")
+    cut(checkpoint.checkpoint_dir(run_dir, 6) / "scheduler.bin")
+    cut(run_dir / "best" / "model.safetensors")
+    quick, verified = listed(capsys, run_dir), listed(capsys, run_dir, "--verify")
+    assert quick["checkpoints/update_00000008"]["fault"] is None
+    assert verified["checkpoints/update_00000008"]["fault"] == "optimizer.bin is damaged"
+    for entries in (quick, verified):
+        assert entries["checkpoints/update_00000006"]["fault"] == "scheduler.bin is damaged"
+        assert entries["best"]["fault"] == "model.safetensors is cut off"
+        assert entries["final"]["fault"] is None
+    taken, _ = checkpoint.newest_valid(run_dir)
+    assert [name for name in verified if verified[name]["is_resumed"]] == [f"checkpoints/{taken.name}"]  # type: ignore[union-attr]
+
+
+def test_prune_keeps_the_newest_valid_ones_and_the_best(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = checkpoint.load_state(checkpoint.checkpoint_dir(run_dir, 6))
+    assert state.best_update == 4
+    flip(checkpoint.checkpoint_dir(run_dir, 8) / "optimizer.bin")
+    (run_dir / "checkpoints" / ".writing_update_00000010").mkdir()
+    main(["checkpoints", "--run_dir", str(run_dir), "--prune", "1"])
+    printed = capsys.readouterr().out
+    for name in ("update_00000008", "update_00000002", ".writing_update_00000010"):
+        assert f"removed {name}" in printed
+    names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert names == ["latest", "update_00000004", "update_00000006"]
+    assert (run_dir / "checkpoints" / "latest").read_text() == "update_00000006\n"
+
+
+def all_bytes(run_dir: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(["checkpoints", *arguments])
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_prune_removes_nothing_while_the_run_is_written_or_where_nothing_is_valid(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = all_bytes(run_dir)
+    with locked(run_dir):
+        assert "is writing this run" in refused(capsys, "--run_dir", str(run_dir), "--prune", "1")
+        main(["checkpoints", "--run_dir", str(run_dir)])
+        assert "is writing this run" in capsys.readouterr().out
+    assert "--prune is 0" in refused(capsys, "--run_dir", str(run_dir), "--prune", "0")
+    assert "holds no run" in refused(capsys, "--run_dir", str(tmp_path), "--prune", "1")
+    assert "holds no run" in refused(capsys, "--run_dir", str(tmp_path / "none"))
+    assert all_bytes(run_dir) == before
+    for path in checkpoint.checkpoint_dirs(run_dir):
+        (path / "manifest.json").unlink()
+    before = all_bytes(run_dir)
+    assert "no checkpoint in it is valid" in refused(capsys, "--run_dir", str(run_dir), "--prune", "1")
+    assert all_bytes(run_dir) == before
+
+
+def test_it_answers_without_torch(run_dir: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "accel_tx", "checkpoints", "--run_dir", str(run_dir), "--verify"],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "accel_tx.train.checkpoint_table" in imported
+    assert imported & {"torch", "accelerate", "datasets", "numpy"} == set()
+    assert "update_00000008" in done.stdout
+    assert "latest, resumed next" in " ".join(done.stdout.split())
