@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from accel_tx.config import Config, build_config
+from accel_tx.config import Config, TrainConfig, build_config
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -69,6 +69,28 @@ def tiny_config(cache_dir: Path) -> Callable[..., Config]:
         return build_config(values)
 
     return make
+
+
+@pytest.fixture
+def fp16_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make `start_accelerator` give an Accelerator with a CPU gradient scaler; returns a setter of the first scale."""
+    scale = {"init": 2.0**10}
+
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    from accel_tx.train import device
+
+    def start(_: TrainConfig) -> Accelerator:
+        AcceleratorState._reset_state(True)
+        accelerator = Accelerator(cpu=True, mixed_precision="fp16")
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale["init"], growth_interval=3)
+        accelerator.native_amp = True
+        return accelerator
+
+    monkeypatch.setattr(device, "start_accelerator", start)
+    yield scale
+    AcceleratorState._reset_state(True)
 
 
 def as_options(config: Config) -> list[str]:

@@ -60,13 +60,19 @@ class Ranks:
         """Whether none has ended."""
         return all(process.is_alive() for process in self.processes)
 
-    def kill(self) -> bool:
-        """SIGKILL for all of them and their loader workers; whether that ended any."""
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to all that still run, and to their loader workers."""
         for process in self.processes:
             if process.is_alive():
-                with contextlib.suppress(ProcessLookupError):  # no group of its own yet
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.kill()
+                try:
+                    os.killpg(process.pid, number)
+                except ProcessLookupError:  # no group of its own yet
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process.pid, number)
+
+    def kill(self) -> bool:
+        """SIGKILL for all of them; whether that ended any."""
+        self.send(signal.SIGKILL)
         for process in self.processes:
             process.join()
         return any(process.exitcode == -signal.SIGKILL for process in self.processes)

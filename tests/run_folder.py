@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from accel_tx.train.checkpoint import find_fault
+
 TIMED = {"tgt_tokens_per_s", "trained_s", "validation_s"}
+TOP_LEVEL = {
+    "config.yaml",
+    "clean_report.json",
+    "metrics.jsonl",
+    "tokenizer",
+    "tensorboard",
+    "checkpoints",
+    "best",
+    "final",
+}
+
+
+def read_lines(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, times included."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl."""
-    return [_untimed(json.loads(line)) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [_untimed(line) for line in read_lines(run_dir)]
 
 
 def weights(run_dir: Path, name: str = "final") -> bytes:
@@ -45,3 +63,22 @@ def largest_difference(a: Path, b: Path) -> float:
 
 def _untimed(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in TIMED}
+
+
+def newest_update(run_dir: Path) -> int:
+    """Of the newest checkpoint, 0 where there is none."""
+    found = (run_dir / "checkpoints").glob("update_*")
+    return max((int(path.name.removeprefix("update_")) for path in found), default=0)
+
+
+def assert_only_what_belongs(run_dir: Path) -> None:
+    """Nothing is in the folder of a finished run but what the README names."""
+    names = {path.name for path in run_dir.iterdir()}
+    assert names == TOP_LEVEL, names ^ TOP_LEVEL
+    checkpoints = {path.name for path in (run_dir / "checkpoints").iterdir()}
+    assert all(re.fullmatch(r"latest|update_\d{8}", name) for name in checkpoints), checkpoints
+    for path in (run_dir / "checkpoints").glob("update_*"):
+        assert find_fault(path) is None, path
+    for name in ("best", "final"):
+        assert {path.name for path in (run_dir / name).iterdir()} == {"model.safetensors", "scores.json"}
+    assert all(path.name.startswith("events.out.tfevents") for path in (run_dir / "tensorboard").iterdir())

@@ -1,0 +1,91 @@
+"""A run that is killed again and again, also while it writes, ends with the bytes of one that never was."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from accel_tx.config import Config
+from accel_tx.train.loop import train
+from tests.ranks import Ranks, start_ranks, train_on
+from tests.run_folder import assert_only_what_belongs, assert_same_run, newest_update, read_lines
+
+MakeConfig = Callable[..., Config]
+N_UPDATES = 80
+# Of twenty kills so many come while it starts, so many while a checkpoint is written, the others at any moment.
+MOMENTS = ["starting"] * 4 + ["saving"] * 6 + ["any"] * 10
+
+
+def is_writing(run_dir: Path) -> bool:
+    """Whether something is half written in the run folder."""
+    return any(True for name in (".writing_*", ".removing_*") for _ in run_dir.rglob(name))
+
+
+def wait_until(condition: Callable[[], bool], ranks: Ranks, timeout_s: float = 120) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while ranks.are_running() and not condition():
+        assert time.monotonic() < deadline_s, ranks.log.read_text(errors="replace")[-3000:]
+        time.sleep(0.001)
+
+
+def kill_at(moment: str, ranks: Ranks, run_dir: Path, update_s: float, rng: np.random.Generator) -> bool:
+    """Kill at a random moment of this kind; whether that left something half written.
+
+    `update_s` is the time from one checkpoint, which follows every update, to the next.
+    """
+    if moment == "starting":
+        time.sleep(rng.uniform(0, 20 * update_s))
+    else:
+        target = newest_update(run_dir) + rng.integers(1, 3)
+        wait_until(lambda: newest_update(run_dir) >= target, ranks)
+        time.sleep(rng.uniform(0, update_s))
+    if moment == "saving":
+        stop_in_a_save(ranks, run_dir, update_s, rng)
+    assert ranks.kill(), f"it had ended before it was killed\n{ranks.log.read_text(errors='replace')[-3000:]}"
+    return is_writing(run_dir)
+
+
+def stop_in_a_save(ranks: Ranks, run_dir: Path, update_s: float, rng: np.random.Generator) -> None:
+    """SIGSTOP at a random moment of a save."""
+    while ranks.are_running():
+        wait_until(lambda: is_writing(run_dir), ranks)
+        time.sleep(rng.uniform(0, update_s / 4))
+        ranks.send(signal.SIGSTOP)
+        if is_writing(run_dir):
+            return
+        ranks.send(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("n_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_twenty_kills_leave_the_bytes_of_a_run_that_was_never_stopped(
+    n_processes: int, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    def config(loader_workers: int = 0) -> Config:
+        return tiny_config(
+            train={
+                "max_updates": N_UPDATES,
+                "log_every_updates": 5,
+                "save_every_updates": 1,
+                "loader_workers": loader_workers,
+            },
+            validation={"every_updates": 10},
+            data={"phrasebook_valid_pairs": 5},
+        )
+
+    train_on(n_processes, config(), tmp_path / "whole")
+    update_s = read_lines(tmp_path / "whole")[-1]["trained_s"] / N_UPDATES
+    rng = np.random.default_rng(1)
+    n_in_a_save = 0
+    for moment in rng.permutation(MOMENTS):
+        n_workers = int(rng.choice([0, 2]))
+        ranks = start_ranks(n_processes, tmp_path / "killed.log", train, config(n_workers), tmp_path / "killed")
+        n_in_a_save += kill_at(moment, ranks, tmp_path / "killed", update_s, rng)
+    assert n_in_a_save >= 3
+    train_on(n_processes, config(), tmp_path / "killed")
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert_only_what_belongs(tmp_path / "killed")
