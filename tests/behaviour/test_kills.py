@@ -86,6 +86,11 @@ def test_twenty_kills_leave_the_bytes_of_a_run_that_was_never_stopped(
         ranks = start_ranks(n_processes, tmp_path / "killed.log", train, config(n_workers), tmp_path / "killed")
         n_in_a_save += kill_at(moment, ranks, tmp_path / "killed", update_s, rng)
     assert n_in_a_save >= 3
+    for _ in range(3):  # while `final/` is written, or soon after
+        ranks = start_ranks(n_processes, tmp_path / "killed.log", train, config(), tmp_path / "killed")
+        wait_until(lambda: newest_update(tmp_path / "killed") == N_UPDATES, ranks)
+        time.sleep(rng.uniform(0, 4 * update_s))
+        ranks.kill()
     train_on(n_processes, config(), tmp_path / "killed")
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     assert_only_what_belongs(tmp_path / "killed")
