@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +114,12 @@ def end(start: Start, how: str, rng: np.random.Generator) -> None:
             start.wait_for_end()
 
 
+def shuffled_for_ever(names: list[str], rng: np.random.Generator) -> Iterator[str]:
+    """All of them in random order, again and again."""
+    while True:
+        yield from map(str, rng.permutation(names))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3 * SOAK_S + 1800)
 def test_runs_that_are_ended_every_few_seconds_reach_the_weights_of_one_that_nobody_stopped(
@@ -126,7 +132,9 @@ def test_runs_that_are_ended_every_few_seconds_reach_the_weights_of_one_that_nob
     train_on(2, config, tmp_path / "whole")
     deadline_s = time.monotonic() + SOAK_S
     rng = np.random.default_rng(1)
-    ends = ["everything", "everything", "launcher", "launcher, at once", "one worker", "SIGTERM"]
+    ends = shuffled_for_ever(
+        ["everything", "everything", "launcher", "launcher, at once", "one worker", "SIGTERM"], rng
+    )
     n_runs, counted = 0, Counter[str]()
     while n_runs == 0 or time.monotonic() < deadline_s:
         run_dir = tmp_path / f"run_{n_runs}"
@@ -139,7 +147,7 @@ def test_runs_that_are_ended_every_few_seconds_reach_the_weights_of_one_that_nob
 
 
 def run_with_ends(
-    config: Config, run_dir: Path, deadline_s: float, ends: list[str], rng: np.random.Generator
+    config: Config, run_dir: Path, deadline_s: float, ends: Iterator[str], rng: np.random.Generator
 ) -> Counter[str]:
     """Start the run again and again until it is complete, ending every start before `deadline_s` from outside."""
     counted, how = Counter[str](), ""
@@ -149,7 +157,7 @@ def run_with_ends(
         while not start.has_ended() and (time.monotonic() < until_s or time.monotonic() > deadline_s):
             time.sleep(0.05)
         if not start.has_ended():
-            how = str(rng.choice(ends))
+            how = next(ends)
             end(start, how, rng)
             counted[how] += 1
         elif start.launcher.returncode == 0 and (run_dir / "final").exists():
