@@ -36,6 +36,8 @@ commands:
              python -m accel_tx evaluate --run_dir runs/quickstart --src test.en --ref test.fr
   translate  line in, line out, order kept
              echo "The old man reads." | python -m accel_tx translate --run_dir runs/quickstart
+  bench      speed, memory and padding on this machine, beside the baselines; one table
+             python -m accel_tx bench --config configs/multi30k_en_fr.yaml --synthetic 20000 --seconds 20
 
 `python -m accel_tx COMMAND --help` lists the options of a command.
 Any field of the config is an option: --section.field value, such as --train.seed 7.
@@ -242,6 +244,44 @@ def _warn_of_cut_lines(translator: Translator) -> None:
         )
 
 
+def _bench(argv: list[str]) -> None:
+    parser = opt.config_parser(
+        "bench",
+        "Measure on this machine, on the config's model and corpus, and print a table. Example: "
+        "python -m accel_tx bench --config configs/multi30k_en_fr.yaml --synthetic 20000 --precision bf16,no",
+    )
+    parser.add_argument(
+        "--measure",
+        choices=["speed", "padding", "loss"],
+        default="speed",
+        help="speed: tokens/s, padding, time shares and memory of training, beside the baselines; padding: of the "
+        "batch plan, and what planning costs; loss: memory and time of the vocabulary loss beside plain cross-entropy",
+    )
+    parser.add_argument(
+        "--systems",
+        default="ours,original,original-before",
+        help="what trains; original-before pads all to the longest",
+    )
+    parser.add_argument("--peer", choices=["hf", None], default=None, help="hf: also HuggingFace's Seq2SeqTrainer")
+    parser.add_argument("--precision", default=None, help="such as bf16,no: each is measured (default: the config's)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="training of each system, over all rounds")
+    parser.add_argument("--rounds", type=int, default=3, help="in each round every system has a turn")
+    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads (default: train.cpu_threads)")
+    parser.add_argument("--workers", default="0,2", help="loader workers of ours: each number is measured")
+    parser.add_argument("--vocab", type=int | None, default=None, help="size of both vocabularies of the model")
+    parser.add_argument(
+        "--synthetic", type=int | None, default=None, help="so many pairs of book-like lengths instead of the corpus"
+    )
+    parser.add_argument("--json", type=str | None, help="also write everything, each round included, to this file")
+    config, options = opt.parse_with_config(parser, argv)
+    from accel_tx.bench.command import run_bench
+
+    text, found = run_bench(config, options)
+    print(text)
+    if options.json:
+        write_whole(Path(options.json), iter([json.dumps(found, indent=1)]))
+
+
 def _add_run_options(parser: ArgumentParser) -> None:
     parser.add_argument("--run_dir", type=str, required=True, help="folder of a training run")
     parser.add_argument(
@@ -255,4 +295,5 @@ _COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "checkpoints": _checkpoints,
     "evaluate": _evaluate,
     "translate": _translate,
+    "bench": _bench,
 }

@@ -21,7 +21,7 @@ def resolve_precision(asked: str) -> Precision:
 
     Raises: UserError for one that this hardware lacks; it says what to use instead.
     """
-    has_gpu = _uses_gpu()
+    has_gpu = uses_gpu()
     source = f"train.precision is {asked}"
     if asked == "auto":
         # The launcher exports "no" also when it was told nothing, so "no" counts as unset.
@@ -38,7 +38,8 @@ def resolve_precision(asked: str) -> Precision:
     return asked  # type: ignore[return-value]
 
 
-def _uses_gpu() -> bool:
+def uses_gpu() -> bool:
+    """Whether Accelerate will train on a GPU."""
     told_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true")
     return torch.cuda.is_available() and not told_cpu
 
@@ -51,7 +52,7 @@ def _best_precision(has_gpu: bool) -> Precision:
 
 def check_gpu_build() -> None:
     """Raise UserError where the installed torch has no code for the GPU at hand, naming what to install."""
-    if not _uses_gpu() or torch.version.hip:
+    if not uses_gpu() or torch.version.hip:
         return
     major, minor = torch.cuda.get_device_capability()
     built_for = torch.cuda.get_arch_list()

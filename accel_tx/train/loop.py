@@ -185,10 +185,10 @@ class Run:
 
     def _train_on(self) -> None:
         """Train until the end, or a stop, or until the run goes back to a checkpoint."""
-        for n_tokens, micro_batches in self._updates():
+        for n_tokens, micro_batches in self.updates():
             grad_norm = None
             if micro_batches:
-                grad_norm = self._train_update(micro_batches, n_tokens)
+                grad_norm = self.train_update(micro_batches, n_tokens)
             else:
                 self.updater.pass_over()
             self.state.update += 1
@@ -297,13 +297,13 @@ class Run:
         )
         a.print(f"complete after update {state.update:,}{best}; weights in {self.run_dir}/best and final")
 
-    def _updates(self) -> Iterator[tuple[int, list[Batch]]]:
+    def updates(self) -> Iterator[tuple[int, list[Batch]]]:
         """Each update still to do: its target tokens over all processes, and this process' micro-batches."""
         n_workers = self.config.train.loader_workers
         first, last, is_passed_over = self.state.update, self.last_update, self.state.passes_over
         return load_updates(self.plan, self.data.train, first, last, self.accelerator, n_workers, is_passed_over)
 
-    def _train_update(self, micro_batches: list[Batch], n_tokens: int) -> torch.Tensor:
+    def train_update(self, micro_batches: list[Batch], n_tokens: int) -> torch.Tensor:
         """Make the update that comes now; the norm of its gradient."""
         began_at_s = time.monotonic()
         norm = self.updater.train(self.state.update, micro_batches, n_tokens, self.stop.asked() is not None)

@@ -14,7 +14,7 @@ from accel_tx.train.loop import Run
 
 
 def plant(update: int, micro_batch: int) -> None:
-    make, forward = Run._train_update, Transformer.forward
+    make, forward = Run.train_update, Transformer.forward
     planted: list[int] = []
 
     def train_update(run: Run, *arguments: Any) -> torch.Tensor:
@@ -30,7 +30,7 @@ def plant(update: int, micro_batch: int) -> None:
             planted[0] -= 1
         return loss
 
-    Run._train_update, Transformer.forward = train_update, changed  # type: ignore[method-assign]
+    Run.train_update, Transformer.forward = train_update, changed  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def config_of(make: MakeConfig, **train_fields: Any) -> Config:
 
 def plant(monkeypatch: pytest.MonkeyPatch, where: dict[tuple[int, int], float]) -> None:
     """Multiply the loss of (update from 0, slot) by a number; its gradient with it."""
-    make, forward = Run._train_update, Transformer.forward
+    make, forward = Run.train_update, Transformer.forward
     now = {"update": -1, "slot": 0}
 
     def train_update(run: Run, *arguments: Any) -> torch.Tensor:
@@ -55,7 +55,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, where: dict[tuple[int, int], float]) 
             now["slot"] += 1
         return loss
 
-    monkeypatch.setattr(Run, "_train_update", train_update)
+    monkeypatch.setattr(Run, "train_update", train_update)
     monkeypatch.setattr(Transformer, "forward", changed)
 
 
@@ -82,8 +82,8 @@ def test_a_bad_update_changes_neither_weights_nor_moments_and_the_rate_goes_on(
         moments = [
             {key: value.clone() for key, value in state.items()} for state in run.optimizer.optimizer.state.values()
         ]
-        n_tokens, micro_batches = next(run._updates())
-        run._train_update(micro_batches, n_tokens)
+        n_tokens, micro_batches = next(run.updates())
+        run.train_update(micro_batches, n_tokens)
         assert run.updater.lr == pytest.approx(one_cycle_rate(update, 16, config.optim), rel=1e-12)
         same = all(torch.equal(a, b) for a, b in zip(before, run.raw_model.parameters(), strict=True))
         assert same == (update == 1)
@@ -206,7 +206,7 @@ def test_policy_stop_ends_at_the_first(
 def test_weights_that_are_not_finite_are_never_saved(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = Run._train_update
+    make = Run.train_update
 
     def train_update(run: Run, *arguments: Any) -> torch.Tensor:
         norm = make(run, *arguments)
@@ -215,7 +215,7 @@ def test_weights_that_are_not_finite_are_never_saved(
                 next(run.raw_model.parameters())[0] = math.inf
         return norm
 
-    monkeypatch.setattr(Run, "_train_update", train_update)
+    monkeypatch.setattr(Run, "train_update", train_update)
     with pytest.raises(RunError, match="after update 8 the weights are not finite"):
         train(config_of(tiny_config), tmp_path / "run")
     assert checkpoint.newest_valid(tmp_path / "run")[0] == checkpoint.checkpoint_dir(tmp_path / "run", 4)

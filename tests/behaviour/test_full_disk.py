@@ -34,7 +34,7 @@ def disk(small_disk: SmallDisk | None) -> Iterator[SmallDisk]:
 
 def at_updates(monkeypatch: pytest.MonkeyPatch, actions: dict[int, Callable[[], None]]) -> None:
     """Do something before the given updates (0-based), when the checkpoint before is written."""
-    real = Run._train_update
+    real = Run.train_update
 
     def train_update(run: Run, *arguments: Any) -> Any:
         if run.state.update in actions:
@@ -42,7 +42,7 @@ def at_updates(monkeypatch: pytest.MonkeyPatch, actions: dict[int, Callable[[], 
             actions[run.state.update]()
         return real(run, *arguments)
 
-    monkeypatch.setattr(Run, "_train_update", train_update)
+    monkeypatch.setattr(Run, "train_update", train_update)
 
 
 def lines_of(run_dir: Path) -> list[tuple[int, bool]]:

@@ -61,14 +61,14 @@ def assert_stopped_early(run_dir: Path, by: str) -> int:
 
 def during_update(monkeypatch: pytest.MonkeyPatch, update: int, action: Callable[[], object]) -> None:
     """Call `action` in the middle of the update with this number from 0, once."""
-    whole, done = Run._train_update, []
+    whole, done = Run.train_update, []
 
     def train_update(run: Run, *arguments: Any) -> Any:
         if run.state.update == update and not done:
             done.append(action())
         return whole(run, *arguments)
 
-    monkeypatch.setattr(Run, "_train_update", train_update)
+    monkeypatch.setattr(Run, "train_update", train_update)
 
 
 @pytest.mark.parametrize(

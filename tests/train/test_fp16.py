@@ -56,8 +56,8 @@ def test_a_skipped_update_changes_no_weight_and_halves_the_scale(
     config = config_of(tiny_config)
     run = Run(config, tmp_path / "run", prepare_data(config), device.start_accelerator(config.train))
     before = [p.detach().clone() for p in run.raw_model.parameters()]
-    n_tokens, micro_batches = next(run._updates())
-    norm = run._train_update(micro_batches, n_tokens)
+    n_tokens, micro_batches = next(run.updates())
+    norm = run.train_update(micro_batches, n_tokens)
     assert not norm.isfinite()
     assert run.accelerator.scaler.get_scale() == 2.0**39
     assert all(torch.equal(a, b) for a, b in zip(before, run.raw_model.parameters(), strict=True))
@@ -118,8 +118,8 @@ def test_a_spike_is_skipped_without_halving_the_scale(
     run = Run(config, tmp_path / "run", prepare_data(config), device.start_accelerator(config.train))
     run.judge.average = run.judge.average.new_tensor([1e-3, 100.0])
     before = [p.detach().clone() for p in run.raw_model.parameters()]
-    n_tokens, micro_batches = next(run._updates())
-    assert run._train_update(micro_batches, n_tokens).isfinite()
+    n_tokens, micro_batches = next(run.updates())
+    assert run.train_update(micro_batches, n_tokens).isfinite()
     assert run.accelerator.scaler.get_scale() == 2.0**10
     assert all(torch.equal(a, b) for a, b in zip(before, run.raw_model.parameters(), strict=True))
     assert run.judge.average.tolist() == [1e-3, 100.0]

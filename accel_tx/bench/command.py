@@ -1,0 +1,59 @@
+"""The options of `bench` -> what is measured -> a text to paste and values for JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accel_tx.bench.speed import SpeedOptions, measure_speed
+from accel_tx.config import Config, UserError
+
+
+def run_bench(config: Config, options: Any) -> tuple[str, dict[str, Any]]:
+    """The text and the values of the measurement that `options` (the command line's) ask for.
+
+    Raises: UserError for what cannot be measured here.
+    """
+    asked = SpeedOptions(
+        systems=tuple(dict.fromkeys([*_names(options.systems), *([options.peer] if options.peer else [])])),
+        precisions=_names(options.precision or config.train.precision),
+        loader_workers=_numbers("--workers", options.workers),
+        n_threads=options.threads,
+        seconds=options.seconds,
+        n_rounds=options.rounds,
+        n_synthetic=options.synthetic,
+        vocab_size=options.vocab,
+    )
+    if options.measure == "padding":
+        return _padding(config, asked)
+    if options.measure == "loss":
+        return _loss(config, asked)
+    report = measure_speed(config, asked)
+    return report.to_markdown(), report.to_dict()
+
+
+def _padding(config: Config, asked: SpeedOptions) -> tuple[str, dict[str, Any]]:
+    from accel_tx.bench.padding import measure_padding, padding_markdown
+
+    rows = measure_padding(config, asked.n_synthetic)
+    return padding_markdown(rows), {"padding": rows}
+
+
+def _loss(config: Config, asked: SpeedOptions) -> tuple[str, dict[str, Any]]:
+    from accel_tx.bench.loss import loss_markdown, measure_loss
+    from accel_tx.bench.report import machine
+    from accel_tx.train.device import resolve_precision, set_cpu_threads
+
+    n_threads = set_cpu_threads(asked.n_threads or config.train.cpu_threads)
+    found = [measure_loss(resolve_precision(precision), n_threads) for precision in asked.precisions]
+    return "\n\n".join(map(loss_markdown, found)), {"loss": found, "machine": machine(n_threads)}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    names = _names(text)
+    if not all(name.isdecimal() for name in names):
+        raise UserError(f"{option} {text}: expected numbers such as 0,2")
+    return tuple(map(int, names))

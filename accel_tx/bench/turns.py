@@ -1,0 +1,111 @@
+"""A system's side of a bench: it trains when it is its turn, and reports what it did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from accel_tx.bench.phases import PhaseClock
+from accel_tx.bench.workload import Workload
+from accel_tx.config import ModelConfig
+from accel_tx.data.batching import Indices
+from accel_tx.model.flops import NO_WORK, Work, training_flops
+
+
+@dataclass
+class Turn:
+    """What a system did in one turn: whole updates, optimizer step included."""
+
+    seconds: float = 0.0
+    n_updates: int = 0
+    n_src_tokens: int = 0
+    """Real ones, EOS included."""
+    n_tgt_tokens: int = 0
+    n_positions: int = 0
+    """Of both sides, padding included."""
+    model_flops: int = 0
+    """Of forward and backward, over real tokens."""
+    computed_flops: int = 0
+    """The same over all positions that the system computed."""
+    phase_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of one padded batch."""
+
+    n_pairs: int
+    src_width: int
+    tgt_width: int
+    n_predicted: int
+    """Target positions that reach the vocabulary projection."""
+
+    @classmethod
+    def of(cls, src_ids: torch.Tensor, tgt_out: torch.Tensor, n_predicted: int | None = None) -> Shape:
+        """From padded ids (B, S) and (B, T); without a number all target positions are predicted."""
+        n_pairs, src_width = src_ids.shape
+        return cls(n_pairs, src_width, tgt_out.shape[1], tgt_out.numel() if n_predicted is None else n_predicted)
+
+
+class Turns:
+    """Blocks between turns; adds up the updates within one.
+
+    The system calls `ready` when it is built, then `goes_on` before and `done` after every update.
+    """
+
+    def __init__(self, connection: Connection, device: torch.device, model: ModelConfig, workload: Workload) -> None:
+        self.connection, self.device, self.model, self.workload = connection, device, model, workload
+        self.clock = PhaseClock(device)
+        self._turn: Turn | None = None
+        self._real, self._padded = NO_WORK, NO_WORK
+        self._until_s = self._started_at_s = 0.0
+
+    def ready(self, n_parameters: int) -> None:
+        """Say that the system is built."""
+        self.connection.send({"n_parameters": n_parameters})
+
+    def goes_on(self) -> bool:
+        """Whether to do another update; waits here between turns. A turn has at least one update."""
+        if self._turn is not None and self._turn.n_updates and time.perf_counter() >= self._until_s:
+            self._report(self._turn)
+            self._turn = None
+        if self._turn is None:
+            seconds = self.connection.recv()
+            if seconds is None:
+                return False
+            self._turn, self._real, self._padded = Turn(), NO_WORK, NO_WORK
+            self._started_at_s = time.perf_counter()
+            self._until_s = self._started_at_s + seconds
+        return True
+
+    def done(self, pairs: Sequence[Indices], shapes: Sequence[Shape]) -> None:
+        """Count an update: the pairs that it trained on, and the shapes in which it computed them."""
+        assert self._turn is not None
+        self._turn.n_updates += 1
+        for indices in pairs:
+            lengths = self.workload.pairs.src_lengths[indices], self.workload.pairs.tgt_lengths[indices]
+            self._real += Work.of_real_tokens(*lengths)
+        for shape in shapes:
+            self._padded += Work.of_padded_batch(shape.n_pairs, shape.src_width, shape.tgt_width, shape.n_predicted)
+
+    def _report(self, turn: Turn) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        turn.seconds = time.perf_counter() - self._started_at_s
+        turn.phase_s = self.clock.take()
+        turn.n_src_tokens, turn.n_tgt_tokens = self._real.n_src, self._real.n_tgt
+        turn.n_positions = self._padded.n_src + self._padded.n_tgt
+        vocab_size = self.workload.tgt_vocab_size
+        turn.model_flops = training_flops(self.model, vocab_size, self._real)
+        turn.computed_flops = training_flops(self.model, vocab_size, self._padded)
+        message: dict[str, Any] = {"turn": turn}
+        if self.device.type == "cuda":
+            message["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+            # Other systems share the device: keep no memory that is not in use.
+            torch.cuda.empty_cache()
+        self.connection.send(message)
