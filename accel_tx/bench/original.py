@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -34,7 +35,6 @@ def train_original(config: Config, workload: Workload, turns: Turns, precision: 
     pairs, device = workload.pairs, turns.device
     torch.manual_seed(config.train.seed)
     model = OriginalTransformer(config.model, workload.src_vocab_size, workload.tgt_vocab_size).to(device)
-    step = OriginalStep(model, config.optim, precision, device, turns.clock)
     shuffled = np.random.default_rng(config.train.seed).permutation(len(pairs))
     batches = sampled_batches_of(np.split(shuffled, range(BATCH_SIZE, len(shuffled), BATCH_SIZE)), pairs)
     width = int(max(pairs.src_lengths.max(), pairs.tgt_lengths.max())) if fixed_padding else None
@@ -44,24 +44,32 @@ def train_original(config: Config, workload: Workload, turns: Turns, precision: 
         collate_fn=original_collator(width),
         generator=torch.Generator(),
     )
-    turns.ready(count_parameters(model))
-    loaded = iter(loader)
-    n_updates = 0
-    while turns.goes_on():
-        with turns.clock.phase("loading"):
-            batch = next(loaded)
-        step(batch)
-        turns.done([batches[n_updates % len(batches)]], [Shape.of(batch.src_ids, batch.tgt_out)])
-        n_updates += 1
+    with tempfile.TemporaryFile("w") as log:
+        step = OriginalStep(model, config.optim, precision, device, turns.clock, log)
+        turns.ready(count_parameters(model))
+        loaded = iter(loader)
+        n_updates = 0
+        while turns.goes_on():
+            with turns.clock.phase("loading"):
+                batch = next(loaded)
+            step(batch)
+            turns.done([batches[n_updates % len(batches)]], [Shape.of(batch.src_ids, batch.tgt_out)])
+            n_updates += 1
 
 
 class OriginalStep:
     """One update: forward, backward, optimizer, learning rate, and the log that waits for the loss."""
 
     def __init__(
-        self, model: OriginalTransformer, optim: OptimConfig, precision: str, device: torch.device, clock: PhaseClock
+        self,
+        model: OriginalTransformer,
+        optim: OptimConfig,
+        precision: str,
+        device: torch.device,
+        clock: PhaseClock,
+        log: TextIO,
     ) -> None:
-        self.model, self.device, self.clock = model, device, clock
+        self.model, self.device, self.clock, self.log = model, device, clock, log
         self.criterion = nn.CrossEntropyLoss(ignore_index=PAD_ID, label_smoothing=optim.label_smoothing)
         cls = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
         self.optimizer = cls(model.parameters(), betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
@@ -78,7 +86,6 @@ class OriginalStep:
         )
         self.amp_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self.log = tempfile.TemporaryFile("w")  # noqa: SIM115  # open as long as the training
 
     def __call__(self, batch: OriginalBatch) -> float:
         """The batch's loss a real target token, in nats."""
