@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -42,7 +43,7 @@ class Task:
 
 
 class Player:
-    """The command's handle on a process that takes turns."""
+    """The command's handle on a process that takes turns; on a CPU it samples the process' memory every 20 ms."""
 
     def __init__(self, task: Task) -> None:
         """Start it. Raises: UserError if the system cannot be built."""
@@ -98,6 +99,7 @@ class Player:
 def _serve(task: Task, connection: Connection) -> None:
     # The table is all that the command prints.
     os.dup2(2, 1)
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
     try:
         _play(task, connection)
     except UserError as error:
@@ -107,6 +109,14 @@ def _serve(task: Task, connection: Connection) -> None:
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None
+
+
+def _end_with_the_command() -> None:
+    """However the command ends, no system trains on without it: a turn may be minutes and gigabytes long."""
+    command = multiprocessing.parent_process()
+    if command is not None:
+        command.join()
+    os._exit(1)
 
 
 def _play(task: Task, connection: Connection) -> None:

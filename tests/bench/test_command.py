@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,28 @@ def test_a_missing_peer_is_one_line(
 
     assert stopped.value.code == 2
     assert capsys.readouterr().err.startswith("accel_tx: --peer hf: transformers is not installed; expected pip")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc here")
+def test_no_system_trains_on_when_the_command_is_killed() -> None:
+    options = [*SMALL, "--systems", "ours", "--workers", "0", "--precision", "no", "--seconds", "3000"]
+    command = subprocess.Popen(
+        [sys.executable, "-m", "accel_tx", "bench", "--config", CONFIG, *options],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stderr is not None
+    with command.stderr:
+        # Its warm-up alone would take minutes.
+        assert command.stderr.readline() == "warm-up: ours (no)\n"
+        listed = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text(encoding="utf-8")
+        command.kill()
+    command.wait()
+    children = [Path(f"/proc/{pid}") for pid in listed.split()]
+    until_s = time.monotonic() + 60
+    while any(child.exists() for child in children) and time.monotonic() < until_s:
+        time.sleep(0.05)
+
+    assert len(children) >= 2
+    assert not any(child.exists() for child in children)
