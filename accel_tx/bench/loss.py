@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from accel_tx.bench.children import end_with_the_command
 from accel_tx.bench.memory import watched_peak
 from accel_tx.bench.report import markdown_table
 from accel_tx.model.loss import vocabulary_loss
@@ -98,6 +99,7 @@ def _in_own_process(*arguments: Any) -> dict[str, float]:
 def _measure(name: str, precision: str, n_threads: int, n_tokens: int, vocab_size: int, connection: Connection) -> None:
     from accel_tx.train.device import uses_gpu
 
+    end_with_the_command()
     torch.set_num_threads(n_threads)
     device = torch.device("cuda" if uses_gpu() else "cpu")
     # The first run of all loads libraries and starts threads.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import threading
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from accel_tx.bench.children import end_with_the_command
 from accel_tx.bench.memory import Peak
 from accel_tx.bench.turns import Turns
 from accel_tx.bench.workload import load_workload
@@ -99,7 +99,7 @@ class Player:
 def _serve(task: Task, connection: Connection) -> None:
     # The table is all that the command prints.
     os.dup2(2, 1)
-    threading.Thread(target=_end_with_the_command, daemon=True).start()
+    end_with_the_command()
     try:
         _play(task, connection)
     except UserError as error:
@@ -109,14 +109,6 @@ def _serve(task: Task, connection: Connection) -> None:
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None
-
-
-def _end_with_the_command() -> None:
-    """However the command ends, no system trains on without it: a turn may be minutes and gigabytes long."""
-    command = multiprocessing.parent_process()
-    if command is not None:
-        command.join()
-    os._exit(1)
 
 
 def _play(task: Task, connection: Connection) -> None:

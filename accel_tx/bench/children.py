@@ -1,0 +1,20 @@
+"""What a process that the bench starts owes to the command."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+
+
+def end_with_the_command() -> None:
+    """However the command ends, this process does not work on without it: its turn may need minutes and gigabytes."""
+    command = multiprocessing.parent_process()
+    if command is None:
+        return
+
+    def watch() -> None:
+        command.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
