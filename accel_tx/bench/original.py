@@ -22,8 +22,8 @@ from accel_tx.bench.phases import PhaseClock
 from accel_tx.bench.turns import Shape, Turns
 from accel_tx.bench.workload import Endless, Workload, sampled_batches_of
 from accel_tx.config import Config, OptimConfig
-from accel_tx.data.batching import Indices
 from accel_tx.data.collator import TokenPair
+from accel_tx.data.packing import Indices
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from accel_tx.model.transformer import count_parameters
 

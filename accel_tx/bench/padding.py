@@ -11,7 +11,8 @@ from accel_tx.bench.memory import watched_peak
 from accel_tx.bench.report import markdown_table
 from accel_tx.bench.workload import book_like_lengths, load_workload
 from accel_tx.config import Config
-from accel_tx.data.batching import BatchLimits, EpochPlan, Indices, plan_epoch
+from accel_tx.data.batching import BatchLimits, EpochPlan, plan_epoch
+from accel_tx.data.packing import Indices
 
 BUDGETS = (1024, 2048, 4096)
 N_SYNTHETIC = 1_000_000

@@ -13,7 +13,7 @@ import torch
 from accel_tx.bench.phases import PhaseClock
 from accel_tx.bench.workload import Workload
 from accel_tx.config import ModelConfig
-from accel_tx.data.batching import Indices
+from accel_tx.data.packing import Indices
 from accel_tx.model.flops import NO_WORK, Work, training_flops
 
 

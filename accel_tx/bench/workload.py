@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from accel_tx.config import Config, UserError
-from accel_tx.data.batching import BatchPlan, Indices
+from accel_tx.data.batching import BatchPlan
 from accel_tx.data.dataset import PreparedData, Ragged, TokenPairs, prepare_data
+from accel_tx.data.packing import Indices
 
 if TYPE_CHECKING:
     from accel_tx.data.clean import CleanReport
