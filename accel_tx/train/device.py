@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 from collections.abc import Iterator
 from typing import Literal
 
@@ -120,17 +121,28 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
 
 @contextlib.contextmanager
 def accelerator_for(config: TrainConfig) -> Iterator[Accelerator]:
-    """The Accelerator of `start_accelerator`, ended in good order, unless a second Ctrl-C wants the end at once."""
+    """The Accelerator of `start_accelerator`, ended in good order, unless a second Ctrl-C wants the end at once.
+
+    The model that it prepared must be gone when the process group is destroyed: DDP's reducer would be the last to hold
+    the group, and with it free a gloo group while it has the interpreter's lock, which gloo's threads may be waiting
+    for. Some ends of several processes on CPU then hang for ever.
+    """
     accelerator = start_accelerator(config)
     try:
         yield accelerator
     except KeyboardInterrupt:
         raise  # to end the communication may mean to wait for the other processes
-    except BaseException:
-        accelerator.end_training()
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the model
+        _end(accelerator)
         raise
     else:
-        accelerator.end_training()
+        _end(accelerator)
+
+
+def _end(accelerator: Accelerator) -> None:
+    accelerator.free_memory()
+    accelerator.end_training()
 
 
 def process_index() -> tuple[int, int]:

@@ -76,14 +76,26 @@ def train(
     if source is not None:
         warm_start.check_fits(source, config, data.tokenizers)
     with device.accelerator_for(config.train) as accelerator, run_dir_locked(accelerator, run_dir):
-        run = Run(config, run_dir, data, accelerator, stop)
-        try:
-            run.resume(source)
-            run.announce()
-            run.go()
-            run.finish()
-        finally:
-            run.writer.join()
+        _train_in(config, run_dir, data, accelerator, stop, source)
+
+
+def _train_in(
+    config: Config,
+    run_dir: Path,
+    data: PreparedData,
+    accelerator: Accelerator,
+    stop: Stop,
+    source: warm_start.Source | None,
+) -> None:
+    """The Run lives in here only: what `accelerator_for` says of its end needs it to be gone by then."""
+    run = Run(config, run_dir, data, accelerator, stop)
+    try:
+        run.resume(source)
+        run.announce()
+        run.go()
+        run.finish()
+    finally:
+        run.writer.join()
 
 
 class Run:
