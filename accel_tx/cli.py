@@ -76,7 +76,7 @@ def _data(argv: list[str]) -> None:
     config, options = opt.parse_with_config(parser, argv)
     from rich.console import Console
 
-    from accel_tx.data.clean import report_table
+    from accel_tx.data.clean_report import report_table
     from accel_tx.data.dataset import cache_folder, prepare_data
 
     is_cached = cache_folder(config).exists()

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from accel_tx.config import (
+    PRESETS,
     SECTIONS,
+    CleanConfig,
     Config,
     UserError,
     build_config,
@@ -53,6 +55,12 @@ def parsed(*argv: str) -> Config:
         ("data", {"train_src": "a.en"}, "data.train_src and data.train_tgt: only one is given"),
         ("data", {"src_lang": "fr"}, "expected two languages"),
         ("data", {"valid_fraction": 0.0}, "data.valid_fraction is 0.0"),
+        ("clean", {"without": "langage"}, "clean.without names 'langage', which is no rule; did you mean language?"),
+        ("clean", {"without": ["preset"]}, "'preset', which is no rule"),
+        ("clean", {"without": "numbers", "numbers": True}, "clean.without switches numbers off, but clean.numbers is"),
+        ("clean", {"max_word_ratio": 0.5}, "clean.max_word_ratio is 0.5; expected at least 1"),
+        ("clean", {"min_letter_share": 1.5}, "clean.min_letter_share is 1.5; expected from 0 to 1"),
+        ("clean", {"preset": "strict", "max_words": 2}, "clean.min_words is 3; expected at most clean.max_words = 2"),
     ],
 )
 def test_impossible_values_and_pairs_are_refused(section: str, fields: dict[str, Any], message: str) -> None:
@@ -95,6 +103,21 @@ def test_the_saved_config_is_read_back_as_the_same(tmp_path: Path) -> None:
         f"{s}.{name}" for s, fields in values.items() for name in fields
     }
     assert parsed("--config", str(path)) == config
+
+
+def test_cleaning_rules_are_those_of_the_preset_with_what_is_given_and_without_what_is_switched_off() -> None:
+    options = ["--clean.preset", "standard", "--clean.without", "language,mojibake", "--clean.max_words", "70"]
+    file = ["--config", str(REPOSITORY / "configs" / "quickstart.yaml")]
+    rules = parsed(*file, *options, "--clean.urls", "false").clean.rules()
+    standard = PRESETS["standard"]
+    assert rules == {
+        **{name: standard[name] for name in standard if name not in ("language", "mojibake", "urls")},
+        "max_words": 70,
+    }
+    assert parsed(*file, "--clean.without", '["overlap", "max_words"]').clean.switched_off() == ["overlap", "max_words"]
+    assert parsed(*file, "--clean.without", "overlap").clean.rules().keys() == PRESETS["light"].keys() - {"overlap"}
+    names = [f.name for f in dataclasses.fields(CleanConfig)]
+    assert all(preset.keys() <= set(names) for preset in PRESETS.values())
 
 
 def test_fields_that_only_say_where_and_how_long_may_differ_on_resume() -> None:

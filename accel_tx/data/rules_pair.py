@@ -1,0 +1,156 @@
+"""Rules that compare the two sides: a pure function a rule, True where it objects to a pair.
+
+The defaults of the tools that are named stand where `rules_text.py` says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow.compute as pc
+
+from accel_tx.data.characters import DIGIT, LETTER, UNSPACED, WIDE, Bools, Counts, TextBatch
+from accel_tx.data.language import base_language
+from accel_tx.data.numbers_in_text import numbers_disagree
+
+# Two short texts may differ by any factor: "OK" and "Einverstanden".
+_FREE_WORDS = 5
+_FREE_CHARS = 20
+_CLOSERS = " \t\u00a0\u202f\"'”’»›)]}*_"
+_ENDS = ".!?…:;。．！？：；؟۔।॥։።៖។။"
+_NO_TERMINAL_PUNCTUATION = {"th", "lo", "bo", "dz"}
+_MAYBE_URL = r"://|www\.|@"
+_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|www\.)(?:[^\s/@<>\"]*@)?([^\s/?#<>()\[\]\"'«»“”‘’]+)", re.IGNORECASE)
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_MAYBE_MARKUP = r"<[/!A-Za-z]|&[#A-Za-z]|[{%$]"
+_TAG = r"<(?P<tag>/?[A-Za-z][\w:-]*)(?:\s[^<>]*)?/?>|<!--"
+_ENTITY = r"&(?:[A-Za-z][A-Za-z0-9]{1,30}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});"
+_PLACEHOLDER = r"\$?\{[\w.:-]*\}|(?<![\w%])%(?:\(\w+\))?(?:\d+\$)?(?:[sdifuxq@](?!\w)|\d+(?![\w.,%]))"
+_MARKUP = re.compile(f"{_TAG}|{_ENTITY}|{_PLACEHOLDER}")
+
+
+def tgt_too_much_longer(src: TextBatch, tgt: TextBatch, extra_chars: int) -> Bools:
+    """The target has as many characters as the source plus `extra_chars`, or more. Source: the original recipe."""
+    objects: Bools = np.less_equal(src.n_chars + extra_chars, tgt.n_chars)
+    return objects
+
+
+def word_counts_differ(src: TextBatch, tgt: TextBatch, limit: int) -> Bools:
+    """One side has more than `limit` word-level tokens more. Source: as `word_ratio_too_high`, as a difference."""
+    objects: Bools = np.greater(np.abs(src.n_words - tgt.n_words), limit)
+    return objects
+
+
+def char_counts_differ(src: TextBatch, tgt: TextBatch, limit: int) -> Bools:
+    """One side has more than `limit` characters more. Source: as `char_ratio_too_high`, as a difference."""
+    objects: Bools = np.greater(np.abs(src.n_chars - tgt.n_chars), limit)
+    return objects
+
+
+def word_ratio_too_high(src: TextBatch, tgt: TextBatch, limit: float) -> Bools:
+    """One side has more than `limit` times the other's word-level tokens; not judged in scripts without spaces.
+
+    Source: Moses (9), OpusFilter LengthRatioFilter (3), Eole src_tgt_ratio (2), OpusCleaner src_trg_ratio (1 / 0.6).
+    """
+    unspaced = (src.count(src.is_of(UNSPACED)) > 0) | (tgt.count(tgt.is_of(UNSPACED)) > 0)
+    return _ratio_too_high(src.n_words, tgt.n_words, limit, _FREE_WORDS) & ~unspaced
+
+
+def char_ratio_too_high(src: TextBatch, tgt: TextBatch, limit: float) -> Bools:
+    """One side has more than `limit` times the other's characters; wide ones (Han, kana, Hangul) count twice.
+
+    Source: OpusFilter LengthRatioFilter with `unit: char` (3).
+    """
+    src_width, tgt_width = (side.n_chars + side.count(side.is_of(WIDE)) for side in (src, tgt))
+    return _ratio_too_high(src_width, tgt_width, limit, _FREE_CHARS)
+
+
+def _ratio_too_high(a: Counts, b: Counts, limit: float, free: int) -> Bools:
+    longer, shorter = np.maximum(a, b), np.minimum(a, b)
+    objects: Bools = np.logical_and(longer > limit * shorter, longer - shorter > free)
+    return objects
+
+
+def sides_are_identical(src: TextBatch, tgt: TextBatch, least_words: int) -> Bools:
+    """The same text on both sides but for case, spaces and punctuation, with a letter in it, from so many words on.
+
+    Names, numbers and other short lines are the same in both languages often enough; a copied sentence teaches a model
+    to copy (Khayrallah and Koehn 2018). A word is a run of letters; in a script without spaces each letter is one.
+    Source: Eole src_eq_tgt, OpusCleaner src_trg_ratio --filter-identical.
+    """
+    same = src.keys == tgt.keys
+    if not same.any():
+        return same
+    is_letter = src.is_of(LETTER)
+    begins = src.first_of_runs(is_letter)
+    n_words = src.count(begins | (is_letter & src.is_of(UNSPACED)))
+    objects: Bools = np.logical_and(same, n_words >= max(least_words, 1))
+    return objects
+
+
+def numbers_differ(src: TextBatch, tgt: TextBatch) -> Bools:
+    """A number on one side has no counterpart on the other, and a number word cannot be the reason.
+
+    Source: OpusCleaner num_mismatch, OpusFilter NonZeroNumeralsFilter (0.5); `numbers_in_text` says what is folded.
+    """
+    rows = np.flatnonzero((src.count(src.is_of(DIGIT)) > 0) | (tgt.count(tgt.is_of(DIGIT)) > 0))
+    return _where(rows, src, tgt, numbers_disagree)
+
+
+def urls_differ(src: TextBatch, tgt: TextBatch, src_lang: str, tgt_lang: str) -> Bools:
+    """Other hosts or e-mail addresses; paths may differ, and so may a language code in a host.
+
+    Source: OpusCleaner url_mismatch, which wants whole addresses to be equal and in the same order.
+    """
+    langs = {base_language(src_lang), base_language(tgt_lang), "www"}
+
+    def addresses(text: str) -> Counter[str]:
+        hosts = (match[1].lower().rstrip(".,;:!?…").split(".") for match in _URL.finditer(text))
+        emails = (match[0].lower() for match in _EMAIL.finditer(text))
+        return Counter([*(".".join(label for label in host if label not in langs) for host in hosts), *emails])
+
+    return _where(_either_has(src, tgt, _MAYBE_URL), src, tgt, lambda s, t: addresses(s) != addresses(t))
+
+
+def markup_differs(src: TextBatch, tgt: TextBatch) -> Bools:
+    """Other tags, entities or placeholders ({0}, ${name}, %s, %1$s, %1); attributes and order may differ.
+
+    Source: OpusFilter HtmlTagFilter, which objects to any tag.
+    """
+    rows = _either_has(src, tgt, _MAYBE_MARKUP)
+    return _where(rows, src, tgt, lambda s, t: _markup_of(s) != _markup_of(t))
+
+
+def _markup_of(text: str) -> Counter[str]:
+    return Counter(match["tag"] or match[0] for match in _MARKUP.finditer(text))
+
+
+def only_one_side_ends(src: TextBatch, tgt: TextBatch, src_lang: str, tgt_lang: str) -> Bools:
+    """One side ends with terminal punctuation, a colon or a semicolon, and the other does not.
+
+    Source: OpusFilter TerminalPunctuationFilter (-2), which compares how many marks there are; the last one is the one
+    that a truncated side lacks. Not judged where a language does without.
+    """
+    if {base_language(src_lang), base_language(tgt_lang)} & _NO_TERMINAL_PUNCTUATION:
+        return np.zeros(len(src), bool)
+    return np.logical_xor(_has_end(src), _has_end(tgt))
+
+
+def _has_end(text: TextBatch) -> Bools:
+    last = pc.utf8_slice_codeunits(pc.utf8_rtrim(text.texts, characters=_CLOSERS), start=-1)
+    return np.isin(last.to_numpy(zero_copy_only=False).astype(str), list(_ENDS))
+
+
+def _either_has(src: TextBatch, tgt: TextBatch, pattern: str) -> Counts:
+    found = pc.or_(pc.match_substring_regex(src.texts, pattern), pc.match_substring_regex(tgt.texts, pattern))
+    return np.flatnonzero(found.to_numpy(zero_copy_only=False))
+
+
+def _where(rows: Counts, src: TextBatch, tgt: TextBatch, objects: Callable[[str, str], bool]) -> Bools:
+    flags = np.zeros(len(src), bool)
+    for row in rows:
+        flags[row] = objects(src.texts[int(row)].as_py(), tgt.texts[int(row)].as_py())
+    return flags
