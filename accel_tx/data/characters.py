@@ -89,7 +89,7 @@ class TextBatch:
     def has_run(self, at: Bools, n_more_than: int) -> Bools:
         """Whether a text (n,) has more than so many characters in a row that are marked in `at` (N,)."""
         positions = np.flatnonzero(at)
-        first = positions[: len(positions) - n_more_than]
+        first = positions[: max(len(positions) - n_more_than, 0)]
         last = positions[n_more_than:]
         first = first[last - first == n_more_than]
         rows = self.rows(first)

@@ -81,7 +81,7 @@ def sides_are_identical(src: TextBatch, tgt: TextBatch, least_words: int) -> Boo
     to copy (Khayrallah and Koehn 2018). A word is a run of letters; in a script without spaces each letter is one.
     Source: Eole src_eq_tgt, OpusCleaner src_trg_ratio --filter-identical.
     """
-    same = src.keys == tgt.keys
+    same: Bools = src.keys == tgt.keys
     if not same.any():
         return same
     is_letter = src.is_of(LETTER)
