@@ -120,6 +120,22 @@ def test_cleaning_rules_are_those_of_the_preset_with_what_is_given_and_without_w
     assert all(preset.keys() <= set(names) for preset in PRESETS.values())
 
 
+def test_the_table_of_presets_in_the_readme_is_the_one_in_force() -> None:
+    text = (REPOSITORY / "configs" / "README.md").read_text(encoding="utf-8")
+    lines = text.split("\n## Cleaning\n")[1].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
+    shown: dict[str, dict[str, Any]] = {preset: {} for preset in ("original", "light", "standard", "strict")}
+    names = []
+    for fields, _, *values in rows:
+        for name in fields.replace("`", "").split(", "):
+            names.append(name)
+            for preset, value in zip(shown, values, strict=True):
+                if value:
+                    shown[preset][name] = True if value == "on" else float(value.replace(",", ""))
+    assert shown == {preset: rules for preset, rules in PRESETS.items() if preset != "none"}
+    assert names == [f.name for f in dataclasses.fields(CleanConfig)[2:]]
+
+
 def test_fields_that_only_say_where_and_how_long_may_differ_on_resume() -> None:
     free = {"max_hours": 1.0, "stop_at_update": 5, "cpu_threads": 1, "loader_workers": 2, "save_every_updates": 7}
     assert what_is_learned(config_with(train={**MINIMAL["train"], **free})) == what_is_learned(config_with())

@@ -113,7 +113,10 @@ class TextBatch:
 
     @cached_property
     def words(self) -> tuple[NDArray[np.uint64], Counts]:
-        """A hash of each word of letters and digits, in order over all texts, and the text it stands in."""
+        """A hash of each word of letters and digits, in order over all texts, and the text it stands in.
+
+        Words that begin with a digit all differ: numbers in a row, as in 1.1, 1.2, are no repetition.
+        """
         begins = np.flatnonzero(self._token_starts == 1)
         inside = self.is_of(WORD)
         mixed = self.codes.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -123,7 +126,10 @@ class TextBatch:
         np.cumsum(np.where(inside, mixed * powers[0], np.uint64(0)), out=sums[1:])
         # Up to the next word there is nothing but characters that count as zero.
         ends = np.append(begins[1:], len(mixed))
-        return (sums[ends] - sums[begins]) * powers[1][begins], self.rows(begins)
+        hashes = (sums[ends] - sums[begins]) * powers[1][begins]
+        is_number = ~self.is_of(LETTER)[begins]
+        hashes[is_number] = begins[is_number].astype(np.uint64)
+        return hashes, self.rows(begins)
 
     def script_share(self, scripts: tuple[str, ...]) -> NDArray[np.float64]:
         """Share of each text's letters (n,) that belong to the scripts or to all scripts; 1 where there is none."""

@@ -101,10 +101,12 @@ def shortened(pairs: Sequence[Sequence[str]]) -> list[list[str]]:
 
 def report_table(report: CleanReport) -> Table:
     """The report as a table for the terminal: a line for each rule and repair, and one for each of several corpora."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"Cleaning: {report.n_kept:,} of {report.n_read:,} pairs kept", title_justify="left")
+    title = f"Cleaning: {report.n_kept:,} of {report.n_read:,} pairs kept"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("rule", no_wrap=True)
     table.add_column("keeps")
     table.add_column("dropped", justify="right")

@@ -62,7 +62,7 @@ def has_repeated_chars(text: TextBatch, limit: int) -> Bools:
 
 
 def has_repeated_words(text: TextBatch, limit: int) -> Bools:
-    """A word, or a group of up to four words, more than `limit` times in a row, whatever stands between them.
+    """A word, or a group of up to four words, more than `limit` times in a row, whatever punctuation stands between.
 
     Source: OpusFilter RepetitionFilter (2, of 3 to 100 characters), Eole same_word (2, on words).
     """

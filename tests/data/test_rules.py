@@ -69,7 +69,7 @@ CASES: dict[str, tuple[Any, tuple[str, str], list[tuple[str, str]], list[tuple[s
     "max_word_repeats": (
         2,
         ("en", "el"),
-        [("no no", "όχι όχι"), ("no", "no no"), ("well, I know I know", "x"), ("no no", "no no")],
+        [("no no", "όχι όχι"), ("no", "no no"), ("well, I know I know", "x"), ("versions 1.1, 1.2, 1.3", "x")],
         [("no, no, no!", "x"), ("x", "όχι όχι όχι"), ("a b a b a b", "x"), ("a b c d a b c d a b c d", "x")],
     ),
     "min_letter_share": (
