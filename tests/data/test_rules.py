@@ -57,13 +57,13 @@ CASES: dict[str, tuple[Any, tuple[str, str], list[tuple[str, str]], list[tuple[s
     "max_word_chars": (
         5,
         ("en", "ja"),
-        [("abcde fghij", "老人は毎朝公園を散歩します"), ("abcde\u00a0fghij", "x"), ("ab", "cd")],
+        [("abcde fghij", "老人は毎朝公園を散歩します"), ("abcde\u00a0fghij", "x"), ("ab", "cd"), ("abcde", "x")],
         [("abcdef", "x"), ("x", "ab cdefgh")],
     ),
     "max_char_repeats": (
         3,
         ("en", "ru"),
-        [("aaa", "1000000"), ("wait...", "ждёмммм"[:6]), ("a aa", "a     b")],
+        [("aaa", "1000000"), ("aaa", "x"), ("wait...", "ждёмммм"[:6]), ("a aa", "a     b")],
         [("wait....", "x"), ("x", "даааа")],
     ),
     "max_word_repeats": (
@@ -244,6 +244,13 @@ def test_wrongly_decoded_text_is_mended_and_plain_text_left_alone(text: str, enc
     assert mended.mojibake.tolist() == [True, False, False]
     assert not looks_like_mojibake(mended.texts).any()
     assert looks_like_mojibake(pa.array([wrong]))[0]
+
+
+def test_a_repair_that_makes_way_for_another_is_followed_by_it() -> None:
+    mended = repair(pa.array(["caf\u00c3\x00\u00a9 cr\u00c3\u00a8me"]), mojibake=True, control_characters=True)
+    again = repair(mended.texts, mojibake=True, control_characters=True)
+    assert mended.texts.to_pylist() == again.texts.to_pylist() == ["café crème"]
+    assert mended.mojibake.tolist() == mended.control_characters.tolist() == [True]
 
 
 def test_control_characters_are_taken_out_and_typography_stays() -> None:
