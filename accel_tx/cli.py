@@ -86,6 +86,8 @@ def _data(argv: list[str]) -> None:
     src, tgt = data.tokenizers.src.vocab_size, data.tokenizers.tgt.vocab_size
     console.print(f"{len(data.train):,} training pairs, {len(data.valid):,} validation pairs")
     console.print(f"vocabulary: {src:,} joint" if config.tokenizer.joint else f"vocabularies: {src:,} and {tgt:,}")
+    for note in data.notes:
+        console.print(note, soft_wrap=True, markup=False, highlight=False)
     console.print(f"{'found in' if is_cached else 'written to'} {data.folder}", soft_wrap=True)
     if options.report:
         report = json.dumps(data.report.to_dict(), indent=1, ensure_ascii=False)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+
+_LARGEST_WEIGHT = 1000
 
 
 class UserError(ValueError):
@@ -32,6 +34,10 @@ class DataConfig:
     """`phrasebook`, a folder, a file (.tsv .csv .jsonl .parquet, also .gz), or a dataset id of the Hub."""
     subset: str | None = None
     """Name of the configuration inside a Hub dataset, such as `en-fr`."""
+    corpora: list[dict[str, Any]] = field(default_factory=list)
+    """Several corpora in place of `corpus`, mixed by weight: a list of {name, corpus, subset, weight, clean}."""
+    streaming: bool = False
+    """Read a Hub dataset row by row as it arrives: neither the download nor its Arrow copy is kept on disk."""
     src_lang: str = "en"
     """Source language: the name of its column, of its key in `translation`, or of its plain text file's suffix."""
     tgt_lang: str = "fr"
@@ -48,6 +54,16 @@ class DataConfig:
     """Validation pairs as one folder or file, in any form that `corpus` takes; used as it is, never cleaned."""
     valid_fraction: float = 0.1
     """Share of the cleaned pairs held out where the corpus brings no validation set; chosen by content hash."""
+    valid_size: int | None = None
+    """Number of pairs held out, in place of `valid_fraction`."""
+    group_column: str | None = None
+    """Column, such as book or document, whose pairs are held out all together or not at all."""
+    test_src: str | None = None
+    """Plain text file with test sources: never trained on, and training is kept clear of it."""
+    test_tgt: str | None = None
+    """Plain text file with the test references."""
+    test_corpus: str | None = None
+    """Test pairs as one folder (its test split) or file, in any form that `corpus` takes."""
     phrasebook_train_pairs: int = 60_000
     """Training pairs that the embedded grammar writes."""
     phrasebook_valid_pairs: int = 1_000
@@ -62,12 +78,79 @@ class DataConfig:
     def __post_init__(self) -> None:
         _both_or_none(self, "data", "train_src", "train_tgt")
         _both_or_none(self, "data", "valid_src", "valid_tgt")
-        if self.valid_src and self.valid_corpus:
-            raise UserError("data.valid_corpus and data.valid_src are both given; expected one validation set")
+        _both_or_none(self, "data", "test_src", "test_tgt")
+        for split, meaning in (("valid", "validation"), ("test", "test")):
+            if getattr(self, f"{split}_src") and getattr(self, f"{split}_corpus"):
+                raise UserError(f"data.{split}_corpus and data.{split}_src are both given; expected one {meaning} set")
         _in_range("data.valid_fraction", self.valid_fraction, 0.0, 0.5, low_open=True)
-        _at_least("data", self, 1, "phrasebook_train_pairs", "phrasebook_valid_pairs", "n_procs")
+        _at_least("data", self, 1, "phrasebook_train_pairs", "phrasebook_valid_pairs", "n_procs", "valid_size")
         if self.src_lang == self.tgt_lang:
             raise UserError(f"data.src_lang and data.tgt_lang are both {self.src_lang!r}; expected two languages")
+        if self.corpora and self.train_src:
+            raise UserError("data.corpora and data.train_src are both given; expected one of them")
+        names = [entry.name for entry in self.entries()]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"data.corpora: the name {name!r} is given twice; expected names of their own")
+
+    def entries(self) -> list[CorpusEntry]:
+        """The corpora to train on, in order; one that stands for `corpus`, or for the two files, where none is listed.
+
+        Raises: UserError that names the entry (counted from 1) and the nearest valid key for an unknown one.
+        """
+        if not self.corpora:
+            name = f"{self.train_src} and {self.train_tgt}" if self.train_src else self.corpus
+            return [CorpusEntry(name, self.corpus, self.subset)]
+        return [_corpus_entry(f"data.corpora, entry {n}", given) for n, given in enumerate(self.corpora, start=1)]
+
+
+@dataclass(frozen=True)
+class CorpusEntry:
+    """One of several corpora."""
+
+    name: str
+    """What the report calls it."""
+    corpus: str
+    """As `data.corpus`."""
+    subset: str | None = None
+    """As `data.subset`."""
+    weight: float = 1.0
+    """How often each of its pairs counts in an epoch; what is left of a whole number is a share of the pairs."""
+    clean: dict[str, Any] = field(default_factory=dict)
+    """Fields of the `clean` section that differ for this corpus."""
+
+    def clean_config(self, base: CleanConfig) -> CleanConfig:
+        """`base` with what differs for this corpus."""
+        where = f"data.corpora, clean of {self.name}"
+        known = [f.name for f in dataclasses.fields(base)]
+        for key in self.clean:
+            if key not in known:
+                raise UserError(f"{where}: unknown key {key}; did you mean {nearest_of(str(key), known)}?")
+        try:
+            return dataclasses.replace(base, **self.clean)
+        except (UserError, TypeError) as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+def _corpus_entry(where: str, given: Any) -> CorpusEntry:
+    fields = {f.name: f for f in dataclasses.fields(CorpusEntry)}
+    if not isinstance(given, dict):
+        raise UserError(f"{where} is {given!r}; expected a mapping with {', '.join(fields)}")
+    for key in given:
+        if key not in fields:
+            raise UserError(f"{where}: unknown key {key}; did you mean {nearest_of(str(key), fields)}?")
+    for key in ("name", "corpus"):
+        if not isinstance(given.get(key), str) or not given[key]:
+            raise UserError(f"{where}: {key} is {given.get(key)!r}; expected text")
+    entry = CorpusEntry(**given)
+    if not isinstance(entry.subset, str | None):
+        raise UserError(f"{where}: subset is {entry.subset!r}; expected text or null")
+    number = isinstance(entry.weight, int | float) and not isinstance(entry.weight, bool)
+    if not number or not 0 < entry.weight <= _LARGEST_WEIGHT:
+        raise UserError(f"{where}: weight is {entry.weight!r}; expected a number above 0, at most {_LARGEST_WEIGHT}")
+    if not isinstance(entry.clean, dict):
+        raise UserError(f"{where}: clean is {entry.clean!r}; expected fields of the section clean")
+    return entry
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -239,12 +322,14 @@ class TokenizerConfig:
     """Words (wordlevel) or merges (bpe) seen less often than this stay out of the vocabulary."""
     joint: bool = True
     """One vocabulary for both languages, or one for each."""
+    max_sentences: int | None = 2_000_000
+    """Training pairs that the vocabulary is learned from, drawn by content hash where there are more (null: all)."""
 
     def __post_init__(self) -> None:
         floor = 300 if self.kind == "bpe" else 10
         if self.vocab_size < floor:
             raise UserError(f"tokenizer.vocab_size is {self.vocab_size}; expected at least {floor} for {self.kind}")
-        _at_least("tokenizer", self, 1, "min_frequency")
+        _at_least("tokenizer", self, 1, "min_frequency", "max_sentences")
 
 
 @dataclass(frozen=True)
@@ -447,6 +532,8 @@ class Config:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
 
     def __post_init__(self) -> None:
+        for entry in self.data.entries():
+            entry.clean_config(self.clean)
         if self.model.tie_embeddings == "all" and not self.tokenizer.joint:
             raise UserError(
                 "model.tie_embeddings is 'all' but tokenizer.joint is false; "
@@ -526,8 +613,12 @@ def check_key(key: str, where: str) -> None:
     keys = [f"{section}.{f.name}" for section, cls in SECTIONS.items() for f in dataclasses.fields(cls)]
     if key in sections or key in keys:
         return
-    nearest = difflib.get_close_matches(key, sections + keys, n=1, cutoff=0.0)[0]
-    raise UserError(f"{where}: unknown key {key}; did you mean {nearest}?")
+    raise UserError(f"{where}: unknown key {key}; did you mean {nearest_of(key, sections + keys)}?")
+
+
+def nearest_of(word: str, known: Iterable[str]) -> str:
+    """The known word that looks most like `word`."""
+    return difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
 
 
 def build_config(values: Mapping[str, Mapping[str, Any]]) -> Config:

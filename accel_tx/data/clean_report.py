@@ -26,6 +26,8 @@ class PartReport:
     """Rule name -> pairs that it took, being the first to object; rules in the order applied."""
     alone: dict[str, int]
     """Rule name -> pairs that it would take if it were the only rule."""
+    weight: float = 1.0
+    """How often each of its pairs counts in an epoch."""
 
     def __post_init__(self) -> None:
         _check_sum(self.n_read, self.n_kept, self.dropped)
@@ -126,7 +128,14 @@ def report_table(report: CleanReport) -> Table:
         add(name, report.meanings[name], f"{count:,}", count, f"{report.alone[name]:,}", report.examples[name])
     for part in report.parts if len(report.parts) > 1 else []:
         n_dropped = part.n_read - part.n_kept
-        add(part.name, f"{part.n_kept:,} of {part.n_read:,} pairs", f"{n_dropped:,}", n_dropped, "", [])
+        add(
+            part.name,
+            f"{part.n_kept:,} of {part.n_read:,} pairs, weight {part.weight:g}",
+            f"{n_dropped:,}",
+            n_dropped,
+            "",
+            [],
+        )
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -11,29 +12,42 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 import pyarrow as pa
 import yaml
 
-from accel_tx.config import DataConfig, UserError
+from accel_tx.config import CorpusEntry, DataConfig, UserError
 from accel_tx.data import readers
+from accel_tx.data.disk import is_disk_full
 
-_VALID_STEMS = ("valid", "val", "validation", "dev")
+_STEMS = {"train": ("train",), "validation": ("valid", "val", "validation", "dev"), "test": ("test",)}
 _FORMS = ".tsv .csv .jsonl .json (each also .gz) or .parquet"
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Pairs as read, neither cleaned nor split."""
+    """Pairs as read, neither cleaned nor split: columns `src` and `tgt`, in the order of the input."""
 
-    train: datasets.Dataset
-    """Columns `src` and `tgt`, in the order of the input."""
+    train: tuple[datasets.Dataset, ...]
+    """One for each of `DataConfig.entries()`; with a column `group` where `data.group_column` is set."""
     valid: datasets.Dataset | None
-    """None where the corpus brings none."""
+    """None where the corpora bring none."""
+    test: datasets.Dataset | None
+    """None where none is given."""
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """What is found before anything is read."""
+
+    train: tuple[_Source, ...]
+    valid: tuple[_Source, ...]
+    """All that the corpora bring, or the one that is given on its own."""
+    test: _Source | None
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,7 @@ class _Source:
     """What decides the pairs apart from the content of `files`."""
     files: tuple[Path, ...]
     """All local files that are read."""
+    columns: readers.Columns
     batches: Callable[[Path], Iterator[pa.RecordBatch] | None]
     """Reads the split, given a work folder; None if only loading could tell that there is no such split."""
 
@@ -56,14 +71,23 @@ def load_corpus(config: DataConfig, work_dir: Path) -> Corpus:
     Raises: UserError that names the file and the line or row where the input is not as expected.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
-    train_source, valid_source = _find_sources(config)
-    train = _map_into_memory(train_source, work_dir, "train")
-    if train is None:
-        raise UserError(f"{train_source.shown}: has no split train; expected one, and validation where there is one")
-    valid = _map_into_memory(valid_source, work_dir, "valid") if valid_source else None
-    if valid is None and config.valid_corpus:
+    sources = _find_sources(config)
+    train = []
+    for n, source in enumerate(sources.train):
+        pairs = _map_into_memory(source, work_dir, f"train_{n}" if n else "train")
+        if pairs is None:
+            raise UserError(f"{source.shown}: has no split train; expected one, and validation where there is one")
+        train.append(pairs)
+    loaded = [
+        _map_into_memory(source, work_dir, f"valid_{n}" if n else "valid") for n, source in enumerate(sources.valid)
+    ]
+    valid = [pairs for pairs in loaded if pairs is not None]
+    if not valid and config.valid_corpus:
         raise UserError(f"data.valid_corpus {config.valid_corpus}: has no split validation; expected one")
-    return Corpus(train, valid)
+    test = _map_into_memory(sources.test, work_dir, "test") if sources.test else None
+    if test is None and config.test_corpus:
+        raise UserError(f"data.test_corpus {config.test_corpus}: has no split test; expected one")
+    return Corpus(tuple(train), datasets.concatenate_datasets(valid) if valid else None, test)
 
 
 def input_fingerprint(config: DataConfig) -> str:
@@ -72,11 +96,16 @@ def input_fingerprint(config: DataConfig) -> str:
     A dataset of the Hub goes by its id and subset alone.
     Raises: UserError as `load_corpus` does for input that is not there.
     """
-    parts: list[object] = [config.src_lang, config.tgt_lang]
-    for source in _find_sources(config):
-        stats = [(file.resolve(), file.stat()) for file in source.files] if source else []
-        parts.append(source and [source.identity, [(str(path), s.st_size, s.st_mtime_ns) for path, s in stats]])
+    sources = _find_sources(config)
+    parts: list[object] = [config.src_lang, config.tgt_lang, config.group_column]
+    for split in (sources.train, sources.valid, (sources.test,)):
+        parts.append([source and _identity(source) for source in split])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _identity(source: _Source) -> list[object]:
+    stats = [(file.resolve(), file.stat()) for file in source.files]
+    return [source.identity, [(str(path), s.st_size, s.st_mtime_ns) for path, s in stats]]
 
 
 @contextlib.contextmanager
@@ -101,7 +130,7 @@ def _map_into_memory(source: _Source, work_dir: Path, split: str) -> datasets.Da
     part = work_dir / f"{split}.{os.getpid()}.part"
     n_pairs = 0
     try:
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, readers.SCHEMA) as writer:
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, source.columns.schema) as writer:
             for batch in batches:
                 writer.write_batch(batch)
                 n_pairs += batch.num_rows
@@ -113,58 +142,77 @@ def _map_into_memory(source: _Source, work_dir: Path, split: str) -> datasets.Da
     return datasets.Dataset.from_file(str(path))
 
 
-def _find_sources(config: DataConfig) -> tuple[_Source, _Source | None]:
-    """The training and the validation split; a validation set given on its own goes before the corpus's."""
+def _find_sources(config: DataConfig) -> _Sources:
+    """All splits; a validation set given on its own goes before those of the corpora."""
+    columns = readers.Columns(config.src_lang, config.tgt_lang)
+    with_group = dataclasses.replace(columns, group=config.group_column)
+    valid: list[_Source | None] = []
     if config.train_src and config.train_tgt:
-        train, valid = _line_files("data.train_src", config.train_src, "data.train_tgt", config.train_tgt), None
+        train = [_line_files("train", config.train_src, config.train_tgt, with_group)]
     else:
-        train, valid = _find_corpus(config)
+        key = "data.corpora" if config.corpora else "data.corpus"
+        found = [_find_corpus(f"{key} {entry.corpus}", entry, config, with_group) for entry in config.entries()]
+        train, valid = [split for split, _ in found], [split for _, split in found]
     if config.valid_src and config.valid_tgt:
-        valid = _line_files("data.valid_src", config.valid_src, "data.valid_tgt", config.valid_tgt)
+        valid = [_line_files("valid", config.valid_src, config.valid_tgt, columns)]
     elif config.valid_corpus:
-        valid = _find_valid_corpus(config, config.valid_corpus)
-    return train, valid
+        valid = [_find_split("data.valid_corpus", config.valid_corpus, "validation", config, columns)]
+    test = None
+    if config.test_src and config.test_tgt:
+        test = _line_files("test", config.test_src, config.test_tgt, columns)
+    elif config.test_corpus:
+        test = _find_split("data.test_corpus", config.test_corpus, "test", config, columns)
+    return _Sources(tuple(train), tuple(source for source in valid if source), test)
 
 
-def _find_corpus(config: DataConfig) -> tuple[_Source, _Source | None]:
-    if config.corpus == "phrasebook":
+def _find_corpus(
+    where: str, entry: CorpusEntry, config: DataConfig, columns: readers.Columns
+) -> tuple[_Source, _Source | None]:
+    """The training split of a corpus and the validation split, if there could be one."""
+    plain = dataclasses.replace(columns, group=None)
+    if entry.corpus == "phrasebook":
         return (
-            _phrasebook("train", config.phrasebook_train_pairs, config),
-            _phrasebook("validation", config.phrasebook_valid_pairs, config),
+            _phrasebook("train", config.phrasebook_train_pairs, config, columns),
+            _phrasebook("validation", config.phrasebook_valid_pairs, config, plain),
         )
-    path = Path(config.corpus).expanduser()
+    path = Path(entry.corpus).expanduser()
     if path.is_dir():
-        if config.subset is not None or _has_hub_header(path):
-            return _with_datasets(str(path), config, folder=path)
-        train = _split_in_folder(path, ("train",), config)
-        return train or _nothing_usable("data.corpus", path, ("train",), config), _split_in_folder(
-            path, _VALID_STEMS, config
-        )
+        if entry.subset is not None or _has_hub_header(path):
+            hub = _Hub(str(path), entry.subset, path, config.streaming)
+            return hub.split("train", columns), hub.split("validation", plain)
+        train = _split_in_folder(path, "train", columns)
+        return train or _nothing_usable(where, path, "train", columns), _split_in_folder(path, "validation", plain)
     if path.exists():
-        return _one_file("data.corpus", path, config), None
+        return _one_file(where, path, columns), None
     suffixes = (*readers.READERS, ".gz", ".txt")
-    if config.corpus.startswith((".", "/", "~")) or config.corpus.count("/") > 1 or path.name.endswith(suffixes):
-        raise UserError(f"data.corpus {config.corpus}: no such file or folder; expected {_FORMS}, or a folder of these")
-    return _with_datasets(config.corpus, config, folder=None)
+    if entry.corpus.startswith((".", "/", "~")) or entry.corpus.count("/") > 1 or path.name.endswith(suffixes):
+        raise UserError(f"{where}: no such file or folder; expected {_FORMS}, or a folder of these")
+    hub = _Hub(entry.corpus, entry.subset, None, config.streaming)
+    return hub.split("train", columns), hub.split("validation", plain)
 
 
-def _find_valid_corpus(config: DataConfig, given: str) -> _Source:
+def _find_split(key: str, given: str, split: str, config: DataConfig, columns: readers.Columns) -> _Source:
+    """A file, or one split of a folder."""
     path = Path(given).expanduser()
     if not path.is_dir():
-        return _one_file("data.valid_corpus", path, config)
+        return _one_file(f"{key} {given}", path, columns)
     if _has_hub_header(path):
-        return _with_datasets(str(path), config, folder=path)[1]
-    valid = _split_in_folder(path, _VALID_STEMS, config)
-    return valid or _nothing_usable("data.valid_corpus", path, _VALID_STEMS, config)
+        return _Hub(str(path), config.subset, path, config.streaming).split(split, columns)
+    return _split_in_folder(path, split, columns) or _nothing_usable(f"{key} {given}", path, split, columns)
 
 
-def _phrasebook(split: Literal["train", "validation"], n_pairs: int, config: DataConfig) -> _Source:
+def _phrasebook(
+    split: Literal["train", "validation"], n_pairs: int, config: DataConfig, columns: readers.Columns
+) -> _Source:
     languages, seed = (config.src_lang, config.tgt_lang), config.phrasebook_seed
     if set(languages) != {"en", "fr"}:
         raise UserError(
             f"data.corpus phrasebook: data.src_lang is {languages[0]} and data.tgt_lang {languages[1]}; "
             "expected en and fr, the languages that it has, in either order"
         )
+
+    if columns.group:
+        raise UserError(f"data.group_column {columns.group}: the phrasebook has no such column; leave it out")
 
     def batches(_: Path) -> Iterator[pa.RecordBatch]:
         from accel_tx.data.phrasebook import iter_pairs
@@ -178,52 +226,55 @@ def _phrasebook(split: Literal["train", "validation"], n_pairs: int, config: Dat
     grammar = hashlib.sha256()
     for file in sorted(Path(__file__).with_name("phrasebook").glob("*.py")):
         grammar.update(file.read_bytes())
-    return _Source("phrasebook", f"phrasebook {split} {n_pairs} {seed} {grammar.hexdigest()}", (), batches)
+    return _Source("phrasebook", f"phrasebook {split} {n_pairs} {seed} {grammar.hexdigest()}", (), columns, batches)
 
 
-def _line_files(src_key: str, src: str, tgt_key: str, tgt: str) -> _Source:
+def _line_files(split: str, src: str, tgt: str, columns: readers.Columns) -> _Source:
     paths = Path(src).expanduser(), Path(tgt).expanduser()
-    for key, path in zip((src_key, tgt_key), paths, strict=True):
-        _check_is_file(key, path, "plain text, one sentence a line, also .gz")
-    return _plain_pair(*paths)
+    for side, path in zip(("src", "tgt"), paths, strict=True):
+        _check_is_file(f"data.{split}_{side} {path}", path, "plain text, one sentence a line, also .gz")
+    return _plain_pair(*paths, columns)
 
 
-def _plain_pair(src: Path, tgt: Path) -> _Source:
-    return _Source(f"{src} and {tgt}", "lines", (src, tgt), lambda _: readers.read_line_files(src, tgt))
+def _plain_pair(src: Path, tgt: Path, columns: readers.Columns) -> _Source:
+    shown = f"{src} and {tgt}"
+    if columns.group:
+        raise UserError(f"data.group_column {columns.group}: {shown} have no columns; expected {_FORMS}")
+    return _Source(shown, "lines", (src, tgt), columns, lambda _: readers.read_line_files(src, tgt))
 
 
-def _one_file(key: str, path: Path, config: DataConfig) -> _Source:
-    _check_is_file(key, path, f"{_FORMS}, or a folder of these")
+def _one_file(where: str, path: Path, columns: readers.Columns) -> _Source:
+    _check_is_file(where, path, f"{_FORMS}, or a folder of these")
     reader = next((readers.READERS[suffix] for suffix in readers.READERS if path.name.endswith(suffix)), None)
     if reader is None:
         raise UserError(
-            f"{key} {path}: unknown kind of file; expected {_FORMS}; "
-            "two plain text files go into data.train_src and data.train_tgt (data.valid_src, data.valid_tgt)"
+            f"{where}: unknown kind of file; expected {_FORMS}; "
+            "two plain text files go into data.train_src and data.train_tgt (valid_src, valid_tgt; test_src, test_tgt)"
         )
-    return _Source(str(path), "pairs", (path,), lambda _: reader(path, config.src_lang, config.tgt_lang))
+    return _Source(str(path), "pairs", (path,), columns, lambda _: reader(path, columns))
 
 
-def _check_is_file(key: str, path: Path, expected: str) -> None:
+def _check_is_file(where: str, path: Path, expected: str) -> None:
     if not path.is_file():
         found = "is not a file" if path.exists() else "no such file"
-        raise UserError(f"{key} {path}: {found}; expected {expected}")
+        raise UserError(f"{where}: {found}; expected {expected}")
 
 
-def _split_in_folder(folder: Path, stems: tuple[str, ...], config: DataConfig) -> _Source | None:
+def _split_in_folder(folder: Path, split: str, columns: readers.Columns) -> _Source | None:
     """The one file, or pair of plain files, that holds a split.
 
     Names count as a whole: `train.lc.en.gz` is not `train.en.gz`.
     """
     names = {path.name for path in folder.iterdir() if path.is_file()}
     choices: list[tuple[str, ...]] = []
-    for stem in stems:
+    for stem in _STEMS[split]:
         choices += [(f"{stem}{suffix}",) for suffix in readers.READERS if f"{stem}{suffix}" in names]
         src, tgt = (
             [name for name in (f"{stem}.{lang}", f"{stem}.{lang}.gz") if name in names]
-            for lang in (config.src_lang, config.tgt_lang)
+            for lang in (columns.src_lang, columns.tgt_lang)
         )
         if bool(src) != bool(tgt):
-            missing = config.tgt_lang if src else config.src_lang
+            missing = columns.tgt_lang if src else columns.src_lang
             raise UserError(
                 f"{folder}: has {(src or tgt)[0]} but no {stem}.{missing} or {stem}.{missing}.gz; add or move it"
             )
@@ -234,16 +285,16 @@ def _split_in_folder(folder: Path, stems: tuple[str, ...], config: DataConfig) -
     if not choices:
         return None
     paths = [folder / name for name in choices[0]]
-    return _plain_pair(*paths) if len(paths) == 2 else _one_file(str(folder), paths[0], config)
+    return _plain_pair(paths[0], paths[1], columns) if len(paths) == 2 else _one_file(str(paths[0]), paths[0], columns)
 
 
-def _nothing_usable(key: str, folder: Path, stems: tuple[str, ...], config: DataConfig) -> _Source:
+def _nothing_usable(where: str, folder: Path, split: str, columns: readers.Columns) -> _Source:
     names = sorted(path.name for path in folder.iterdir())
     found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    stem = "|".join(stems)
+    stem = "|".join(_STEMS[split])
     raise UserError(
-        f"{key} {folder}: holds {found or 'nothing'}; looked for {stem} with {_FORMS}, for {stem}.{config.src_lang} + "
-        f"{stem}.{config.tgt_lang} (each also .gz), and for a README.md with `configs:` in its YAML header"
+        f"{where}: holds {found or 'nothing'}; looked for {stem} with {_FORMS}, for {stem}.{columns.src_lang} + "
+        f"{stem}.{columns.tgt_lang} (each also .gz), and for a README.md with `configs:` in its YAML header"
     )
 
 
@@ -263,41 +314,60 @@ def _has_hub_header(folder: Path) -> bool:
     return isinstance(header, dict) and "configs" in header
 
 
-def _with_datasets(name: str, config: DataConfig, folder: Path | None) -> tuple[_Source, _Source]:
-    """The splits of a dataset in the Hub's layout: a local folder, or an id for `datasets` to fetch."""
-    shown = name if config.subset is None else f"{name}, subset {config.subset}"
+class _Hub:
+    """A dataset in the Hub's layout, loaded once for all of its splits: a local folder, or an id to fetch."""
 
-    @functools.cache
-    def load(work_dir: Path) -> datasets.DatasetDict:
-        # A folder's Arrow copy goes below work_dir; a download stays in the Hub's own cache, for other projects too.
-        cache_dir = work_dir / "datasets" if folder else None
-        if cache_dir:
-            # An older copy there could pass for the folder's present content.
-            shutil.rmtree(cache_dir, ignore_errors=True)
+    def __init__(self, name: str, subset: str | None, folder: Path | None, streaming: bool) -> None:
+        self.name, self.subset, self.folder, self.streaming = name, subset, folder, streaming
+        self.shown = name if subset is None else f"{name}, subset {subset}"
+        self._loaded: dict[Path, Any] = {}
+
+    def split(self, split: str, columns: readers.Columns) -> _Source:
+        """One split, which may turn out not to exist."""
+        files = sorted(f for f in self.folder.rglob("*") if f.is_file() and f.name[0] != ".") if self.folder else []
+        identity = json.dumps(["datasets", "" if self.folder else self.name, self.subset])
+        batches = functools.partial(self._batches, split, columns)
+        return _Source(self.shown, f"{identity} {split}", tuple(files), columns, batches)
+
+    def _batches(self, split: str, columns: readers.Columns, work_dir: Path) -> Iterator[pa.RecordBatch] | None:
+        if work_dir not in self._loaded:
+            with self._failures_told(), progress_on_terminal_only():
+                self._loaded[work_dir] = self._load(work_dir)
+        loaded = self._loaded[work_dir]
+        if split not in loaded:
+            return None
+        return self._read(loaded[split], f"{self.shown}, split {split}", columns)
+
+    def _load(self, work_dir: Path) -> Any:
+        if self.streaming:
+            return datasets.load_dataset(self.name, name=self.subset, streaming=True)
+        if not self.folder:  # a download stays in the Hub's own cache, for other projects too
+            return datasets.load_dataset(self.name, name=self.subset)
+        cache_dir = work_dir / f"datasets_{hashlib.sha256(self.shown.encode()).hexdigest()[:8]}"
+        # An older copy there could pass for the folder's present content.
+        shutil.rmtree(cache_dir, ignore_errors=True)
+        return datasets.load_dataset(self.name, name=self.subset, cache_dir=str(cache_dir))
+
+    def _read(self, data: Any, where: str, columns: readers.Columns) -> Iterator[pa.RecordBatch]:
+        with self._failures_told():
+            tables = data.with_format("arrow").iter(batch_size=readers.ROWS_PER_BATCH)
+            first = next(tables, None)
+            if first is not None:
+                record_batches = (batch for table in chain([first], tables) for batch in table.to_batches())
+                yield from readers.read_arrow(record_batches, first.schema, where, columns)
+
+    @contextlib.contextmanager
+    def _failures_told(self) -> Iterator[None]:
         try:
-            with progress_on_terminal_only():
-                return datasets.load_dataset(name, name=config.subset, cache_dir=cache_dir and str(cache_dir))
+            yield
+        except UserError:
+            raise
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            task = "read this folder" if folder else "get it from the Hub"
+            if is_disk_full(error):
+                raise
+            task = "read this folder" if self.folder else "get it from the Hub"
             raise UserError(
-                f"data.corpus {shown}: datasets.load_dataset could not {task} "
+                f"data.corpus {self.shown}: datasets.load_dataset could not {task} "
                 f"({type(error).__name__}: {readers.one_line(error)}); check the name, data.subset and the network, "
                 "or give a local folder or file, or phrasebook"
             ) from None
-
-    def batches(split: str, work_dir: Path) -> Iterator[pa.RecordBatch] | None:
-        loaded = load(work_dir)
-        if split not in loaded:
-            return None
-        data = loaded[split]
-        tables = data.with_format("arrow").iter(batch_size=readers.ROWS_PER_BATCH)
-        record_batches = (batch for table in tables for batch in table.to_batches())
-        where = f"{shown}, split {split}"
-        return readers.read_arrow(record_batches, data.features.arrow_schema, where, config.src_lang, config.tgt_lang)
-
-    files = tuple(sorted(f for f in folder.rglob("*") if f.is_file() and f.name[0] != ".")) if folder else ()
-    identity = json.dumps(["datasets", "" if folder else name, config.subset])
-    return (
-        _Source(shown, f"{identity} train", files, functools.partial(batches, "train")),
-        _Source(shown, f"{identity} validation", files, functools.partial(batches, "validation")),
-    )

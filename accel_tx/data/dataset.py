@@ -1,4 +1,4 @@
-"""Corpus -> cleaned -> split -> token ids in Arrow files, kept in a cache folder named by a fingerprint of it all."""
+"""Corpora -> cleaned -> split -> token ids in Arrow files, kept in a cache folder named by a fingerprint of it all."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, compress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from accel_tx.config import Config, DataConfig, UserError
+from accel_tx.config import Config, UserError
 from accel_tx.data.collator import TokenPair
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
     from accel_tx.data.clean_report import CleanReport
+    from accel_tx.data.corpus import Corpus
+    from accel_tx.data.mixture import Segment
     from accel_tx.data.tokenizer import TokenizerPair
 
-# Goes up when the same input and settings would give other token ids.
-_FORMAT = 2
+# Goes up when the same input and settings would give other token ids, or other files.
+_FORMAT = 3
+_SIDES = ("src", "tgt")
+# Fields of the data section that choose among the pairs of the input.
+_CHOOSING_FIELDS = ("valid_fraction", "valid_size", "group_column")
 
 
 class Ragged:
@@ -39,7 +42,8 @@ class Ragged:
         self.chunks = list(chunks)
         counts = [len(offsets) - 1 for _, offsets in self.chunks]
         self._first_of_chunk = np.cumsum([0, *counts])
-        self.lengths = np.concatenate([np.diff(o) for _, o in self.chunks] or [np.empty(0)]).astype(np.int64)
+        self.lengths = np.concatenate([np.diff(o) for _, o in self.chunks] or [np.empty(0, dtype=np.int32)])
+        """Ids of each sequence, (n,) int32."""
 
     @classmethod
     def from_lists(cls, sequences: Sequence[Sequence[int]]) -> Ragged:
@@ -48,10 +52,10 @@ class Ragged:
         return cls([(np.fromiter(chain.from_iterable(sequences), np.int32, offsets[-1]), offsets)])
 
     @classmethod
-    def from_column(cls, dataset: datasets.Dataset, column: str) -> Ragged:
-        """Views on a list-of-int32 column of a memory-mapped dataset; nothing is read yet."""
-        arrays = dataset.data.column(column).chunks
-        return cls([(a.values.to_numpy(), a.offsets.to_numpy()) for a in arrays])
+    def from_columns(cls, columns: Sequence[tuple[pa.ChunkedArray, int]]) -> Ragged:
+        """Views on list-of-int32 columns of memory-mapped tables, each so many times over; no id is read yet."""
+        chunks = [[(a.values.to_numpy(), a.offsets.to_numpy()) for a in column.chunks] for column, _ in columns]
+        return cls([chunk for views, (_, times) in zip(chunks, columns, strict=True) for chunk in views * times])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -70,14 +74,15 @@ class TokenPairs:
         if len(src) != len(tgt):
             raise ValueError(f"{len(src)} sources and {len(tgt)} targets; expected as many of each")
         self.src, self.tgt = src, tgt
-        self.src_lengths = src.lengths + 1
+        self.src_lengths = src.lengths + np.int64(1)
         """Tokens with EOS, (n,) int64."""
-        self.tgt_lengths = tgt.lengths + 1
+        self.tgt_lengths = tgt.lengths + np.int64(1)
 
     @classmethod
-    def from_dataset(cls, dataset: datasets.Dataset) -> TokenPairs:
-        """The columns `src_ids` and `tgt_ids`, memory-mapped."""
-        return cls(Ragged.from_column(dataset, "src_ids"), Ragged.from_column(dataset, "tgt_ids"))
+    def from_tables(cls, tables: Sequence[tuple[pa.Table, int]]) -> TokenPairs:
+        """The columns `src_ids` and `tgt_ids` of memory-mapped tables, each so many times over."""
+        src, tgt = (Ragged.from_columns([(t.column(f"{side}_ids"), times) for t, times in tables]) for side in _SIDES)
+        return cls(src, tgt)
 
     def __len__(self) -> int:
         return len(self.src)
@@ -114,22 +119,20 @@ class PreparedData:
     report: CleanReport
     sha256: str
     """Of the training pairs' ids and the validation pairs' ids."""
+    notes: list[str]
+    """What the user should know: sizes that could not be met exactly, samples taken, weights."""
 
 
-def prepare_data(config: Config, is_builder: bool = True) -> PreparedData:
+def prepare_data(config: Config) -> PreparedData:
     """Load the prepared data from the cache, or make it first.
 
-    Of several processes on a machine only one is the builder; the others wait for what it writes.
+    Of several processes that want the same data, of one launch or of many, one makes it and the others wait.
     Raises: UserError for input that cannot be used.
     """
-    folder = cache_folder(config)
-    if is_builder and not folder.exists():
-        from accel_tx.data.corpus import progress_on_terminal_only
+    from accel_tx.data.once import make_once
 
-        with progress_on_terminal_only():
-            _build(config, folder)
-    while not folder.exists():
-        time.sleep(0.2)
+    folder = cache_folder(config)
+    make_once(folder, lambda empty: _build(config, empty))
     return load_prepared(folder)
 
 
@@ -140,7 +143,10 @@ def cache_folder(config: Config) -> Path:
     key = {
         "format": _FORMAT,
         "input": input_fingerprint(config.data),
-        "choice of pairs": {**config.clean.rules(), "valid_fraction": config.data.valid_fraction},
+        "choice of pairs": {name: getattr(config.data, name) for name in _CHOOSING_FIELDS},
+        "corpora": [
+            (entry.name, entry.weight, entry.clean_config(config.clean).rules()) for entry in config.data.entries()
+        ],
         "tokenizer": dataclasses.asdict(config.tokenizer),
         "max_positions": config.model.max_positions,
     }
@@ -150,166 +156,164 @@ def cache_folder(config: Config) -> Path:
 
 def load_prepared(folder: Path) -> PreparedData:
     """Open prepared data; token ids stay on disk, memory-mapped."""
-    from datasets import Dataset
-
     from accel_tx.data.clean_report import CleanReport
     from accel_tx.data.tokenizer import TokenizerPair
 
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        train = Dataset.load_from_disk(str(folder / "train"))
-        valid = Dataset.load_from_disk(str(folder / "valid"))
-    except (OSError, ValueError) as error:
+        train = [(_open(folder, segment["files"]), segment["times"]) for segment in meta["train"]]
+        valid = _open(folder, meta["valid"]["files"])
+        return PreparedData(
+            folder=folder,
+            train=TokenPairs.from_tables(train),
+            valid=TokenPairs.from_tables([(valid, 1)]),
+            valid_src=valid.column("src").to_pylist(),
+            valid_tgt=valid.column("tgt").to_pylist(),
+            tokenizers=TokenizerPair.load(folder / "tokenizer"),
+            report=CleanReport.from_dict(meta["report"]),
+            sha256=meta["sha256"],
+            notes=meta["notes"],
+        )
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{folder}: the prepared data is damaged ({error}); remove this folder and start again"
         ) from None
-    return PreparedData(
-        folder=folder,
-        train=TokenPairs.from_dataset(train),
-        valid=TokenPairs.from_dataset(valid),
-        valid_src=list(valid["src"]),
-        valid_tgt=list(valid["tgt"]),
-        tokenizers=TokenizerPair.load(folder / "tokenizer"),
-        report=CleanReport.from_dict(meta["report"]),
-        sha256=meta["sha256"],
-    )
 
 
-def split_by_content(pairs: datasets.Dataset, valid_fraction: float) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Training and validation pairs, chosen by a hash of the source: the order of the corpus does not matter.
+def _open(folder: Path, files: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
 
-    Validation gets the n - int((1 - valid_fraction) n) pairs with the smallest hashes, less those that share their
-    source with a training pair: a source never stands on both sides.
-    Raises: UserError if a side would be empty.
-    """
-    hashes = np.concatenate([_content_hashes(batch["src"]) for batch in pairs.iter(batch_size=10_000)])
-    n_valid = len(hashes) - int((1 - valid_fraction) * len(hashes))
-    rank = min(n_valid, len(hashes) - 1)
-    boundary = np.partition(hashes, rank)[rank]
-    is_valid = hashes < boundary
-    if not is_valid.any():  # one source, often repeated, is more than was asked for
-        is_valid = hashes <= boundary
-    if is_valid.all():
-        raise UserError(
-            f"data.valid_fraction {valid_fraction} of {len(hashes)} pairs leaves an empty side; expected more pairs"
-        )
-    return pairs.select(np.flatnonzero(~is_valid)), pairs.select(np.flatnonzero(is_valid))
-
-
-def _content_hashes(texts: list[str]) -> NDArray[np.uint64]:
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
-    return np.frombuffer(digests, dtype=np.uint64)
+    return pa.concat_tables(pa.ipc.open_stream(pa.memory_map(str(folder / file))).read_all() for file in files)
 
 
 def _build(config: Config, folder: Path) -> None:
-    from accel_tx.data.clean import HeldOut, Part, check_rules_can_run, clean_pairs
-    from accel_tx.data.corpus import load_corpus
+    """Fill the folder: `train_N.arrow` and `valid.arrow`, the tokenizers, and `meta.json`."""
+    from accel_tx.data.clean import check_rules_can_run
+    from accel_tx.data.corpus import load_corpus, progress_on_terminal_only
+    from accel_tx.data.encode import train_tokenizers
+    from accel_tx.data.mixture import weighted_segments
 
-    check_rules_can_run(config.clean, config.data.src_lang, config.data.tgt_lang)
-    # Written beside and renamed: a folder of that name is complete, whoever else writes the same one.
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise UserError(f"data.cache_dir {folder.parent}: cannot be written ({error.strerror})") from None
-    try:
-        corpus = load_corpus(config.data, beside / "work")
-        part = Part(_shown(config.data), corpus.train, config.clean, config.data.src_lang, config.data.tgt_lang)
-        held_out = [HeldOut.from_dataset("validation", corpus.valid)] if corpus.valid else []
-        (train,), report = clean_pairs([part], held_out, config.data.n_procs)
-        valid = corpus.valid
-        if valid is None:
-            train, valid = split_by_content(train, config.data.valid_fraction)
-        tokenizers = _train_tokenizers(train, config)
-        tokenizers.save(beside / "tokenizer")
-        train, valid, report = _encode_both(train, valid, corpus.valid is None, tokenizers, config, report)
-        train.save_to_disk(str(beside / "train"))
-        valid.save_to_disk(str(beside / "valid"))
-        digest = TokenPairs.from_dataset(train).sha256() + TokenPairs.from_dataset(valid).sha256()
-        meta = {"sha256": hashlib.sha256(digest.encode()).hexdigest(), "report": report.to_dict()}
-        (beside / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
-        shutil.rmtree(beside / "work", ignore_errors=True)
-        try:
-            beside.rename(folder)
-        except OSError:
-            if not folder.exists():  # else somebody else was first, with the same content
-                raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    entries = config.data.entries()
+    for entry in entries:
+        check_rules_can_run(entry.clean_config(config.clean), config.data.src_lang, config.data.tgt_lang)
+    with progress_on_terminal_only():
+        corpus = load_corpus(config.data, folder / "work")
+        cleaned, report = _clean(corpus, config)
+        cleaned, report = _drop_overlong(cleaned, report, config.model.max_positions)
+        train, valid, report, notes = _split(cleaned, corpus.valid, config, report)
+        epoch = weighted_segments([e.name for e in entries], train, [e.weight for e in entries])
+        tokenizers, n_learned_from = train_tokenizers(epoch, config.tokenizer)
+        tokenizers.save(folder / "tokenizer")
+        meta, report = _encode_all(epoch, valid, corpus.valid is None, tokenizers, config, report, folder)
+    n_epoch = sum(len(segment.pairs) * segment.times for segment in epoch)
+    if n_learned_from < n_epoch:
+        notes.append(f"vocabulary learned from {n_learned_from:,} of {n_epoch:,} training pairs")
+    notes += _weights_told(config, meta["train"])
+    shutil.rmtree(folder / "work")
+    meta |= {"report": report.to_dict(), "notes": notes}
+    (folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
-def _shown(config: DataConfig) -> str:
-    """What the user gave as the corpus."""
-    return f"{config.train_src} and {config.train_tgt}" if config.train_src else config.corpus
+def _clean(corpus: Corpus, config: Config) -> tuple[list[datasets.Dataset], CleanReport]:
+    from accel_tx.data.clean import HeldOut, Part, clean_pairs
+
+    entries, languages = config.data.entries(), (config.data.src_lang, config.data.tgt_lang)
+    parts = [
+        Part(entry.name, pairs, entry.clean_config(config.clean), *languages)
+        for entry, pairs in zip(entries, corpus.train, strict=True)
+    ]
+    given = (("validation", corpus.valid), ("test", corpus.test))
+    held_out = [HeldOut.from_dataset(name, pairs) for name, pairs in given if pairs is not None]
+    cleaned, report = clean_pairs(parts, held_out, config.data.n_procs)
+    weighed = [dataclasses.replace(p, weight=e.weight) for p, e in zip(report.parts, entries, strict=True)]
+    return cleaned, dataclasses.replace(report, parts=weighed)
 
 
-def _train_tokenizers(train: datasets.Dataset, config: Config) -> TokenizerPair:
-    from accel_tx.data.tokenizer import TokenizerPair, train_tokenizer
+def _drop_overlong(
+    corpora: Sequence[datasets.Dataset], report: CleanReport, max_positions: int
+) -> tuple[list[datasets.Dataset], CleanReport]:
+    """Without what no tokenizer should have to read; a rule of its own in the report if there is any."""
+    from accel_tx.data.encode import BYTES_PER_POSITION, short_enough
+    from accel_tx.data.split import select
 
-    def texts(*sides: str) -> Iterator[list[str]]:
-        return (batch[side] for side in sides for batch in train.iter(batch_size=1_000))
+    rows = [short_enough(pairs, max_positions) for pairs in corpora]
+    n_dropped = sum(int((~short).sum()) for short in rows)
+    if not n_dropped:
+        return list(corpora), report
+    kept = [select(pairs, short) for pairs, short in zip(corpora, rows, strict=True)]
+    meaning = f"at most {BYTES_PER_POSITION * max_positions:,} bytes on both sides"
+    report = report.with_dropped("line length", meaning, n_dropped)
+    if not report.n_kept:
+        raise UserError(f"no pair is left with {meaning}, {BYTES_PER_POSITION} for each of model.max_positions")
+    return kept, report
 
-    if config.tokenizer.joint:
-        both = train_tokenizer(texts("src", "tgt"), config.tokenizer)
-        return TokenizerPair(both, both)
-    return TokenizerPair(
-        train_tokenizer(texts("src"), config.tokenizer), train_tokenizer(texts("tgt"), config.tokenizer)
-    )
+
+def _split(
+    cleaned: Sequence[datasets.Dataset], given: datasets.Dataset | None, config: Config, report: CleanReport
+) -> tuple[list[datasets.Dataset], datasets.Dataset, CleanReport, list[str]]:
+    """Training and validation pairs; a validation set that was given is used as it is."""
+    from accel_tx.data.split import split_off_validation
+
+    if given is not None:
+        return list(cleaned), given, report, []
+    split = split_off_validation(cleaned, config.data)
+    if split.n_shared:
+        meaning = "source in no group that is held out"
+        report = report.with_dropped("shared with validation", meaning, split.n_shared)
+    return split.train, split.valid, report, [split.note] if split.note else []
 
 
-def _encode_both(
-    train: datasets.Dataset,
+def _encode_all(
+    epoch: Sequence[Segment],
     valid: datasets.Dataset,
     valid_is_split_off: bool,
     tokenizers: TokenizerPair,
     config: Config,
     report: CleanReport,
-) -> tuple[datasets.Dataset, datasets.Dataset, CleanReport]:
-    """Token ids of both sets; pairs longer than the model's positions are dropped and counted.
+    folder: Path,
+) -> tuple[dict[str, Any], CleanReport]:
+    """Token ids of both sets on disk; pairs longer than the model's positions are dropped and counted.
 
     A validation set that was given is used as it is, so such a pair in it is an error.
     """
-    limit = config.model.max_positions
-    encode = partial(_encode, tokenizers=tokenizers, n_procs=config.data.n_procs)
-    encoded_train = encode(train, limit, keep_text=False)
-    encoded_valid = encode(valid, limit if valid_is_split_off else None, keep_text=True)
-    n_dropped = len(train) - len(encoded_train)
-    if valid_is_split_off:
-        n_dropped += len(valid) - len(encoded_valid)
-    else:
-        lengths = TokenPairs.from_dataset(encoded_valid)
-        longest = np.maximum(lengths.src_lengths, lengths.tgt_lengths)
-        if longest.max() > limit:
-            raise UserError(
-                f"validation pair {int(longest.argmax()) + 1} has {longest.max()} tokens; expected at most "
-                f"model.max_positions = {limit}: raise it, or take the pair out"
-            )
-    if not len(encoded_train) or not len(encoded_valid):
+    from accel_tx.data.encode import check_text_lengths, encode
+
+    limit, n_procs = config.model.max_positions, config.data.n_procs
+    if not valid_is_split_off:
+        check_text_lengths(valid, limit)
+    encoded_valid = encode(
+        valid, tokenizers, folder / "valid.arrow", limit if valid_is_split_off else None, n_procs, keep_text=True
+    )
+    validation = TokenPairs.from_tables([(_open(folder, encoded_valid.files), 1)])
+    longest = np.maximum(validation.src_lengths, validation.tgt_lengths)
+    if len(longest) and longest.max() > limit:
+        raise UserError(
+            f"validation pair {int(longest.argmax()) + 1} has {longest.max()} tokens; expected at most "
+            f"model.max_positions = {limit}: raise it, or take the pair out"
+        )
+    n_dropped = len(valid) - len(validation)
+    train = []
+    for n, segment in enumerate(epoch):
+        encoded = encode(segment.pairs, tokenizers, folder / f"train_{n}.arrow", limit, n_procs)
+        n_dropped += len(segment.pairs) - encoded.n_pairs
+        train.append({"corpus": segment.corpus, "times": segment.times, **dataclasses.asdict(encoded)})
+    if not len(validation) or not any(segment["n_pairs"] for segment in train):
         raise UserError(f"no pair is left under model.max_positions = {limit} tokens; raise it")
     report = report.with_dropped("max_positions", f"at most {limit} tokens with EOS on both sides", n_dropped)
-    return encoded_train, encoded_valid, report
+    training = TokenPairs.from_tables([(_open(folder, segment["files"]), segment["times"]) for segment in train])
+    digest = hashlib.sha256((training.sha256() + validation.sha256()).encode()).hexdigest()
+    return {"sha256": digest, "train": train, "valid": dataclasses.asdict(encoded_valid)}, report
 
 
-def _encode(
-    pairs: datasets.Dataset, limit: int | None, tokenizers: TokenizerPair, n_procs: int, keep_text: bool
-) -> datasets.Dataset:
-    from datasets import Features, List, Value
-
-    ids = {"src_ids": List(Value("int32")), "tgt_ids": List(Value("int32"))}
-    text = {"src": Value("string"), "tgt": Value("string")} if keep_text else {}
-
-    def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
-        columns: list[list[Any]] = [tokenizers.src.encode(batch["src"]), tokenizers.tgt.encode(batch["tgt"])]
-        columns += [batch[name] for name in text]
-        fits = [limit is None or max(len(src), len(tgt)) < limit for src, tgt in zip(*columns[:2], strict=True)]
-        return {name: list(compress(column, fits)) for name, column in zip([*ids, *text], columns, strict=True)}
-
-    return pairs.map(
-        encode,
-        batched=True,
-        remove_columns=pairs.column_names,
-        features=Features({**ids, **text}),
-        num_proc=n_procs if n_procs > 1 else None,
-        load_from_cache_file=False,
-        desc="tokenize",
-    )
+def _weights_told(config: Config, train: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each corpus where there are several, or where one is weighted."""
+    entries = config.data.entries()
+    if len(entries) == 1 and entries[0].weight == 1:
+        return []
+    lines = []
+    for entry in entries:
+        own = [segment for segment in train if segment["corpus"] == entry.name]
+        n_pairs = sum(segment["n_pairs"] for segment in own)
+        n_epoch = sum(segment["n_pairs"] * segment["times"] for segment in own)
+        lines.append(f"{entry.name}, weight {entry.weight:g}: {n_pairs:,} training pairs, {n_epoch:,} in an epoch")
+    return lines

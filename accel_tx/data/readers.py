@@ -1,6 +1,6 @@
 """Parallel text formats, each read into Arrow record batches of `src` and `tgt` with bounded memory.
 
-Every reader takes the file(s) and the two language codes, and raises UserError naming the file and the 1-based line
+Every reader takes the file(s) and the names of the columns, and raises UserError naming the file and the 1-based line
 or row at fault.
 """
 
@@ -14,6 +14,7 @@ import json
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,31 @@ import pyarrow.parquet as pq
 
 from accel_tx.config import UserError
 
-SCHEMA = pa.schema([("src", pa.string()), ("tgt", pa.string())])
 ROWS_PER_BATCH = 10_000
 _BYTES_PER_READ = 1 << 20
+# Far beyond any sentence; a file that is one line, such as a JSON array, is refused before it fills the memory.
+_LONGEST_LINE_BYTES = 1 << 26
 _LONGEST_REASON_CHARS = 300
+csv.field_size_limit(_LONGEST_LINE_BYTES)
 
-Reader = Callable[[Path, str, str], Iterator[pa.RecordBatch]]
+
+@dataclass(frozen=True)
+class Columns:
+    """The names under which a pair stands in the input."""
+
+    src_lang: str
+    tgt_lang: str
+    group: str | None = None
+    """The column with the book or document; None where it is not needed."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """What readers give: `src`, `tgt` and, where asked for, `group`."""
+        names = ["src", "tgt", *(["group"] if self.group else [])]
+        return pa.schema([(name, pa.string()) for name in names])
+
+
+Reader = Callable[[Path, Columns], Iterator[pa.RecordBatch]]
 
 
 def read_line_files(src_path: Path, tgt_path: Path) -> Iterator[pa.RecordBatch]:
@@ -51,34 +71,37 @@ def read_line_files(src_path: Path, tgt_path: Path) -> Iterator[pa.RecordBatch]:
             yield pair_batch(src, tgt)
 
 
-def read_tsv(path: Path, src_lang: str, tgt_lang: str) -> Iterator[pa.RecordBatch]:
+def read_tsv(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
     """Pairs of a tab-separated file with a header; quotes and backslashes are text like any other."""
     with _lines(path) as lines:
         names = next(lines, "").split("\t")
-        src_column, tgt_column = _pair_names(f"{path}, line 1", names, src_lang, tgt_lang)
-        src_at, tgt_at = names.index(src_column), names.index(tgt_column)
+        wanted = _positions(f"{path}, line 1", names, columns)
         first_line = 2
         while rows := [line.split("\t") for line in islice(lines, ROWS_PER_BATCH)]:
             if set(map(len, rows)) != {len(names)}:
                 offset, row = next((i, row) for i, row in enumerate(rows) if len(row) != len(names))
                 raise _wrong_width(path, first_line + offset, len(row), len(names))
             first_line += len(rows)
-            yield pair_batch([row[src_at] for row in rows], [row[tgt_at] for row in rows])
+            yield pair_batch(*([row[at] for row in rows] for at in wanted))
 
 
-def read_csv(path: Path, src_lang: str, tgt_lang: str) -> Iterator[pa.RecordBatch]:
+def read_csv(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
     """Pairs of a comma-separated file with a header; a quoted field may hold commas, quotes and line ends."""
     with _lines(path, keep_cr=True) as lines:
-        yield from _read_csv_lines(path, lines, src_lang, tgt_lang)
+        rows = _csv_rows(path, lines)
+        _, names = next(rows, (1, []))
+        wanted = _positions(f"{path}, line 1", names, columns)
+        while batch := list(islice(rows, ROWS_PER_BATCH)):
+            for line, row in batch:
+                if len(row) != len(names):
+                    raise _wrong_width(path, line, len(row), len(names))
+            yield pair_batch(*([row[at] for _, row in batch] for at in wanted))
 
 
-def _read_csv_lines(path: Path, lines: Iterator[str], src_lang: str, tgt_lang: str) -> Iterator[pa.RecordBatch]:
+def _csv_rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    """Each row with the line on which it begins."""
     # Line ends go in as they are: inside quotes they belong to the text.
     rows = csv.reader((line + "\n" for line in lines), strict=True)
-    names: list[str] | None = None
-    src_at = tgt_at = 0
-    src: list[str] = []
-    tgt: list[str] = []
     while True:
         line = rows.line_num + 1
         try:
@@ -88,70 +111,61 @@ def _read_csv_lines(path: Path, lines: Iterator[str], src_lang: str, tgt_lang: s
                 f"{path}, line {line}: is not valid CSV ({error}); expected fields as in RFC 4180"
             ) from None
         if row is None:
-            break
-        if names is None:
-            names = row
-            src_column, tgt_column = _pair_names(f"{path}, line 1", names, src_lang, tgt_lang)
-            src_at, tgt_at = names.index(src_column), names.index(tgt_column)
-            continue
-        if len(row) != len(names):
-            raise _wrong_width(path, line, len(row), len(names))
-        src.append(row[src_at])
-        tgt.append(row[tgt_at])
-        if len(src) == ROWS_PER_BATCH:
-            yield pair_batch(src, tgt)
-            src, tgt = [], []
-    if names is None:
-        _pair_names(f"{path}, line 1", [], src_lang, tgt_lang)
-    yield pair_batch(src, tgt)
+            return
+        yield line, row
 
 
-def read_jsonl(path: Path, src_lang: str, tgt_lang: str) -> Iterator[pa.RecordBatch]:
+def read_jsonl(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
     """Pairs of a file with one JSON object a line, the texts in it or in its `translation` object."""
     with _lines(path) as all_lines:
         lines = enumerate(all_lines, start=1)
-        while batch := [
-            _json_pair(f"{path}, line {n}", line, src_lang, tgt_lang) for n, line in islice(lines, ROWS_PER_BATCH)
-        ]:
-            src, tgt = zip(*batch, strict=True)
-            yield pair_batch(src, tgt)
+        while batch := [_json_pair(f"{path}, line {n}", line, columns) for n, line in islice(lines, ROWS_PER_BATCH)]:
+            yield pair_batch(*zip(*batch, strict=True))
 
 
-def read_parquet(path: Path, src_lang: str, tgt_lang: str) -> Iterator[pa.RecordBatch]:
+def read_parquet(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
     """Pairs of a parquet file with a `translation` struct column or two text columns."""
     try:
         with pq.ParquetFile(path) as file:
-            columns = ["translation"] if _has_translation(file.schema_arrow) else None
-            batches = file.iter_batches(batch_size=ROWS_PER_BATCH, columns=columns)
-            yield from read_arrow(batches, file.schema_arrow, str(path), src_lang, tgt_lang)
+            wanted = None
+            if _has_translation(file.schema_arrow):
+                wanted = ["translation", *([columns.group] if columns.group else [])]
+            batches = file.iter_batches(batch_size=ROWS_PER_BATCH, columns=wanted)
+            yield from read_arrow(batches, file.schema_arrow, str(path), columns)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: is not readable as parquet ({one_line(error)}); write or fetch it again") from None
 
 
 def read_arrow(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, where: str, src_lang: str, tgt_lang: str
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, where: str, columns: Columns
 ) -> Iterator[pa.RecordBatch]:
     """Pairs of Arrow record batches whose schema has a `translation` struct or two text columns."""
     nested = _has_translation(schema)
     fields = schema.field("translation").type if nested else schema
     names = [field.name for field in fields]
-    pair = _pair_names(f"{where}, {'column translation' if nested else 'columns'}", names, src_lang, tgt_lang)
+    pair = _pair_names(f"{where}, {'column translation' if nested else 'columns'}", names, columns)
     for name in pair:
         if not _is_text(fields.field(name).type):
             raise UserError(f"{where}: column {name} holds {fields.field(name).type}; expected text")
+    if columns.group:
+        _check_group(f"{where}, columns", schema.names, columns.group)
     first_row = 1
     for batch in batches:
         sides = []
         for name in pair:
             side = pc.struct_field(batch.column("translation"), name) if nested else batch.column(name)
             sides.append(_checked_text(side, name, where, first_row))
+        if columns.group:
+            sides.append(_group_text(batch.column(columns.group), columns.group, where, first_row))
         first_row += batch.num_rows
-        yield pa.record_batch(sides, schema=SCHEMA)
+        yield pa.record_batch(sides, schema=columns.schema)
 
 
-def pair_batch(src: Iterable[str], tgt: Iterable[str]) -> pa.RecordBatch:
-    """One record batch of two equally long columns."""
-    return pa.record_batch([pa.array(src, pa.string()), pa.array(tgt, pa.string())], schema=SCHEMA)
+def pair_batch(*columns: Iterable[str]) -> pa.RecordBatch:
+    """One record batch of equally long columns: sources, targets and, where there are any, groups."""
+    return pa.record_batch(
+        [pa.array(column, pa.string()) for column in columns], names=["src", "tgt", "group"][: len(columns)]
+    )
 
 
 def one_line(error: BaseException) -> str:
@@ -182,6 +196,12 @@ def _line_blocks(path: Path, keep_cr: bool) -> Generator[list[str], None, None]:
         while data := _read_block(file, path, n_lines):
             if n_lines == 0:
                 data = data.removeprefix(codecs.BOM_UTF8)
+            if (at := data.find(b"\0")) >= 0:
+                line = n_lines + data.count(b"\n", 0, at) + 1
+                raise UserError(
+                    f"{path}, line {line}: holds a NUL byte; expected UTF-8 text: "
+                    "convert the file if it is UTF-16 (iconv -f utf-16 -t utf-8), else take the byte out"
+                )
             try:
                 text = data.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -206,7 +226,13 @@ def _open(path: Path) -> io.BufferedIOBase:
 
 def _read_block(file: io.BufferedIOBase, path: Path, n_lines: int) -> bytes:
     try:
-        return file.read(_BYTES_PER_READ) + file.readline()
+        data, rest = file.read(_BYTES_PER_READ), file.readline(_LONGEST_LINE_BYTES)
+        if len(rest) == _LONGEST_LINE_BYTES:
+            line = n_lines + data.count(b"\n") + 1
+            raise UserError(
+                f"{path}, line {line}: is longer than {_LONGEST_LINE_BYTES >> 20} MiB; expected one pair a line"
+            )
+        return data + rest
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
             f"{path}: damaged .gz file somewhere after line {n_lines} ({one_line(error)}); "
@@ -216,7 +242,23 @@ def _read_block(file: io.BufferedIOBase, path: Path, n_lines: int) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); expected a readable file") from None
 
 
-def _pair_names(where: str, names: list[str], src_lang: str, tgt_lang: str) -> tuple[str, str]:
+def _positions(where: str, names: list[str], columns: Columns) -> list[int]:
+    """Where the source, the target and, if asked for, the group stand in a row."""
+    wanted = [*_pair_names(where, names, columns)]
+    if columns.group:
+        _check_group(where, names, columns.group)
+        wanted.append(columns.group)
+    return [names.index(name) for name in wanted]
+
+
+def _check_group(where: str, names: list[str], group: str) -> None:
+    if names.count(group) != 1:
+        found = one_line(ValueError(", ".join(names) or "nothing"))
+        raise UserError(f"{where}: found {found}; expected the name {group} once, which data.group_column gives")
+
+
+def _pair_names(where: str, names: list[str], columns: Columns) -> tuple[str, str]:
+    src_lang, tgt_lang = columns.src_lang, columns.tgt_lang
     for pair in ((src_lang, tgt_lang), ("src", "tgt")):
         if all(names.count(name) == 1 for name in pair):
             return pair
@@ -234,24 +276,32 @@ def _wrong_width(path: Path, line: int, n_found: int, n_expected: int) -> UserEr
     )
 
 
-def _json_pair(where: str, line: str, src_lang: str, tgt_lang: str) -> tuple[str, str]:
+def _json_pair(where: str, line: str, columns: Columns) -> tuple[str, ...]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: is not valid JSON ({one_line(error)}); expected one object a line") from None
-    if isinstance(row, dict) and "translation" in row:
-        row = row["translation"]
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: holds {_json_name(row)}; expected one JSON object a line with two texts")
-    names = _pair_names(f"{where}, keys", list(row), src_lang, tgt_lang)
-    for name in names:
-        if not isinstance(row[name], str):
-            raise UserError(f"{where}: {name} is {_json_name(row[name])}; expected text, fill or remove the row")
-        try:
-            row[name].encode("utf-8")
-        except UnicodeEncodeError:
-            raise UserError(f"{where}: {name} has half a surrogate pair (\\ud800 to \\udfff); expected text") from None
-    return row[names[0]], row[names[1]]
+    pair = row["translation"] if isinstance(row, dict) and "translation" in row else row
+    if not isinstance(pair, dict):
+        raise UserError(f"{where}: holds {_json_name(pair)}; expected one JSON object a line with two texts")
+    src, tgt = (_json_text(where, name, pair[name]) for name in _pair_names(f"{where}, keys", list(pair), columns))
+    if columns.group is None:
+        return src, tgt
+    _check_group(f"{where}, keys", list(row), columns.group)
+    group = row[columns.group]
+    return src, tgt, _json_text(where, columns.group, str(group) if type(group) is int else group)
+
+
+def _json_text(where: str, name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{where}: {name} is {_json_name(value)}; expected text, fill or remove the row")
+    if "\0" in value:
+        raise UserError(f"{where}: {name} holds a NUL character (\\u0000); expected text, take it out")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {name} has half a surrogate pair (\\ud800 to \\udfff); expected text") from None
+    return value
 
 
 def _json_name(value: Any) -> str:
@@ -268,11 +318,22 @@ def _is_text(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
+def _group_text(groups: pa.Array, name: str, where: str, first_row: int) -> pa.Array:
+    try:
+        return _checked_text(groups, name, where, first_row)
+    except pa.ArrowException:
+        raise UserError(f"{where}: column {name} holds {groups.type}; expected text or numbers") from None
+
+
 def _checked_text(side: pa.Array, name: str, where: str, first_row: int) -> pa.Array:
     side = side.cast(pa.string())
     if side.null_count:
         row = first_row + pc.index(side.is_null(), True).as_py()
         raise UserError(f"{where}, row {row}: {name} is null; expected text, fill or remove the row")
+    has_nul = pc.match_substring(side, "\0")
+    if pc.any(has_nul).as_py():
+        row = first_row + pc.index(has_nul, True).as_py()
+        raise UserError(f"{where}, row {row}: {name} holds a NUL character; expected text, take it out")
     try:
         side.validate(full=True)
     except pa.ArrowInvalid as error:

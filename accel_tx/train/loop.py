@@ -66,13 +66,13 @@ def train(
     device.check_gpu_build()
     device.resolve_precision(config.train.precision)
     device.set_cpu_threads(config.train.cpu_threads)
-    rank, local_rank = device.process_index()
+    rank, _ = device.process_index()
     run_lock.refuse_if_held(run_dir, is_main=rank == 0)
     check_run_dir(config, run_dir, resume)
     is_new = not checkpoint.checkpoint_dirs(run_dir)
     warm_start.check_origin(run_dir, init_from, has_checkpoint=not is_new)
     source = warm_start.find_source(init_from) if is_new and init_from is not None else None
-    data = prepare_data(config, is_builder=local_rank == 0)
+    data = prepare_data(config)
     if source is not None:
         warm_start.check_fits(source, config, data.tokenizers)
     with device.accelerator_for(config.train) as accelerator, run_dir_locked(accelerator, run_dir):

@@ -111,7 +111,7 @@ def test_the_originals_four_filters_keep_the_same_pairs_on_real_text(tmp_path: P
         and src.strip()
         and tgt.strip()
     ]
-    pairs = load_corpus(DataConfig(corpus=str(OFFICE_HELP)), tmp_path / "work").train
+    pairs = load_corpus(DataConfig(corpus=str(OFFICE_HELP)), tmp_path / "work").train[0]
     kept, report = clean_pairs(pairs, n_procs, preset="original")
     assert 1_000 < len(expected) < len(rows)
     assert pairs_of(kept) == expected
@@ -197,7 +197,7 @@ def test_files_on_the_way_stay_beside_the_input(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "home")
     (tmp_path / "tmp").mkdir()
     (tmp_path / "x.tsv").write_text("en\tfr\n" + "a\tb\x07\nc\t \n" * 3_000)
-    first = load_corpus(DataConfig(corpus=str(tmp_path / "x.tsv")), tmp_path / "work").train
+    first = load_corpus(DataConfig(corpus=str(tmp_path / "x.tsv")), tmp_path / "work").train[0]
     kept, _ = clean_pairs(first, n_procs, control_characters=True)
     assert pairs_of(kept) == [("a", "b")] * 3_000
     assert not list((tmp_path / "tmp").rglob("*.arrow"))
@@ -211,7 +211,7 @@ def test_files_on_the_way_stay_beside_the_input(tmp_path: Path, monkeypatch: pyt
 
 def test_cleaning_again_with_other_rules_does_not_answer_from_old_files(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text("en\tfr\na\tb\nabc\tdef\n")
-    pairs = load_corpus(DataConfig(corpus=str(tmp_path / "x.tsv")), tmp_path / "work").train
+    pairs = load_corpus(DataConfig(corpus=str(tmp_path / "x.tsv")), tmp_path / "work").train[0]
     loose, _ = clean_pairs(pairs)
     strict, _ = clean_pairs(pairs, min_src_chars=2)
     assert pairs_of(strict) == [("abc", "def")]

@@ -88,7 +88,7 @@ def pairs_of(data: datasets.Dataset | None) -> Pairs:
 
 
 def load(tmp_path: Path, **fields: Any) -> Pairs:
-    return pairs_of(load_corpus(DataConfig(**fields), tmp_path / "work").train)
+    return pairs_of(load_corpus(DataConfig(**fields), tmp_path / "work").train[0])
 
 
 def error_of(tmp_path: Path, **fields: Any) -> str:
@@ -186,7 +186,7 @@ def test_reading_needs_the_same_memory_for_a_corpus_eight_times_as_large(
 
 def test_a_dataset_that_is_still_mapped_survives_the_next_load(tmp_path: Path) -> None:
     write_tsv(tmp_path / "x.tsv", [("one", "un")])
-    first = load_corpus(DataConfig(corpus=str(tmp_path / "x.tsv")), tmp_path / "work").train
+    first = load_corpus(DataConfig(corpus=str(tmp_path / "x.tsv")), tmp_path / "work").train[0]
     write_tsv(tmp_path / "x.tsv", [("other", "autre")] * 1_000)
     assert len(load(tmp_path, corpus=str(tmp_path / "x.tsv"))) == 1_000
     assert pairs_of(first) == [("one", "un")]
@@ -323,7 +323,7 @@ def test_a_folder_of_plain_files_is_found_by_whole_names(tmp_path: Path) -> None
     write_plain(tmp_path, [("v", "w")], name="val")
     zipped(tmp_path / "train.en")
     corpus = load_corpus(DataConfig(corpus=str(tmp_path)), tmp_path / "work")
-    assert pairs_of(corpus.train) == [("Raw", "Brut")]
+    assert pairs_of(corpus.train[0]) == [("Raw", "Brut")]
     assert pairs_of(corpus.valid) == [("v", "w")]
 
 
@@ -379,7 +379,7 @@ def test_validation_given_on_its_own_replaces_that_of_the_corpus(tmp_path: Path)
     ]
     for fields, expected in given:
         corpus = load_corpus(DataConfig(corpus=str(folder), **fields), tmp_path / "work")  # type: ignore[arg-type]
-        assert pairs_of(corpus.train) == [("a", "b")]
+        assert pairs_of(corpus.train[0]) == [("a", "b")]
         assert pairs_of(corpus.valid) == expected
     (other / "dev.tsv").unlink()
     assert "looked for valid|val|validation|dev" in error_of(tmp_path, corpus=str(folder), valid_corpus=str(other))
@@ -404,7 +404,7 @@ def make_hub_folder(folder: Path, valid: bool = True) -> None:
 def test_the_hubs_own_layout_is_read_from_a_folder(tmp_path: Path, subset: str | None, valid: bool) -> None:
     make_hub_folder(tmp_path / "hub", valid)
     corpus = load_corpus(DataConfig(corpus=str(tmp_path / "hub"), subset=subset), tmp_path / "work")
-    assert pairs_of(corpus.train) == [("one", "un"), *ODD]
+    assert pairs_of(corpus.train[0]) == [("one", "un"), *ODD]
     if valid:
         assert pairs_of(corpus.valid) == [("two", "deux")]
     else:
@@ -417,7 +417,7 @@ def test_the_hubs_layout_gives_validation_alone_too(tmp_path: Path) -> None:
     make_hub_folder(tmp_path / "hub")
     config = DataConfig(**write_plain(tmp_path, [("a", "b")]), valid_corpus=str(tmp_path / "hub"))  # type: ignore[arg-type]
     corpus = load_corpus(config, tmp_path / "work")
-    assert (pairs_of(corpus.train), pairs_of(corpus.valid)) == ([("a", "b")], [("two", "deux")])
+    assert (pairs_of(corpus.train[0]), pairs_of(corpus.valid)) == ([("a", "b")], [("two", "deux")])
 
 
 def test_reading_a_folder_writes_nothing_outside_the_work_folder(
@@ -426,7 +426,7 @@ def test_reading_a_folder_writes_nothing_outside_the_work_folder(
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "home")
     make_hub_folder(tmp_path / "hub")
     corpus = load_corpus(DataConfig(corpus=str(tmp_path / "hub")), tmp_path / "work")
-    assert [file["filename"] for file in corpus.train.cache_files] == [str(tmp_path / "work/train.arrow")]
+    assert [file["filename"] for file in corpus.train[0].cache_files] == [str(tmp_path / "work/train.arrow")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hub", "work"]
 
 
@@ -476,7 +476,7 @@ def test_a_hub_dataset_is_asked_for_by_id_and_subset(tmp_path: Path, monkeypatch
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     config = DataConfig(corpus="Helsinki-NLP/opus_books", subset="en-fr")
     corpus = load_corpus(config, tmp_path / "work")
-    assert pairs_of(corpus.train) == [("one", "un")]
+    assert pairs_of(corpus.train[0]) == [("one", "un")]
     assert corpus.valid is None
     assert asked == [("Helsinki-NLP/opus_books", "en-fr")], "one load serves both splits"
     other = DataConfig(corpus="Helsinki-NLP/opus_books", subset="de-en")
@@ -533,7 +533,7 @@ def test_the_phrasebook_is_the_corpus_by_default(tmp_path: Path) -> None:
     phrasebook = pytest.importorskip("accel_tx.data.phrasebook")
     config = DataConfig(phrasebook_train_pairs=12_345, phrasebook_valid_pairs=10, phrasebook_seed=3)
     corpus = load_corpus(config, tmp_path / "work")
-    assert pairs_of(corpus.train) == list(phrasebook.iter_pairs("train", 12_345, 3))
+    assert pairs_of(corpus.train[0]) == list(phrasebook.iter_pairs("train", 12_345, 3))
     assert pairs_of(corpus.valid) == list(phrasebook.iter_pairs("validation", 10, 3))
     swapped = load(tmp_path, src_lang="fr", tgt_lang="en", phrasebook_train_pairs=9, phrasebook_seed=3)
     assert swapped == [(fr, en) for en, fr in phrasebook.iter_pairs("train", 9, 3)]
@@ -546,7 +546,7 @@ def test_the_phrasebook_has_two_languages_only(tmp_path: Path) -> None:
 @pytest.mark.skipif(not MULTI30K.is_dir(), reason=f"{MULTI30K} is not here")
 def test_multi30k_is_found_in_its_folder_as_raw_text(tmp_path: Path) -> None:
     corpus = load_corpus(DataConfig(corpus=str(MULTI30K)), tmp_path / "work")
-    for data, stem in ((corpus.train, "train"), (corpus.valid, "val")):
+    for data, stem in ((corpus.train[0], "train"), (corpus.valid, "val")):
         sides = [gzip.decompress((MULTI30K / f"{stem}.{lang}.gz").read_bytes()).decode() for lang in ("en", "fr")]
         assert pairs_of(data) == list(zip(*(side.split("\n")[:-1] for side in sides), strict=True))
-    assert (len(corpus.train), len(corpus.valid or [])) == (29_000, 1_014)
+    assert (len(corpus.train[0]), len(corpus.valid or [])) == (29_000, 1_014)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset
 
 from accel_tx.config import CleanConfig, Config, UserError
 from accel_tx.data import corpus
-from accel_tx.data.dataset import Ragged, TokenPairs, cache_folder, prepare_data, split_by_content
+from accel_tx.data.dataset import Ragged, TokenPairs, cache_folder, prepare_data
 
 MakeConfig = Callable[..., Config]
 
@@ -26,43 +24,6 @@ def write_tsv(path: Path, rows: list[tuple[str, str]]) -> Path:
 
 def rows(n: int) -> list[tuple[str, str]]:
     return [(f"sentence number {i} is here", f"la phrase numéro {i} est ici") for i in range(n)]
-
-
-def pairs_of(dataset: Dataset) -> set[tuple[str, str]]:
-    return set(zip(dataset["src"], dataset["tgt"], strict=True))
-
-
-def test_the_split_is_exact_and_does_not_depend_on_the_order() -> None:
-    pairs = rows(1000)
-    splits = []
-    for seed in (1, 2):
-        shuffled = random.Random(seed).sample(pairs, len(pairs))
-        train, valid = split_by_content(Dataset.from_dict(dict(zip(["src", "tgt"], zip(*shuffled), strict=True))), 0.1)
-        assert (len(train), len(valid)) == (900, 100)
-        splits.append((pairs_of(train), pairs_of(valid)))
-    assert splits[0] == splits[1]
-    assert splits[0][0].isdisjoint(splits[0][1])
-
-
-def test_the_opus_books_sizes_are_those_of_the_design() -> None:
-    n = 81_559
-    dataset = Dataset.from_dict({"src": [str(i) for i in range(n)], "tgt": [str(i) for i in range(n)]})
-    train, valid = split_by_content(dataset, 0.1)
-    assert (len(train), len(valid)) == (73_403, 8_156)
-
-
-def test_a_source_never_stands_on_both_sides() -> None:
-    pairs = [(f"source {i % 40}", f"cible {i}") for i in range(400)]
-    dataset = Dataset.from_dict(dict(zip(["src", "tgt"], zip(*pairs), strict=True)))
-    for fraction in (0.01, 0.1, 0.33, 0.4):
-        train, valid = split_by_content(dataset, fraction)
-        assert set(train["src"]).isdisjoint(valid["src"])
-        assert len(train) + len(valid) == 400
-
-
-def test_too_few_pairs_to_split_are_refused() -> None:
-    with pytest.raises(UserError, match="leaves an empty side"):
-        split_by_content(Dataset.from_dict({"src": ["one"], "tgt": ["un"]}), 0.1)
 
 
 def config_for(tiny_config: MakeConfig, tmp_path: Path, **data: Any) -> Config:
@@ -140,7 +101,7 @@ def test_a_waiting_process_gets_what_the_builder_made(tiny_config: MakeConfig, t
 
     config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", rows(50))))
     found = []
-    waiting = Thread(target=lambda: found.append(prepare_data(config, is_builder=False).sha256), daemon=True)
+    waiting = Thread(target=lambda: found.append(prepare_data(config).sha256), daemon=True)
     waiting.start()
     assert prepare_data(config).sha256
     waiting.join(timeout=60)

@@ -1,0 +1,202 @@
+"""Validation pairs split off the training pairs so that nothing of them is left to train on.
+
+Which pairs are held out follows from their content alone: not from their order, nor from the number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from accel_tx.config import DataConfig, UserError
+from accel_tx.data.keys import content_keys
+
+if TYPE_CHECKING:
+    import datasets
+
+_ROWS_PER_BATCH = 10_000
+# Up to so many classes the nearest total is searched among all choices; more of them fill up nearly any size.
+_MOST_CLASSES_SEARCHED = 2_000
+
+Keys = NDArray[np.uint64]
+Rows = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some corpora, each parted into what is trained on and what is held out."""
+
+    train: list[datasets.Dataset]
+    """One for each corpus, in their order; may be empty."""
+    valid: datasets.Dataset
+    """Held out from all of them."""
+    n_shared: int
+    """Pairs in neither: their group is trained on, but their source stands in a group that is held out."""
+    note: str | None
+    """What a user should know where the size could not be met."""
+
+
+def split_off_validation(corpora: Sequence[datasets.Dataset], config: DataConfig) -> Split:
+    """Hold out `valid_size` pairs, or n - int((1 - valid_fraction) n), of all corpora together.
+
+    Without groups all pairs of a source are held out or none, in whatever spelling (see `content_keys`), and the size
+    is exact where sources are distinct. Where they repeat, and with groups, it is the nearest that whole ones give,
+    which `_nearest_total` says more of.
+    Raises: UserError if a side would be empty.
+    """
+    sources = source_keys(corpora)
+    grouped = config.group_column is not None
+    keys = group_keys(corpora) if grouped else sources
+    wanted = config.valid_size or len(keys) - int((1 - config.valid_fraction) * len(keys))
+    is_valid = hold_out(keys, wanted)
+    if is_valid is None:
+        asked = f"valid_size {wanted}" if config.valid_size else f"valid_fraction {config.valid_fraction}"
+        what = f"groups in column {config.group_column}" if grouped else "sources"
+        n_classes = len(np.unique(keys))
+        raise UserError(
+            f"data.{asked} of {len(keys)} pairs with {n_classes} different {what} leaves an empty side; "
+            "expected more pairs"
+        )
+    shared = ~is_valid & np.isin(sources, sources[is_valid]) if grouped else np.zeros_like(is_valid)
+    if (is_valid | shared).all():
+        raise UserError(
+            f"data.group_column {config.group_column}: every source stands in a group that is held out; "
+            "nothing is left to train on"
+        )
+    n_valid = int(is_valid.sum())
+    note = None
+    if grouped:
+        n_all, n_held_out = len(np.unique(keys)), len(np.unique(keys[is_valid]))
+        note = f"held out {n_valid:,} pairs ({wanted:,} asked for): {n_held_out:,} of {n_all:,} groups"
+    elif n_valid != wanted:
+        note = f"held out {n_valid:,} pairs ({wanted:,} asked for): all pairs of a source stay together"
+    ends = np.cumsum([len(pairs) for pairs in corpora])[:-1]
+    return Split(
+        train=[select(c, rows) for c, rows in zip(corpora, np.split(~is_valid & ~shared, ends), strict=True)],
+        valid=_joined([select(c, rows) for c, rows in zip(corpora, np.split(is_valid, ends), strict=True)]),
+        n_shared=int(shared.sum()),
+        note=note,
+    )
+
+
+def hold_out(keys: Keys, n_wanted: int) -> Rows | None:
+    """The rows to hold out, (n,) bool: all rows of a key or none, as near to `n_wanted` as `_nearest_total` comes.
+
+    None if there are fewer than two different keys, or no more rows than wanted.
+    """
+    in_order = np.sort(keys)
+    if n_wanted >= len(keys) or in_order[0] == in_order[-1]:
+        return None
+    last = in_order[n_wanted - 1]
+    if last != in_order[n_wanted]:
+        return np.asarray(keys <= last)
+    starts = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1]]))
+    chosen = in_order[starts[_nearest_total(np.diff(starts, append=len(keys)), n_wanted)]]
+    at = np.minimum(np.searchsorted(chosen, keys), len(chosen) - 1)
+    return np.asarray(chosen[at] == keys)
+
+
+def smallest(keys: Keys, n_wanted: int) -> Rows:
+    """The `n_wanted` rows that come first in an order fixed by their keys; of equal keys the first rows."""
+    if n_wanted >= len(keys):
+        return np.ones(len(keys), dtype=bool)
+    # Stirred, because the split takes the smallest keys themselves (the multiplier is that of Knuth's hashing).
+    stirred = (keys ^ (keys >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
+    boundary = np.partition(stirred, n_wanted)[n_wanted]
+    chosen = stirred < boundary
+    chosen[np.flatnonzero(stirred == boundary)[: n_wanted - int(chosen.sum())]] = True
+    return np.asarray(chosen)
+
+
+def source_keys(corpora: Sequence[datasets.Dataset]) -> Keys:
+    """The content key of every source, all corpora end to end, (n,)."""
+    return _concatenated([content_keys(batch["src"]) for c in corpora for batch in arrow_batches(c)])
+
+
+def group_keys(corpora: Sequence[datasets.Dataset]) -> Keys:
+    """One number for every group, all corpora end to end, (n,); a group may reach over several corpora."""
+    texts = (batch["group"].to_pylist() for c in corpora for batch in arrow_batches(c))
+    hashes = ((xxhash.xxh3_64_intdigest(text.encode()) for text in column) for column in texts)
+    return _concatenated([np.fromiter(column, dtype=np.uint64) for column in hashes])
+
+
+def arrow_batches(pairs: datasets.Dataset) -> Iterator[pa.Table]:
+    """The rows as Arrow tables, some at a time."""
+    return iter(pairs.with_format("arrow").iter(batch_size=_ROWS_PER_BATCH))
+
+
+def select(pairs: datasets.Dataset, rows: Rows) -> datasets.Dataset:
+    """The rows marked, (n,) bool, in their order; nothing is copied."""
+    return pairs if rows.all() else pairs.select(np.flatnonzero(rows))
+
+
+def _nearest_total(sizes: NDArray[np.int64], wanted: int) -> Rows:
+    """Classes whose sizes add up to `wanted`, or nearly; never none of them and never all.
+
+    As many as fit are taken in the order given. If that leaves a gap, and the classes are few enough to try all
+    choices, the nearest total that any choice has is found; else the total is below by less than the smallest class
+    that was left.
+    """
+    chosen = _greedy(sizes, wanted)
+    if int(sizes[chosen].sum()) == wanted:
+        return chosen
+    if len(sizes) <= _MOST_CLASSES_SEARCHED:
+        return _best(sizes, wanted)
+    if not chosen.any():
+        chosen[int(np.argmin(sizes))] = True
+    return chosen
+
+
+def _greedy(sizes: NDArray[np.int64], wanted: int) -> Rows:
+    chosen = np.zeros(len(sizes), dtype=bool)
+    left, at = wanted, 0
+    while left > 0:
+        fitting = at + np.flatnonzero(sizes[at:] <= left)
+        n = int(np.searchsorted(np.cumsum(sizes[fitting]), left, side="right"))
+        chosen[fitting[:n]] = True
+        left -= int(sizes[fitting[:n]].sum())
+        if n == len(fitting):
+            break
+        at = int(fitting[n]) + 1
+    return chosen
+
+
+def _best(sizes: NDArray[np.int64], wanted: int) -> Rows:
+    """By dynamic programming over totals; between two that are as near, the smaller one."""
+    n_rows = int(sizes.sum())
+    most = min(n_rows - 1, wanted + int(sizes.max()))  # the nearest total is never further off than one class
+    never = len(sizes)
+    reached_by = np.full(most + 1, never, dtype=np.int32)
+    reached = np.zeros(most + 1, dtype=bool)
+    reached[0] = True
+    for i, size in enumerate(sizes.tolist()):
+        if reached[wanted]:
+            break
+        if size <= most:
+            new = np.flatnonzero(reached[: most + 1 - size] & ~reached[size:]) + size
+            reached[new] = True
+            reached_by[new] = i
+    totals = np.flatnonzero(reached)[1:]
+    total = int(totals[np.argmin(np.abs(totals - wanted))])
+    chosen = np.zeros(len(sizes), dtype=bool)
+    while total:
+        i = int(reached_by[total])
+        chosen[i] = True
+        total -= int(sizes[i])
+    return chosen
+
+
+def _concatenated(columns: Sequence[Keys]) -> Keys:
+    return np.concatenate(columns) if columns else np.empty(0, dtype=np.uint64)
+
+
+def _joined(parts: Sequence[datasets.Dataset]) -> datasets.Dataset:
+    from datasets import concatenate_datasets
+
+    return concatenate_datasets([part for part in parts if len(part)])
