@@ -82,6 +82,7 @@ def encode(
     text = {"src": Value("string"), "tgt": Value("string")} if keep_text else {}
 
     def encode_batch(table: pa.Table) -> pa.Table:
+        table = table.combine_chunks()
         columns = {f"{side}_ids": _ids(getattr(tokenizers, side), table[side]) for side in ("src", "tgt")}
         encoded = pa.table({**columns, **{name: table[name] for name in text}})
         if limit is None:

@@ -127,8 +127,9 @@ def group_keys(corpora: Sequence[datasets.Dataset]) -> Keys:
 
 
 def arrow_batches(pairs: datasets.Dataset) -> Iterator[pa.Table]:
-    """The rows as Arrow tables, some at a time."""
-    return iter(pairs.with_format("arrow").iter(batch_size=_ROWS_PER_BATCH))
+    """The rows as Arrow tables of one chunk, some at a time."""
+    # Selected rows come as a chunk each, and every kernel of Arrow's begins anew with every chunk.
+    return (table.combine_chunks() for table in pairs.with_format("arrow").iter(batch_size=_ROWS_PER_BATCH))
 
 
 def select(pairs: datasets.Dataset, rows: Rows) -> datasets.Dataset:
