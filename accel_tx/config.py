@@ -120,12 +120,15 @@ class CorpusEntry:
     """Fields of the `clean` section that differ for this corpus."""
 
     def clean_config(self, base: CleanConfig) -> CleanConfig:
-        """`base` with what differs for this corpus."""
+        """`base` with what differs for this corpus. Raises: UserError for a field or value that does not fit."""
         where = f"data.corpora, clean of {self.name}"
         known = [f.name for f in dataclasses.fields(base)]
         for key in self.clean:
             if key not in known:
                 raise UserError(f"{where}: unknown key {key}; did you mean {nearest_of(str(key), known)}?")
+        preset = self.clean.get("preset", base.preset)
+        if preset not in PRESETS:
+            raise UserError(f"{where}: preset is {preset!r}; expected one of {', '.join(PRESETS)}")
         try:
             return dataclasses.replace(base, **self.clean)
         except (UserError, TypeError) as error:

@@ -209,6 +209,9 @@ def _build(config: Config, folder: Path) -> None:
     if n_learned_from < n_epoch:
         notes.append(f"vocabulary learned from {n_learned_from:,} of {n_epoch:,} training pairs")
     notes += _weights_told(config, meta["train"])
+    unchecked = [e.name for e in entries if "overlap" not in e.clean_config(config.clean).rules()]
+    if corpus.test is not None and unchecked:
+        notes.append(f"clean.overlap is off for {', '.join(unchecked)}: test text may be in training")
     shutil.rmtree(folder / "work")
     meta |= {"report": report.to_dict(), "notes": notes}
     (folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")

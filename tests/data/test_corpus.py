@@ -219,6 +219,15 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "json_number": ("x.jsonl", b'{"en": 5, "fr": "b"}\n', "line 1: en is 5; expected text"),
     "json_surrogate": ("x.jsonl", b'{"en": "\\ud800", "fr": "b"}\n', "line 1: en has half a surrogate pair"),
     "json_no_bytes": ("x.jsonl", b"", "holds no pairs"),
+    "tsv_nul": ("x.tsv", b"en\tfr\n" + b"a\tb\n" * 300_000 + b"a\0\tb\n", "line 300002: holds a NUL byte"),
+    "tsv_utf16": (
+        "x.tsv",
+        "en\tfr\na\tb\n".encode("utf-16-le"),
+        "line 1: holds a NUL byte; expected UTF-8 text: convert",
+    ),
+    "csv_nul": ("x.csv", b'en,fr\n"a\nb",c\nd,\0\n', "line 4: holds a NUL byte"),
+    "json_nul": ("x.jsonl", b'{"en": "a", "fr": "b\\u0000"}\n', "line 1: fr holds a NUL character"),
+    "csv_empty_header": ("x.csv", b"\nen,fr\na,b\n", "line 1: found nothing; expected the names en and fr"),
     "gz_truncated": ("x.tsv.gz", gzip.compress(b"en\tfr\n" + os.urandom(99).hex().encode())[:-20], "damaged .gz file"),
     "gz_not_gzip": ("x.tsv.gz", b"en\tfr\na\tb\n", "damaged .gz file somewhere after line 0"),
     "gz_flipped": ("x.jsonl.gz", gzip.compress(b"a" * 99)[:10] + b"\xff" * 20, "damaged .gz file"),
@@ -236,6 +245,95 @@ def test_a_broken_file_is_named_with_the_line_at_fault(tmp_path: Path, case: str
     message = error_of(tmp_path, corpus=str(tmp_path / name))
     assert str(tmp_path / name) in message
     assert expected in message
+
+
+def test_a_file_that_is_one_endless_line_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "_BYTES_PER_READ", 100)
+    monkeypatch.setattr(readers, "_LONGEST_LINE_BYTES", 3 << 20)
+    (tmp_path / "x.jsonl").write_bytes(b'{"en": "a", "fr": "b"}\n' * 5 + b"[" + b"1," * (2 << 20) + b"1]\n")
+    assert "x.jsonl, line 6: is longer than 3 MiB; expected one pair a line" in error_of(
+        tmp_path, corpus=str(tmp_path / "x.jsonl")
+    )
+
+
+def test_a_csv_field_may_be_as_long_as_a_line(tmp_path: Path) -> None:
+    write_csv(tmp_path / "x.csv", [("a", "b" * 10_000_000)])
+    assert load(tmp_path, corpus=str(tmp_path / "x.csv")) == [("a", "b" * 10_000_000)]
+
+
+GROUPED = [("one", "un", "first"), ("two", "deux", "first"), ("three", "trois", "2")]
+
+
+def write_grouped(path: Path) -> None:
+    src, tgt, book = map(list, zip(*GROUPED, strict=True))
+    if path.suffix in (".tsv", ".csv"):
+        sep = "\t" if path.suffix == ".tsv" else ","
+        rows = [("book", "en", "fr"), *((b, s, t) for s, t, b in GROUPED)]
+        path.write_text("".join(sep.join(row) + "\n" for row in rows))
+    elif path.suffix == ".parquet":
+        pairs = [{"en": s, "fr": t} for s, t in zip(src, tgt, strict=True)]
+        pq.write_table(pa.table({"book": pa.array(book).dictionary_encode(), "translation": pairs}), path)
+    else:
+        lines = [{"translation": {"en": s, "fr": t}, "book": 2 if b == "2" else b} for s, t, b in GROUPED]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "csv", "jsonl", "parquet"])
+def test_the_group_comes_along_from_every_format_with_columns(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    write_grouped(path)
+    (data,) = load_corpus(DataConfig(corpus=str(path), group_column="book"), tmp_path / "work").train
+    assert list(zip(data["src"], data["tgt"], data["group"], strict=True)) == GROUPED
+    message = error_of(tmp_path, corpus=str(path), group_column="chapter")
+    assert str(path) in message
+    assert "expected the name chapter once, which data.group_column gives" in message
+
+
+def test_plain_files_and_the_phrasebook_have_no_groups(tmp_path: Path) -> None:
+    files = write_plain(tmp_path, [("a", "b")])
+    assert "have no columns; expected .tsv" in error_of(tmp_path, group_column="book", **files)
+    assert "the phrasebook has no such column" in error_of(tmp_path, group_column="book")
+
+
+def test_test_text_is_read_from_files_and_from_the_test_split_of_a_folder(tmp_path: Path) -> None:
+    files = write_plain(tmp_path, [("a", "b")])
+    write_plain(tmp_path, [("t", "u")], name="test")
+    make_hub_folder(tmp_path / "hub")
+    plain = {"test_src": str(tmp_path / "test.en"), "test_tgt": str(tmp_path / "test.fr")}
+    given = [(plain, [("t", "u")]), ({"test_corpus": str(tmp_path)}, [("t", "u")])]
+    given.append(({"test_corpus": str(tmp_path / "hub")}, [("three", "trois")]))
+    seen = set()
+    for fields, expected in given:
+        config = DataConfig(**files, **fields)  # type: ignore[arg-type]
+        assert pairs_of(load_corpus(config, tmp_path / "work").test) == expected
+        seen.add(input_fingerprint(config))
+    assert len(seen) == 2, "the same two files given in two ways, and the folder"
+    assert load_corpus(DataConfig(**files), tmp_path / "work").test is None  # type: ignore[arg-type]
+
+
+def test_several_corpora_come_each_on_its_own_with_all_their_validation(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_tsv(tmp_path / name / "train.tsv", [(f"{name} {i}", "x") for i in range(3)])
+        write_tsv(tmp_path / name / "dev.tsv", [(f"{name} held out", "x")])
+    make_hub_folder(tmp_path / "hub")
+    entries = [{"name": name, "corpus": str(tmp_path / name)} for name in ("a", "hub", "b")]
+    corpus = load_corpus(DataConfig(corpora=entries), tmp_path / "work")
+    assert [pairs_of(part)[0][0] for part in corpus.train] == ["a 0", "one", "b 0"]
+    assert [src for src, _ in pairs_of(corpus.valid)] == ["a held out", "two", "b held out"]
+    entries[0]["corpus"] = "./nowhere"
+    assert "data.corpora ./nowhere: no such file or folder" in error_of(tmp_path, corpora=entries)
+
+
+def test_streaming_reads_the_same_pairs_and_keeps_no_copy(tmp_path: Path) -> None:
+    make_hub_folder(tmp_path / "hub")
+    config = DataConfig(corpus=str(tmp_path / "hub"), streaming=True)
+    corpus = load_corpus(config, tmp_path / "work")
+    assert pairs_of(corpus.train[0]) == [("one", "un"), *ODD]
+    assert pairs_of(corpus.valid) == [("two", "deux")]
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["train.arrow", "valid.arrow"]
 
 
 def parquet_text(values: list[Any], kind: pa.DataType | None = None) -> pa.Array:
@@ -259,6 +357,7 @@ BROKEN_TABLES: dict[str, tuple[pa.Table, str]] = {
         pa.table({"en": pa.array([b"ok", b"\xe9"]).view(pa.string()), "fr": ["a", "b"]}),
         "rows 1 to 2: en is not valid text",
     ),
+    "nul": (pa.table({"en": ["a"] * 10_001, "fr": ["b"] * 10_000 + ["\0"]}), "row 10001: fr holds a NUL character"),
     "no_rows": (pa.table({"en": parquet_text([]), "fr": parquet_text([])}), "holds no pairs"),
 }
 

@@ -1,0 +1,176 @@
+"""How often the pairs of several corpora stand in an epoch, whatever their order."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from accel_tx.config import Config, DataConfig, UserError
+from accel_tx.data.dataset import PreparedData, prepare_data
+from accel_tx.data.mixture import sample, weighted_segments
+
+MakeConfig = Callable[..., Config]
+Pair = tuple[str, str]
+
+
+def rows(n: int, word: str) -> list[Pair]:
+    return [(f"{word} number {i} is here", f"{word} numéro {i} est ici") for i in range(n)]
+
+
+def dataset(pairs: list[Pair]) -> Dataset:
+    return Dataset.from_dict(dict(zip(["src", "tgt"], map(list, zip(*pairs, strict=True)), strict=True)))
+
+
+def epoch_of(pairs: list[Pair], weight: float) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for segment in weighted_segments(["a"], [dataset(pairs)], [weight]):
+        for text in segment.pairs["src"]:
+            counts[text] += segment.times
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [
+        (1, {1: 100}),
+        (2, {2: 100}),
+        (0.5, {1: 50}),
+        (1.5, {2: 50, 1: 50}),
+        (3.25, {4: 25, 3: 75}),
+        (0.01, {1: 1}),
+        (0.001, {}),
+    ],
+)
+def test_a_weight_says_how_often_each_pair_counts(weight: float, expected: dict[int, int]) -> None:
+    pairs = rows(100, "cat")
+    counts = epoch_of(pairs, weight)
+    assert Counter(counts.values()) == expected
+    assert epoch_of(random.Random(1).sample(pairs, 100), weight) == counts
+
+
+def test_a_sample_is_drawn_evenly_from_all_corpora_and_not_by_order() -> None:
+    corpora = [rows(400, "cat"), rows(200, "dog")]
+    drawn = []
+    for seed in (1, 2):
+        mixed = [dataset(random.Random(seed).sample(pairs, len(pairs))) for pairs in corpora]
+        segments, n_pairs = sample(weighted_segments(["a", "b"], mixed, [1, 2]), 200)
+        assert n_pairs == 200
+        assert [(s.corpus, len(s.pairs), s.times) for s in segments] == [("a", 100, 1), ("b", 50, 2)]
+        drawn.append([set(s.pairs["src"]) for s in segments])
+    assert drawn[0] == drawn[1]
+    assert sample(segments, None)[1] == 200
+
+
+def write_tsv(path: Path, pairs: list[Pair]) -> str:
+    path.write_text("en\tfr\n" + "".join(f"{src}\t{tgt}\n" for src, tgt in pairs), encoding="utf-8")
+    return str(path)
+
+
+def prepared(tiny_config: MakeConfig, tmp_path: Path, entries: list[dict[str, Any]], **data: Any) -> PreparedData:
+    return prepare_data(tiny_config(data={"cache_dir": str(tmp_path / "cache"), "corpora": entries, **data}))
+
+
+def trained_on(data: PreparedData) -> Counter[str]:
+    decoded = data.tokenizers.src.decode([data.train[i].src.tolist() for i in range(len(data.train))])
+    return Counter(decoded)
+
+
+@pytest.mark.parametrize("n_procs", [1, 2])
+def test_corpora_are_mixed_by_weight_with_rules_of_their_own(
+    tiny_config: MakeConfig, tmp_path: Path, n_procs: int
+) -> None:
+    cats = write_tsv(tmp_path / "cats.tsv", rows(60, "cat"))
+    dogs = write_tsv(tmp_path / "dogs.tsv", [*rows(40, "dog"), ("no", "non")])
+    entries = [
+        {"name": "cats", "corpus": cats, "weight": 2},
+        {"name": "dogs", "corpus": dogs, "weight": 0.5, "clean": {"min_src_chars": 5}},
+    ]
+    data = prepared(tiny_config, tmp_path, entries, valid_size=20, n_procs=n_procs)
+    counts = trained_on(data)
+    n_cats, n_dogs = (sum(text.startswith(word) for text in data.valid_src) for word in ("cat", "dog"))
+    assert (len(data.valid), n_cats + n_dogs) == (20, 20)
+    assert len(set(data.valid_src)) == 20, "validation pairs are never repeated"
+    assert not set(data.valid_src) & set(counts)
+    assert Counter(n for text, n in counts.items() if text.startswith("cat")) == {2: 60 - n_cats}
+    assert Counter(n for text, n in counts.items() if text.startswith("dog")) == {1: int((40 - n_dogs) / 2 + 0.5)}
+    parts = {part.name: part for part in data.report.parts}
+    assert [(name, p.n_read, p.n_kept, p.weight) for name, p in parts.items()] == [
+        ("cats", 60, 60, 2),
+        ("dogs", 41, 40, 0.5),
+    ]
+    assert data.report.dropped["min_src_chars"] == 1
+    assert data.notes[-2] == f"cats, weight 2: {60 - n_cats} training pairs, {2 * (60 - n_cats)} in an epoch"
+
+
+def test_every_weight_and_rule_has_prepared_data_of_its_own(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    corpus = write_tsv(tmp_path / "c.tsv", rows(60, "cat"))
+    folders = {
+        prepared(tiny_config, tmp_path, [{"name": "c", "corpus": corpus, **more}]).folder
+        for more in ({}, {"weight": 2}, {"clean": {"min_src_chars": 3}})
+    }
+    assert len(folders) == 3
+
+
+def test_test_text_is_kept_out_of_training(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    corpus = write_tsv(tmp_path / "c.tsv", rows(60, "a long enough cat"))
+    leaked = [(src.upper() + " !", tgt) for src, tgt in rows(5, "a long enough cat")]
+    test = write_tsv(tmp_path / "test.tsv", leaked)
+    data = prepared(tiny_config, tmp_path, [{"name": "c", "corpus": corpus}], test_corpus=test)
+    assert data.report.dropped["overlap"] == 5
+    assert not {src for src, _ in rows(5, "a long enough cat")} & (set(trained_on(data)) | set(data.valid_src))
+    assert data.notes == []
+    entries = [{"name": "c", "corpus": corpus, "clean": {"preset": "none"}}]
+    unchecked = prepared(tiny_config, tmp_path, entries, test_corpus=test)
+    assert unchecked.notes == ["clean.overlap is off for c: test text may be in training"]
+
+
+def test_a_vocabulary_of_a_sample_says_so(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    corpus = write_tsv(tmp_path / "c.tsv", rows(100, "cat"))
+    config = tiny_config(
+        data={"cache_dir": str(tmp_path / "cache"), "corpus": corpus, "valid_size": 10},
+        tokenizer={"max_sentences": 30},
+    )
+    data = prepare_data(config)
+    assert data.notes == ["vocabulary learned from 30 of 90 training pairs"]
+    numbers = {str(i) for i in range(100)} & data.tokenizers.src.fast.get_vocab().keys()
+    assert len(numbers) == 30
+
+
+WRONG: list[tuple[Any, str]] = [
+    ([{"name": "a", "corpus": "x", "wieght": 2}], "data.corpora, entry 1: unknown key wieght; did you mean weight?"),
+    ([{"name": "a", "corpus": "x"}, {"corpus": "y"}], "entry 2: name is None; expected text"),
+    ([{"name": "a", "corpus": 3}], "entry 1: corpus is 3; expected text"),
+    ([{"name": "a", "corpus": "x"}, {"name": "a", "corpus": "y"}], "the name 'a' is given twice"),
+    ([{"name": "a", "corpus": "x", "weight": 0}], "entry 1: weight is 0; expected a number above 0"),
+    ([{"name": "a", "corpus": "x", "weight": "2"}], "weight is '2'; expected a number"),
+    (["x"], "entry 1 is 'x'; expected a mapping with name, corpus, subset, weight, clean"),
+    ([{"name": "a", "corpus": "x", "clean": 3}], "clean is 3; expected fields of the section clean"),
+]
+
+
+@pytest.mark.parametrize(("entries", "expected"), WRONG)
+def test_a_wrong_entry_is_named(entries: Any, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        DataConfig(corpora=entries)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("clean", "expected"),
+    [
+        ({"max_wordz": 3}, "data.corpora, clean of a: unknown key max_wordz; did you mean max_words?"),
+        ({"max_words": 0}, "data.corpora, clean of a: clean.max_words is 0"),
+        ({"max_words": "many"}, "data.corpora, clean of a: "),
+        ({"preset": "lihgt"}, "data.corpora, clean of a: preset is 'lihgt'; expected one of none, original"),
+    ],
+)
+def test_wrong_rules_of_an_entry_are_named(tiny_config: MakeConfig, clean: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        tiny_config(data={"corpora": [{"name": "a", "corpus": "x", "clean": clean}]})
+    assert expected in str(caught.value)
