@@ -125,3 +125,15 @@ def test_processes_that_did_not_find_each_other_are_an_error(tiny_config: MakeCo
     assert done.returncode == 2
     assert "2 processes were launched" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_bad_input_ends_every_process_of_a_launch_with_one_line_each(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text("english\tfrench\na\tb\n")
+    options = ["--data.corpus", str(tmp_path / "x.tsv"), "--data.cache_dir", str(tmp_path / "cache")]
+    done = launch(2, "-m", "accel_tx", "train", "--config", CONFIG, "--run_dir", str(tmp_path / "run"), *options)
+    assert done.returncode != 0
+    assert "x.tsv, line 1: found english, french" in done.stderr
+    assert "exitcode  : 2" in done.stderr
+    assert "accel_tx/data" not in done.stderr, "a traceback"
+    assert not (tmp_path / "run").exists()
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,39 @@ def test_a_given_validation_pair_longer_than_the_positions_is_an_error(tiny_conf
     write_tsv(tmp_path / "valid.tsv", [("short", "court"), ("x " * 96, "y")])
     with pytest.raises(UserError, match="validation pair 2 has 97 tokens"):
         prepare_data(config_for(tiny_config, tmp_path, corpus=str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordlevel"])
+def test_a_line_of_ten_megabytes_is_dropped_and_counted_without_being_tokenized(
+    tiny_config: MakeConfig, tmp_path: Path, kind: str
+) -> None:
+    pairs = [*rows(50), ("x" * 10_000_000, "court"), ("short", "y " * 5_000_000)]
+    config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", pairs)))
+    tokenizer = dataclasses.replace(config.tokenizer, kind=kind)
+    config = dataclasses.replace(config, clean=CleanConfig(preset="none"), tokenizer=tokenizer)
+    started_at_s = time.process_time()
+    report = prepare_data(config).report
+    assert time.process_time() - started_at_s < 20
+    assert report.dropped["line length"] == 2
+    assert report.meanings["line length"] == "at most 6,144 bytes on both sides"
+    assert (report.n_read, report.n_kept) == (52, 50)
+
+
+def test_a_given_validation_line_of_ten_megabytes_is_an_error(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    write_tsv(tmp_path / "train.tsv", rows(50))
+    write_tsv(tmp_path / "valid.tsv", [("short", "court"), ("x" * 10_000_000, "y")])
+    with pytest.raises(UserError, match="validation pair 2 has more than 6,144 bytes, 64 for each of model"):
+        prepare_data(config_for(tiny_config, tmp_path, corpus=str(tmp_path)))
+
+
+def test_groups_are_split_by_their_column_and_the_note_says_how_many(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    lines = [f"book {i // 20}\tsentence {i} here\tphrase {i} ici" for i in range(100)]
+    (tmp_path / "c.tsv").write_text("\n".join(["book\ten\tfr", *lines]))
+    config = config_for(tiny_config, tmp_path, corpus=str(tmp_path / "c.tsv"), group_column="book", valid_size=45)
+    data = prepare_data(config)
+    assert len({int(src.split()[1]) // 20 for src in data.valid_src}) == 2
+    assert (len(data.train), len(data.valid)) == (60, 40)
+    assert data.notes == ["held out 40 pairs (45 asked for): 2 of 5 groups"]
 
 
 def test_a_waiting_process_gets_what_the_builder_made(tiny_config: MakeConfig, tmp_path: Path) -> None:
