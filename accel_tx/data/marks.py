@@ -49,7 +49,7 @@ def mark_pairs(
 
 
 def _mark(table: pa.Table, rules: dict[str, Any], src_lang: str, tgt_lang: str) -> pa.Table:
-    tables = [_mark_slice(piece, rules, src_lang, tgt_lang) for piece in _small_slices(table)]
+    tables = [_mark_slice(piece, rules, src_lang, tgt_lang) for piece in small_slices(table)]
     return pa.concat_tables(tables)
 
 
@@ -66,14 +66,14 @@ def _mark_slice(table: pa.Table, rules: dict[str, Any], src_lang: str, tgt_lang:
     return pa.table(columns)
 
 
-def _small_slices(table: pa.Table) -> Iterator[pa.Table]:
+def small_slices(table: pa.Table) -> Iterator[pa.Table]:
     """Halves of halves, so that the arrays of a batch stay small whatever the length of its lines."""
     if table.num_rows <= 1 or table.nbytes <= _BYTES_PER_BATCH:
         yield table
     else:
         half = table.num_rows // 2
-        yield from _small_slices(table.slice(0, half))
-        yield from _small_slices(table.slice(half))
+        yield from small_slices(table.slice(0, half))
+        yield from small_slices(table.slice(half))
 
 
 def mended_column(table: pa.Table, side: str, rules: dict[str, Any]) -> Repaired:

@@ -17,8 +17,8 @@ from accel_tx.data.language import base_language
 from accel_tx.data.numbers_in_text import numbers_disagree
 
 # Two short texts may differ by any factor: "OK" and "Einverstanden".
-_FREE_WORDS = 5
-_FREE_CHARS = 20
+FREE_WORDS = 5
+FREE_CHARS = 20
 _CLOSERS = " \t\u00a0\u202f\"'”’»›)]}*_"
 _ENDS = ".!?…:;。．！？：；؟۔।॥։።៖។။"
 _NO_TERMINAL_PUNCTUATION = {"th", "lo", "bo", "dz"}
@@ -56,7 +56,7 @@ def word_ratio_too_high(src: TextBatch, tgt: TextBatch, limit: float) -> Bools:
     Source: Moses (9), OpusFilter LengthRatioFilter (3), Eole src_tgt_ratio (2), OpusCleaner src_trg_ratio (1 / 0.6).
     """
     unspaced = (src.count(src.is_of(UNSPACED)) > 0) | (tgt.count(tgt.is_of(UNSPACED)) > 0)
-    return _ratio_too_high(src.n_words, tgt.n_words, limit, _FREE_WORDS) & ~unspaced
+    return _ratio_too_high(src.n_words, tgt.n_words, limit, FREE_WORDS) & ~unspaced
 
 
 def char_ratio_too_high(src: TextBatch, tgt: TextBatch, limit: float) -> Bools:
@@ -65,7 +65,7 @@ def char_ratio_too_high(src: TextBatch, tgt: TextBatch, limit: float) -> Bools:
     Source: OpusFilter LengthRatioFilter with `unit: char` (3).
     """
     src_width, tgt_width = (side.n_chars + side.count(side.is_of(WIDE)) for side in (src, tgt))
-    return _ratio_too_high(src_width, tgt_width, limit, _FREE_CHARS)
+    return _ratio_too_high(src_width, tgt_width, limit, FREE_CHARS)
 
 
 def _ratio_too_high(a: Counts, b: Counts, limit: float, free: int) -> Bools:
