@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
 from accel_tx.config import RunError, UserError
@@ -16,9 +16,12 @@ from accel_tx.inference.lines import blocks_of_lines, read_lines, write_whole
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+    from accel_tx.config import Config
+    from accel_tx.data.dataset import PreparedData
     from accel_tx.inference.translator import Translator
     from accel_tx.train.stopping import Stop
 
+_PIPED_COLUMNS = 100
 USAGE = """\
 usage: python -m accel_tx COMMAND ...
        accelerate launch [--config_file launch/X.yaml] -m accel_tx COMMAND ...
@@ -26,8 +29,8 @@ usage: python -m accel_tx COMMAND ...
 Train encoder-decoder Transformers for machine translation on HuggingFace Accelerate.
 
 commands:
-  data       load, clean, split and tokenize a corpus; print what was dropped and why
-             python -m accel_tx data --config configs/quickstart.yaml
+  data       load, clean, split and tokenize a corpus; report what was dropped and why, and what training will be like
+             python -m accel_tx data --config configs/quickstart.yaml --html report.html
   train      train, or go on exactly where an earlier start stopped
              accelerate launch -m accel_tx train --config configs/quickstart.yaml --run_dir runs/quickstart
   checkpoints  what a run has saved, and whether it is whole
@@ -72,26 +75,53 @@ def main(argv: list[str] | None = None) -> None:
 
 def _data(argv: list[str]) -> None:
     parser = opt.config_parser("data", "Load, clean, split and tokenize the corpus of a config, and print the report.")
-    parser.add_argument("--report", type=str | None, help="also write the cleaning report to this JSON file")
+    parser.add_argument("--report", type=str | None, help="also write the report to this JSON file")
+    parser.add_argument("--html", type=str | None, help="also write the report, with plots, to this HTML file")
+    parser.add_argument(
+        "--suggest",
+        action="store_true",
+        help="print thresholds that fit the corpus, as YAML for a config, instead of the report",
+    )
     config, options = opt.parse_with_config(parser, argv)
-    from rich.console import Console
-
-    from accel_tx.data.clean_report import report_table
     from accel_tx.data.dataset import cache_folder, prepare_data
+    from accel_tx.data.forecast import forecast_training
 
     is_cached = cache_folder(config).exists()
     data = prepare_data(config)
-    console = Console()
+    forecast = forecast_training(config, data).to_dict()
+    if options.suggest:
+        from accel_tx.data.suggest import as_yaml, suggest
+
+        print(as_yaml(suggest(data.report.statistics, config.clean, config.train), data.report.n_read), end="")
+    else:
+        _print_report(config, data, forecast)
+        print(f"{'found in' if is_cached else 'written to'} {data.folder}")
+    if options.report:
+        values = {**data.report.to_dict(), "forecast": forecast}
+        write_whole(Path(options.report), iter([json.dumps(values, indent=1, ensure_ascii=False)]))
+    if options.html:
+        from accel_tx.data.report_page import report_page
+
+        write_whole(Path(options.html), iter([report_page(data.report, config, forecast)]))
+
+
+def _print_report(config: Config, data: PreparedData, forecast: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from accel_tx.data import report_terminal as tables
+    from accel_tx.data.clean_report import report_table
+
+    # Where nobody sees a terminal, rich would take 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
     console.print(report_table(data.report))
+    console.print(tables.text_table(data.report.statistics))
+    console.print(tables.vocabulary_table(data.report.statistics))
+    console.print(tables.forecast_table(forecast))
     src, tgt = data.tokenizers.src.vocab_size, data.tokenizers.tgt.vocab_size
     console.print(f"{len(data.train):,} training pairs, {len(data.valid):,} validation pairs")
     console.print(f"vocabulary: {src:,} joint" if config.tokenizer.joint else f"vocabularies: {src:,} and {tgt:,}")
     for note in data.notes:
         console.print(note, soft_wrap=True, markup=False, highlight=False)
-    console.print(f"{'found in' if is_cached else 'written to'} {data.folder}", soft_wrap=True)
-    if options.report:
-        report = json.dumps(data.report.to_dict(), indent=1, ensure_ascii=False)
-        write_whole(Path(options.report), iter([report]))
 
 
 def _train(argv: list[str]) -> None:

@@ -192,6 +192,7 @@ def _build(config: Config, folder: Path) -> None:
     from accel_tx.data.corpus import load_corpus, progress_on_terminal_only
     from accel_tx.data.encode import train_tokenizers
     from accel_tx.data.mixture import weighted_segments
+    from accel_tx.data.statistics import describe_text
 
     entries = config.data.entries()
     for entry in entries:
@@ -200,11 +201,14 @@ def _build(config: Config, folder: Path) -> None:
         corpus = load_corpus(config.data, folder / "work")
         cleaned, report = _clean(corpus, config)
         cleaned, report = _drop_overlong(cleaned, report, config.model.max_positions)
+        names = [entry.name for entry in entries]
+        statistics = describe_text(names, corpus.train, cleaned, config.data.n_procs)
         train, valid, report, notes = _split(cleaned, corpus.valid, config, report)
-        epoch = weighted_segments([e.name for e in entries], train, [e.weight for e in entries])
+        epoch = weighted_segments(names, train, [e.weight for e in entries])
         tokenizers, n_learned_from = train_tokenizers(epoch, config.tokenizer)
         tokenizers.save(folder / "tokenizer")
         meta, report = _encode_all(epoch, valid, corpus.valid is None, tokenizers, config, report, folder)
+        statistics |= _describe_ids(epoch, valid, meta, tokenizers, config, folder)
     n_epoch = sum(len(segment.pairs) * segment.times for segment in epoch)
     if n_learned_from < n_epoch:
         notes.append(f"vocabulary learned from {n_learned_from:,} of {n_epoch:,} training pairs")
@@ -213,8 +217,26 @@ def _build(config: Config, folder: Path) -> None:
     if corpus.test is not None and unchecked:
         notes.append(f"clean.overlap is off for {', '.join(unchecked)}: test text may be in training")
     shutil.rmtree(folder / "work")
+    report = dataclasses.replace(report, statistics=statistics)
     meta |= {"report": report.to_dict(), "notes": notes}
     (folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _describe_ids(
+    epoch: Sequence[Segment],
+    valid: datasets.Dataset,
+    meta: dict[str, Any],
+    tokenizers: TokenizerPair,
+    config: Config,
+    folder: Path,
+) -> dict[str, Any]:
+    from accel_tx.data.coverage import describe_tokens
+
+    texts = {"train": [segment.pairs for segment in epoch], "valid": [valid]}
+    train = [(_open(folder, segment["files"]), segment["times"]) for segment in meta["train"]]
+    validation = [(_open(folder, meta["valid"]["files"]), 1)]
+    ids = {"train": TokenPairs.from_tables(train), "valid": TokenPairs.from_tables(validation)}
+    return describe_tokens(texts, ids, tokenizers, config.tokenizer.kind)
 
 
 def _clean(corpus: Corpus, config: Config) -> tuple[list[datasets.Dataset], CleanReport]:

@@ -5,7 +5,7 @@ Every number per pair goes through a memory-mapped column; what is kept of it is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -153,30 +153,32 @@ def _measure_slice(table: pa.Table, with_keys: bool) -> pa.Table:
 
 
 def describe_text(
-    before: Mapping[str, datasets.Dataset], after: Mapping[str, datasets.Dataset], n_procs: int
+    names: Sequence[str], before: Sequence[datasets.Dataset], after: Sequence[datasets.Dataset], n_procs: int
 ) -> dict[str, Any]:
-    """Statistics of the text of some corpora, by name, as read and as cleaned: `text`, `duplicates` and `corpora`.
+    """Statistics of the text of some corpora as read and as cleaned: `text`, `duplicates` and `corpora`.
 
     Counts of duplicates are pairs beyond the first of their kind. Ready for JSON.
     """
-    as_read = {name: measure_pairs(pairs, True, n_procs) for name, pairs in before.items()}
-    as_cleaned = {name: measure_pairs(pairs, False, n_procs) for name, pairs in after.items()}
+    as_read = [measure_pairs(pairs, True, n_procs) for pairs in before]
+    as_cleaned = [measure_pairs(pairs, False, n_procs) for pairs in after]
     by_stage = {
-        stage: {name: pairs.histograms() for name, pairs in parts.items()}
-        for stage, parts in (("before", as_read), ("after", as_cleaned))
+        stage: [pairs.histograms() for pairs in parts] for stage, parts in (("before", as_read), ("after", as_cleaned))
     }
-    n_read = sum(len(pairs) for pairs in before.values())
+    n_read = sum(map(len, before))
     duplicates = {
-        f"n_{name}": n_read - count_distinct([pairs.keys(key) for pairs in as_read.values()])
+        f"n_{name}": n_read - count_distinct([pairs.keys(key) for pairs in as_read])
         for name, key in (("exact", "exact"), ("near", "near"), ("repeated_src", "src"))
     }
     return {
         "text": {
-            stage: {name: histogram.to_dict() for name, histogram in add_up(list(parts.values())).items()}
+            stage: {name: histogram.to_dict() for name, histogram in add_up(parts).items()}
             for stage, parts in by_stage.items()
         },
         "duplicates": {"n_pairs": n_read, **duplicates},
-        "corpora": {name: {stage: _summary(parts[name]) for stage, parts in by_stage.items()} for name in before},
+        "corpora": [
+            {"name": name, **{stage: _summary(parts[i]) for stage, parts in by_stage.items()}}
+            for i, name in enumerate(names)
+        ],
     }
 
 
