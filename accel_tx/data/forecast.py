@@ -209,10 +209,12 @@ def activation_bytes(model: ModelConfig, shapes: Shapes, precision: str, device:
     cross_attention = norm + 2 * d * narrow + 4 * h + d * kept
     feed_forward = norm + n_inner * model.d_ff * narrow + d * kept
     n_src, n_tgt = shapes.n_pairs * shapes.src_width, shapes.n_pairs * shapes.tgt_width
-    ends = d * (2 * wide + kept)  # dropout behind the embedding, input and output of the last norm
+    ends = d * (kept + (wide if model.norm == "pre" else 0))  # dropout behind the embedding, input of the last norm
     encoder = n_src * (model.n_encoder_layers * (self_attention + feed_forward) + ends)
     decoder = n_tgt * (model.n_decoder_layers * (self_attention + cross_attention + feed_forward) + ends)
-    memory = n_src * model.n_decoder_layers * 2 * d * narrow
+    # Keys and values of the encoder output, and that itself: once, or cast by every layer.
+    n_outputs = 1 if precision == "no" else model.n_decoder_layers
+    memory = n_src * d * narrow * (2 * model.n_decoder_layers + n_outputs)
     weights = 0
     if model.attention_dropout and device == "cpu":  # only there are the weights themselves kept
         n_weights = model.n_encoder_layers * shapes.src_width**2 + model.n_decoder_layers * (

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from accel_tx.config import Config, ModelConfig, build_config
+from accel_tx.data.batching import BatchLimits, BatchPlan, plan_epoch
+from accel_tx.data.collator import Batch, DataCollator
+from accel_tx.data.dataset import Ragged, TokenPairs, prepare_data
+from accel_tx.data.forecast import Shapes, activation_bytes, count_parameters, forecast, forecast_training
+from accel_tx.model import transformer
+from accel_tx.model.transformer import Transformer
+
+SIZES = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=60)
+
+
+def token_pairs(sizes: list[tuple[int, int]]) -> TokenPairs:
+    src, tgt = ([[7] * (size[side] - 1) for size in sizes] for side in (0, 1))
+    return TokenPairs(Ragged.from_lists(src), Ragged.from_lists(tgt))
+
+
+def config(**train: Any) -> Config:
+    values = {"max_updates": 10, "max_tokens": 64, "micro_batches_per_update": 3, **train}
+    return build_config({"train": values, "model": {"max_positions": 32, "d_model": 16, "n_heads": 2, "d_ff": 24}})
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.booleans())
+def test_padding_and_tokens_are_those_of_the_collated_batches(sizes: list[tuple[int, int]], by_tokens: bool) -> None:
+    pairs = token_pairs(sizes)
+    asked = config() if by_tokens else config(max_tokens=None, batch_size=7)
+    found = forecast(asked, pairs.src_lengths, pairs.tgt_lengths, 50, 60)
+    limits = BatchLimits(asked.train.max_tokens, asked.train.batch_size)
+    plan = plan_epoch(pairs.src_lengths, pairs.tgt_lengths, limits, 3, asked.train.seed, 0)
+    updates = [plan.update(i) for i in range(plan.n_updates)]
+    batches = [DataCollator()([pairs[int(i)] for i in part]) for update in updates for part in update]
+    n_padded = sum(batch.n_padded_tokens for batch in batches)
+    n_real = sum(batch.n_src_tokens + batch.n_tgt_tokens for batch in batches)
+    n_tgt = [batch.n_tgt_tokens for batch in batches]
+    assert found.padding_share == pytest.approx(1 - n_real / n_padded)
+    assert found.n_micro_batches == len(batches)
+    assert found.updates_per_epoch == len(updates)
+    assert found.tgt_tokens_per_micro_batch.mean == pytest.approx(np.mean(n_tgt))
+    assert found.tgt_tokens_per_micro_batch.std == pytest.approx(np.std(n_tgt))
+    assert (found.tgt_tokens_per_micro_batch.least, found.tgt_tokens_per_micro_batch.most) == (min(n_tgt), max(n_tgt))
+    assert found.pairs_per_micro_batch.mean == pytest.approx(len(sizes) / len(batches))
+    assert found.tgt_tokens_per_update == pytest.approx(sum(n_tgt) / len(updates))
+
+
+def test_updates_are_those_that_training_makes(tiny_config: Callable[..., Config]) -> None:
+    asked = tiny_config(train={"max_updates": None, "epochs": 7})
+    data = prepare_data(asked)
+    limits = BatchLimits(asked.train.max_tokens, None)
+    plan = BatchPlan(data.train.src_lengths, data.train.tgt_lengths, limits, 2, asked.train.seed)
+    found = forecast_training(asked, data)
+    assert (found.updates_per_epoch, found.n_updates) == (plan.updates_per_epoch, 7 * plan.updates_per_epoch)
+    assert found.epochs == 7
+    assert found.n_pairs == len(data.train)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("tie", ["none", "decoder", "all"])
+@pytest.mark.parametrize("sharing", ["none", "palindrome"])
+def test_parameters_are_counted_as_the_model_has_them(norm: Any, tie: Any, sharing: str) -> None:
+    asked = ModelConfig(
+        d_model=16,
+        d_ff=40,
+        n_heads=4,
+        n_encoder_layers=4,
+        n_decoder_layers=2,
+        encoder_sharing=sharing,
+        decoder_sharing=sharing,
+        norm=norm,
+        tie_embeddings=tie,
+    )
+    sizes = (70, 70) if tie == "all" else (70, 90)
+    assert count_parameters(asked, *sizes) == transformer.count_parameters(Transformer(asked, *sizes))
+
+
+def saved_bytes(asked: ModelConfig, n: int, src_width: int, tgt_width: int, half: bool) -> int:
+    """What autograd keeps for the backward pass of one batch beside the parameters and what the loss keeps."""
+    model = Transformer(asked, 50, 50).train()
+    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), model.positions]}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        # Half-precision copies of the matrices are counted with the parameters.
+        if storage.data_ptr() not in own and not (half and tensor.ndim == 2 and len(tensor) <= asked.d_ff):
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    src, tgt = torch.full((n, src_width), 7), torch.full((n, tgt_width), 7)
+    valid = torch.ones(n, src_width, dtype=torch.bool)
+    batch = Batch(src, valid, tgt, tgt, torch.arange(n * tgt_width))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            model(batch, 0.1)
+    loss = 4 * (n * tgt_width * asked.d_model + 50 * asked.d_model)
+    return sum(storage.nbytes() for storage in kept.values()) - loss
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"norm": "post"}, {"activation": "gelu"}, {"dropout": 0.0}, {"n_encoder_layers": 1, "d_ff": 64}]
+)
+@pytest.mark.parametrize("half", [False, True])
+def test_activations_are_those_that_autograd_keeps(fields: dict[str, Any], half: bool) -> None:
+    base = {"d_model": 64, "d_ff": 256, "n_heads": 4, "n_encoder_layers": 3, "n_decoder_layers": 2}
+    asked = ModelConfig(**{**base, "tie_embeddings": "all", **fields})  # type: ignore[arg-type]
+    n, src_width, tgt_width = 40, 17, 21
+    one = np.array([1])
+    shapes = Shapes(n * one, src_width * one, tgt_width * one, n * src_width * one, n * tgt_width * one)
+    found = activation_bytes(asked, shapes, "bf16" if half else "no", "cpu")[0]
+    assert found == pytest.approx(saved_bytes(asked, n, src_width, tgt_width, half), rel=0.03)
+
+
+def test_the_largest_micro_batch_decides_and_the_parts_add_up() -> None:
+    lengths = np.array([30] * 20 + [2] * 20)
+    memory = forecast(config(), lengths, lengths, 50, 60).memory_mib
+    less = forecast(config(), lengths[20:], lengths[20:], 50, 60).memory_mib
+    for setting, parts in memory.items():
+        assert parts["total"] == pytest.approx(sum(mib for name, mib in parts.items() if name != "total"))
+        assert parts["parameters"] == pytest.approx(less[setting]["parameters"])
+    wide = dataclasses.replace(config().model, attention_dropout=0.1)
+    shapes = Shapes(*(np.array([n]) for n in (4, 9, 11, 36, 44)))
+    more = activation_bytes(wide, shapes, "no", "cpu") - activation_bytes(config().model, shapes, "no", "cpu")
+    assert more[0] > 0
+    assert activation_bytes(wide, shapes, "no", "gpu") == activation_bytes(config().model, shapes, "no", "gpu")
