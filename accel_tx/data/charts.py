@@ -64,11 +64,15 @@ def ratio_axis(histograms: Sequence[Histogram]) -> Axis:
 
 
 def rebin(histogram: Histogram, edges: Values) -> Values:
-    """Counts between other edges (n + 1,), as if the values were spread evenly inside each bin: (n,)."""
+    """Counts between other edges (n + 1,), as if the values were spread evenly inside each bin: (n,).
+
+    What lies beyond the edges is counted with the first or the last.
+    """
     if not histogram.n:
         return np.zeros(len(edges) - 1)
     below = np.concatenate([[0.0], np.cumsum(histogram.counts)])
-    return np.diff(np.interp(edges, histogram.lower, below))
+    inner = np.interp(edges[1:-1], histogram.lower, below)
+    return np.diff(np.concatenate([[0.0], inner, [float(histogram.n)]]))
 
 
 def bar_chart(label: str, x_title: str, axis: Axis, series: Sequence[Series]) -> str:
