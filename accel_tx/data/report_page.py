@@ -182,7 +182,8 @@ def _duplicates(duplicates: Mapping[str, int]) -> str:
 
 def _corpora(report: CleanReport) -> str:
     head = _row(
-        ["corpus", "read", "kept", "words a source", "words a target", "target / source", "most dropped by"], "th"
+        ["corpus", "weight", "read", "kept", "words a source", "words a target", "target / source", "most dropped by"],
+        "th",
     )
     rows = []
     for part, corpus in zip(report.parts, report.statistics["corpora"], strict=True):
@@ -195,7 +196,14 @@ def _corpora(report: CleanReport) -> str:
             f"{after['median_char_ratio']:.2f}",
         ]
         rows.append(
-            [name, f"{before['n_pairs']:,.0f}", kept, *means, f"{worst[0]} ({worst[1]:,})" if worst[1] else "–"]
+            [
+                part.name,
+                f"{part.weight:g}",
+                f"{before['n_pairs']:,.0f}",
+                kept,
+                *means,
+                f"{worst[0]} ({worst[1]:,})" if worst[1] else "–",
+            ]
         )
     note = '<p class="note">Means and the median ratio of characters are of the kept pairs, before the split.</p>'
     return f'{note}<div class="wide"><table>{head}{_rows(rows)}</table></div>'

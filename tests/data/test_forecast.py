@@ -100,9 +100,9 @@ def saved_bytes(asked: ModelConfig, n: int, src_width: int, tgt_width: int, half
     src, tgt = torch.full((n, src_width), 7), torch.full((n, tgt_width), 7)
     valid = torch.ones(n, src_width, dtype=torch.bool)
     batch = Batch(src, valid, tgt, tgt, torch.arange(n * tgt_width))
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            model(batch, 0.1)
+    half_precision = torch.autocast("cpu", torch.bfloat16, enabled=half)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), half_precision:
+        model(batch, 0.1)
     loss = 4 * (n * tgt_width * asked.d_model + 50 * asked.d_model)
     return sum(storage.nbytes() for storage in kept.values()) - loss
 

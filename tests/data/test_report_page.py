@@ -32,7 +32,9 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "data", "action")]
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "data", "action")
+        ]
         if tag not in VOID:
             self.open.append(tag)
 

@@ -70,20 +70,19 @@ def test_measures_equal_those_counted_one_text_at_a_time(pairs: Pairs) -> None:
 @settings(max_examples=15, deadline=None)
 @given(PAIRS, PAIRS)
 def test_the_statistics_of_two_corpora_are_those_of_both_as_one(one: Pairs, other: Pairs) -> None:
-    apart = {"one": dataset(one), "other": dataset(other)}
-    whole = {"both": dataset(one + other)}
-    parts, both = describe_text(apart, apart, 1), describe_text(whole, whole, 1)
+    apart, whole = [dataset(one), dataset(other)], [dataset(one + other)]
+    parts, both = describe_text(["one", "other"], apart, apart, 1), describe_text(["both"], whole, whole, 1)
     assert parts["duplicates"] == both["duplicates"]
     for stage in ("before", "after"):
         for name, histogram in both["text"][stage].items():
             assert parts["text"][stage][name]["bins"] == histogram["bins"]
             assert parts["text"][stage][name]["mean"] == pytest.approx(histogram["mean"])
-    assert [parts["corpora"][name]["before"]["n_pairs"] for name in apart] == [len(one), len(other)]
+    assert [corpus["before"]["n_pairs"] for corpus in parts["corpora"]] == [len(one), len(other)]
 
 
 def test_repeated_pairs_are_counted_beyond_the_first_of_their_kind() -> None:
     pairs = [("A cat.", "Un chat."), ("A cat.", "Un chat."), ("a  CAT", "un chat"), ("A cat.", "Chat."), ("x", "y")]
-    found = describe_text({"c": dataset(pairs)}, {"c": dataset(pairs[:1])}, 1)
+    found = describe_text(["c"], [dataset(pairs)], [dataset(pairs[:1])], 1)
     assert found["duplicates"] == {"n_pairs": 5, "n_exact": 1, "n_near": 2, "n_repeated_src": 3}
     assert found["text"]["after"]["src_chars"]["bins"] == {"6.0": 1}
 
@@ -102,7 +101,6 @@ def test_the_number_of_processes_and_the_files_make_no_difference(tmp_path: Path
         writer.write_table(dataset(pairs).data.table)
     mapped = datasets.Dataset.from_file(str(path))
     assert mapped.cache_files
-    here, there = ({"c": data} for data in (dataset(pairs), mapped))
-    one = describe_text(here, here, 1)
-    assert describe_text(there, there, 2) == one
+    one = describe_text(["c"], [dataset(pairs)], [dataset(pairs)], 1)
+    assert describe_text(["c"], [mapped], [mapped], 2) == one
     assert Histogram.from_dict(one["text"]["before"]["tgt_words"]).mean == np.mean([words(t) for _, t in pairs])

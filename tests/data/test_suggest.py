@@ -31,7 +31,7 @@ def corpus() -> list[tuple[str, str]]:
 def statistics() -> dict[str, Any]:
     data = datasets.Dataset.from_dict(dict(zip(("src", "tgt"), zip(*corpus(), strict=True), strict=True)))
     lengths = {"src": Histogram.of("count", [5, 90, 41]).to_dict(), "tgt": Histogram.of("count", [7, 97, 40]).to_dict()}
-    return {**describe_text({"c": data}, {"c": data}, 1), "tokens": {"train": lengths}}
+    return {**describe_text(["c"], [data], [data], 1), "tokens": {"train": lengths}}
 
 
 def test_the_counts_are_those_of_the_rules_alone(statistics: dict[str, Any]) -> None:
