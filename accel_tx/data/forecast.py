@@ -76,9 +76,13 @@ class Shapes:
 class Memory:
     """Forecast of the peak of one training process, in bytes; validation is not counted.
 
-    Measured on CPU as the peak of anonymous memory (RssAnon) over the first updates, AMD EPYC, torch 2.13, one thread:
-    MEASURED
-    What autograd keeps agreed within 4 % with its saved tensors. On a GPU nothing has been measured.
+    Against the measured peak of anonymous memory (RssAnon) of the first 2 to 30 updates on CPU (AMD EPYC, one thread,
+    torch 2.13), forecast and measured in MiB:
+
+    - quickstart (d_model 128): 388 and 374 in float32, 454 and 447 in bf16; with max_tokens 4096: 548 and 582 in bf16
+    - d_model 512, 6+6 layers, max_tokens 2048, 2 micro-batches: 2257 and 2357 in float32, 1990 and 2015 in bf16
+
+    What autograd keeps is within 3 % of its saved tensors, which a test checks. Nothing has been measured on a GPU.
     """
 
     parameters: int

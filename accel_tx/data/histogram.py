@@ -108,14 +108,17 @@ class Histogram:
         return SCALES[self.scale].lower(np.arange(len(self.counts) + 1))
 
     def quantile(self, share: float) -> float:
-        """The value that at least `share` of all do not exceed: the least one of its bin, of ratios the middle one."""
+        """The value that at least `share` of all do not exceed, as far as its bin tells.
+
+        The largest number of the bin, the middle ratio, the least share.
+        """
         if not self.n:
             return 0.0
         rank = max(1, int(np.ceil(share * self.n - 1e-9)))
         at = int(np.searchsorted(np.cumsum(self.counts), rank))
-        if self.scale == "ratio":
-            return float(_ratio_lower(np.array(at + 0.5)))
-        return float(self.lower[at])
+        if self.scale == "count":
+            return float(min(self.lower[at + 1] - 1, self.largest))
+        return float(_ratio_lower(np.array(at + 0.5)) if self.scale == "ratio" else self.lower[at])
 
     def share_above(self, value: float) -> float:
         """Share of the values in bins that begin above `value`."""

@@ -70,9 +70,9 @@ def _flow(report: CleanReport) -> str:
         left -= count
         if count:
             bar = f'<u style="width:{count / most:.2%}"></u>'
-            took = f"−{count:,} <i>{_percent(count, report.n_read)}</i>"
+            took = f"−{count:,} <i>{escape(_percent(count, report.n_read))}</i>"
             rows.append(f"<div><span>{_name(name)}</span><em>{bar}</em><span>{took}</span><span>{left:,}</span></div>")
-    share = f"<i>{_percent(report.n_kept, report.n_read)}</i>"
+    share = f"<i>{escape(_percent(report.n_kept, report.n_read))}</i>"
     rows.append(f"<div><b>kept</b><em></em><span>{share}</span><b>{report.n_kept:,}</b></div>")
     idle = [name for name, count in report.dropped.items() if not count]
     note = f'<p class="note">Took nothing: {escape(", ".join(idle))}.</p>' if idle else ""
@@ -255,4 +255,6 @@ def _row(cells: Sequence[str], tag: str) -> str:
 
 def _percent(part: float, whole: float) -> str:
     share = part / max(whole, 1)
+    if 0 < share < 0.0001:
+        return "<0.01%"
     return f"{share:.2%}" if 0 < share < 0.01 else f"{share:.1%}"

@@ -23,7 +23,7 @@ _LEAST_RATIO = 1.5
 _N_DEVIATIONS = 6.0
 _DEVIATIONS_PER_MAD = 1.4826
 _POSITIONS_MULTIPLE = 8
-_LONG_PAIRS_TOGETHER = 16
+_LONG_PAIRS_TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def suggest(statistics: Mapping[str, Any], clean: CleanConfig, train: TrainConfi
         _letters(before["letter_share"]),
     ]
     off = clean.switched_off()
-    lengths = [Histogram.from_dict(statistics["tokens"]["train"][side]) for side in ("src", "tgt")]
+    lengths = [Histogram.from_dict(h) for sides in statistics["tokens"].values() for h in sides.values()]
     return [rule for rule in rules if rule.field not in off] + _sizes(lengths, train)
 
 
@@ -96,15 +96,15 @@ def _letters(shares: Histogram) -> Proposal:
 
 
 def _sizes(lengths: Sequence[Histogram], train: TrainConfig) -> list[Proposal]:
-    """Room for every training pair, and batches in which the longest do not stand alone."""
+    """Room for longer text than was seen, and batches in which even long pairs have company."""
     longest = max(h.largest for h in lengths)
     usual = max(h.quantile(1 - _TAIL) for h in lengths)
-    positions = int(-(-longest // _POSITIONS_MULTIPLE) * _POSITIONS_MULTIPLE)
-    reason = f"tokens with EOS: the longest training side has {longest:,.0f}, 99.9 % at most {usual:,.0f}"
+    positions = math.ceil(longest * _ROOM / _POSITIONS_MULTIPLE) * _POSITIONS_MULTIPLE
+    reason = f"tokens with EOS: the longest side has {longest:,.0f}, and text to translate may be half as long again"
     proposals = [Proposal("model", "max_positions", positions, reason, None)]
     if train.max_tokens is not None:
-        wanted = max(usual * _LONG_PAIRS_TOGETHER, positions, 1024)
-        reason = f"a power of two that holds {_LONG_PAIRS_TOGETHER} pairs of {usual:,.0f} tokens"
+        wanted = max(usual * _LONG_PAIRS_TOGETHER, positions)
+        reason = f"a power of two that holds {_LONG_PAIRS_TOGETHER} pairs of {usual:,.0f} tokens (99.9 % have no more)"
         proposals.append(Proposal("train", "max_tokens", 2 ** math.ceil(math.log2(wanted)), reason, None))
     return proposals
 

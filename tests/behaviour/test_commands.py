@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from accel_tx.config import Config
+from accel_tx.config import Config, build_config
 from accel_tx.data.dataset import prepare_data
 from accel_tx.inference.metrics import score_translations
 from accel_tx.train.loop import train
@@ -99,16 +101,33 @@ def test_data_prints_the_report_and_finds_its_cache_the_second_time(
     tiny_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     options = as_options(tiny_config(data={"cache_dir": str(tmp_path / "cache")}, clean={"min_src_chars": 20}))
-    first = run_cli("data", "--config", CONFIG, *options, "--report", str(tmp_path / "report.json"))
+    files = ["--report", str(tmp_path / "report.json"), "--html", str(tmp_path / "report.html")]
+    first = run_cli("data", "--config", CONFIG, *options, *files)
     assert first.returncode == 0, first.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["n_read"] == 600
     assert report["n_read"] == report["n_kept"] + sum(report["dropped"].values())
     assert report["dropped"]["min_src_chars"] > 0
     assert "written to" in first.stdout
+    assert max(len(line) for line in first.stdout.splitlines()[:-1]) <= 100
+    assert f"{report['forecast']['n_parameters']:,}" in first.stdout
+    assert report["statistics"]["text"]["before"]["src_chars"]["n"] == 600
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     second = run_cli("data", "--config", CONFIG, *options)
     assert "found in" in second.stdout
     assert "tokenize" not in second.stderr
+
+
+def test_data_suggests_thresholds_that_a_config_can_take(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    options = as_options(tiny_config(clean={"max_words": None}))
+    done = run_cli("data", "--config", CONFIG, *options, "--suggest")
+    assert done.returncode == 0, done.stderr
+    fragment = yaml.safe_load(done.stdout)
+    tiny = tiny_config()
+    fields = {name: {**dataclasses.asdict(tiny)[name], **fragment.get(name, {})} for name in dataclasses.asdict(tiny)}
+    config = build_config(fields)
+    assert config.clean.max_words == fragment["clean"]["max_words"]
+    assert config.train.max_tokens == fragment["train"]["max_tokens"]
 
 
 def test_help_is_at_hand_for_every_command() -> None:

@@ -31,7 +31,8 @@ def corpus() -> list[tuple[str, str]]:
 def statistics() -> dict[str, Any]:
     data = datasets.Dataset.from_dict(dict(zip(("src", "tgt"), zip(*corpus(), strict=True), strict=True)))
     lengths = {"src": Histogram.of("count", [5, 90, 41]).to_dict(), "tgt": Histogram.of("count", [7, 97, 40]).to_dict()}
-    return {**describe_text(["c"], [data], [data], 1), "tokens": {"train": lengths}}
+    longer = {**lengths, "src": Histogram.of("count", [130]).to_dict()}
+    return {**describe_text(["c"], [data], [data], 1), "tokens": {"train": lengths, "valid": longer}}
 
 
 def test_the_counts_are_those_of_the_rules_alone(statistics: dict[str, Any]) -> None:
@@ -63,8 +64,8 @@ def test_the_fragment_loads_as_part_of_a_config(tmp_path: Path, statistics: dict
     config = build_config(values)
     for proposal in proposals:
         assert getattr(getattr(config, proposal.section), proposal.field) == proposal.value
-    assert config.model.max_positions == 104
-    assert config.train.max_tokens == 2048  # 16 pairs of 97 (96 and more) tokens
+    assert config.model.max_positions == 200  # half as much again as 130, and a multiple of 8
+    assert config.train.max_tokens == 8192  # 32 pairs of 130 tokens
 
 
 def test_what_the_config_excludes_is_not_proposed(statistics: dict[str, Any]) -> None:
