@@ -24,8 +24,9 @@ _MIB = 2**20
 # Measured on CPU, see Memory.
 _PROGRAM = {"no": 310 * _MIB, "bf16": 390 * _MIB, "fp16": 390 * _MIB}
 _FRAGMENTATION = 0.6
-# Logits that the loss computes at a time.
-_LOGITS_PER_CHUNK = {"cpu": 1 << 20, "gpu": 1 << 26}
+# Logits that `model/loss.py` has in memory at a time, and those of them in float32.
+_LOGITS_PER_CHUNK = {"cpu": 1 << 24, "gpu": 1 << 26}
+_LOGITS_PER_BLOCK = {"cpu": 1 << 18, "gpu": 1 << 26}
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Forecast:
     epochs: float
     n_parameters: int
     memory_mib: dict[str, dict[str, float]]
-    """Setting (`cpu no`, `gpu bf16`, ...) -> part of Memory, and `total`, in MiB."""
+    """Setting (`cpu float32`, `gpu bf16`, ...) -> part of Memory, and `total`, in MiB."""
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -148,7 +149,7 @@ def forecast(
         ("gpu", "fp16"),
     )
     memory = {
-        f"{device} {precision}": peak_memory(config, shapes, src_vocab_size, tgt_vocab_size, device, precision)
+        f"{device} {'float32' if precision == 'no' else precision}": peak_memory(config, shapes, src_vocab_size, tgt_vocab_size, device, precision)
         for device, precision in settings
     }
     return Forecast(
@@ -220,11 +221,12 @@ def activation_bytes(model: ModelConfig, shapes: Shapes, precision: str, device:
     n_outputs = 1 if precision == "no" else model.n_decoder_layers
     memory = n_src * d * narrow * (2 * model.n_decoder_layers + n_outputs)
     weights = 0
-    if model.attention_dropout and device == "cpu":  # only there are the weights themselves kept
+    # Fused kernels keep no attention weights; on CPU there is none for bf16, nor with dropout of the weights.
+    if device == "cpu" and (precision == "bf16" or model.attention_dropout):
         n_weights = model.n_encoder_layers * shapes.src_width**2 + model.n_decoder_layers * (
             shapes.tgt_width**2 + shapes.tgt_width * shapes.src_width
         )
-        weights = shapes.n_pairs * h * n_weights * (3 * narrow + 1)
+        weights = shapes.n_pairs * h * n_weights * (3 * narrow + 1 if model.attention_dropout else narrow)
     return np.asarray(encoder + decoder + memory + weights, dtype=np.int64)
 
 
@@ -232,6 +234,8 @@ def _loss_bytes(model: ModelConfig, n_tokens: int, vocab_size: int, device: Devi
     hidden = n_tokens * model.d_model
     if precision == "fp16":  # all logits, in half and in full precision, their logarithms and the gradients of these
         return n_tokens * vocab_size * (2 + 4 + 4 + 4) + 2 * hidden
+    narrow = 4 if precision == "no" else 2
     n_logits = min(n_tokens * vocab_size, _LOGITS_PER_CHUNK[device])
+    n_between = min(n_logits, _LOGITS_PER_BLOCK[device])
     grads = vocab_size * model.d_model + hidden
-    return 4 * (3 * n_logits + grads + hidden)
+    return narrow * n_logits + 4 * (2 * n_between + grads + hidden)

@@ -78,9 +78,10 @@ def forecast_table(forecast: Mapping[str, Any]) -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_header=any(columns))
+    table = Table(title=title, title_justify="left", show_header=any(columns), box=box.SIMPLE)
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
