@@ -81,7 +81,7 @@ def _table(title: str, *columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_header=any(columns), box=box.SIMPLE)
+    table = Table(title=title, title_justify="left", show_header=any(columns), box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")

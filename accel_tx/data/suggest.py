@@ -72,7 +72,7 @@ def _longest(field: str, histogram: Histogram, what: str) -> Proposal:
     bins = SCALES["count"]
     value = int(bins.lower(bins.index(np.array([wanted])) + 1)[0]) - 1
     reason = f"{what}: 99.9 % have at most {most:,.0f}, the largest has {histogram.largest:,.0f}"
-    return Proposal("clean", field, value, reason, _n_above(histogram, value))
+    return Proposal("clean", field, value, reason, round(histogram.share_above(value) * histogram.n))
 
 
 def _ratio(field: str, ratios: Histogram, excess: Histogram, what: str) -> Proposal:
@@ -82,9 +82,11 @@ def _ratio(field: str, ratios: Histogram, excess: Histogram, what: str) -> Propo
     deviation = _DEVIATIONS_PER_MAD * weighted_median(np.abs(middles - median), ratios.counts)
     # Where more than half of the ratios fall into one bin its width stands in for the deviation.
     reach = abs(median) + _N_DEVIATIONS * max(deviation, 1 / RATIO_BINS_PER_OCTAVE)
-    value = math.ceil(max(2.0**reach, _LEAST_RATIO) * 10) / 10
+    bins = SCALES["ratio"]
+    edge = bins.index(np.array([max(2.0**reach, _LEAST_RATIO)])) + 1  # so that the count is exact but for rounding
+    value = round(float(bins.lower(edge)[0]), 2)
     reason = f"target / source {what}: median {2.0**median:.2f}, spread (1.48 MAD) a factor of {2.0**deviation:.2f}"
-    return Proposal("clean", field, value, reason, _n_above(excess, value))
+    return Proposal("clean", field, value, reason, int(excess.counts[edge[0] :].sum()))
 
 
 def _letters(shares: Histogram) -> Proposal:
@@ -116,7 +118,3 @@ def weighted_median(values: NDArray[np.float64], counts: NDArray[np.int64]) -> f
     order = np.argsort(values, kind="stable")
     below = np.cumsum(counts[order])
     return float(values[order][np.searchsorted(below, below[-1] / 2)])
-
-
-def _n_above(histogram: Histogram, value: float) -> int:
-    return round(histogram.share_above(value) * histogram.n)

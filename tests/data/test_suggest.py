@@ -53,6 +53,24 @@ def test_the_counts_are_those_of_the_rules_alone(statistics: dict[str, Any]) -> 
     assert sum(p.n_dropped or 0 for p in proposals) > 0
 
 
+def test_ratios_reach_as_far_as_six_robust_deviations(statistics: dict[str, Any]) -> None:
+    ratios = Histogram.of("ratio", [2 ** (-i / 4) for i in range(5)])
+    excess = Histogram.of("ratio", [1, 6.5, 6.6, 6.9, 9, 200])
+    before = {**statistics["text"]["before"], "char_ratio": ratios.to_dict(), "char_excess": excess.to_dict()}
+    found = suggest({**statistics, "text": {"before": before}}, CleanConfig(), TRAIN)
+    proposal = next(p for p in found if p.field == "max_char_ratio")
+    # Median half an octave below 1, median distance from it a quarter: 2 ** (0.5 + 6 * 1.4826 * 0.25) = 6.61, and the
+    # next edge of a bin is 2 ** (44.5 / 16) = 6.87.
+    assert (proposal.value, proposal.n_dropped) == (6.87, 3)
+
+
+def test_lengths_go_half_as_far_again_as_all_but_a_thousandth(statistics: dict[str, Any]) -> None:
+    words = Histogram.of("count", [4] * 5_000 + [30] * 4_000 + [31] * 995 + [46, 47, 47, 48, 100])
+    before = {**statistics["text"]["before"], "longer_words": words.to_dict()}
+    found = suggest({**statistics, "text": {"before": before}}, CleanConfig(), TRAIN)
+    assert (found[0].field, found[0].value, found[0].n_dropped) == ("max_words", 46, 4)
+
+
 @pytest.mark.parametrize("preset", ["none", "original", "light", "strict"])
 def test_the_fragment_loads_as_part_of_a_config(tmp_path: Path, statistics: dict[str, Any], preset: Any) -> None:
     proposals = suggest(statistics, CleanConfig(preset=preset), TRAIN)
