@@ -41,10 +41,11 @@ def report_page(report: CleanReport, config: Config, forecast: Mapping[str, Any]
 def _header(title: str, report: CleanReport, config: Config, forecast: Mapping[str, Any] | None) -> str:
     statistics = report.statistics
     tokens = statistics["tokens"]
+    weighted = any(part.weight != 1 for part in report.parts)
     tiles = [
         ("pairs read", f"{report.n_read:,}", ""),
         ("kept", f"{report.n_kept:,}", _percent(report.n_kept, report.n_read)),
-        ("for training", f"{tokens['train']['src']['n']:,}", ""),
+        ("for training", f"{tokens['train']['src']['n']:,}", "weights applied" if weighted else ""),
         ("for validation", f"{tokens['valid']['src']['n']:,}", ""),
     ]
     if forecast:
