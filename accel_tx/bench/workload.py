@@ -15,7 +15,7 @@ from accel_tx.data.dataset import PreparedData, Ragged, TokenPairs, prepare_data
 from accel_tx.data.packing import Indices
 
 if TYPE_CHECKING:
-    from accel_tx.data.clean import CleanReport
+    from accel_tx.data.clean_report import CleanReport
     from accel_tx.data.tokenizer import TokenizerPair
 
 # The ids below are PAD, UNK, BOS and EOS.
@@ -45,6 +45,7 @@ class Workload:
             tokenizers=cast("TokenizerPair", tokenizers),
             report=cast("CleanReport", None),
             sha256="",
+            notes=[],
         )
 
 
