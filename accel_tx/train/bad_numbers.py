@@ -29,7 +29,7 @@ from torch import Tensor
 from accel_tx.config import RunError
 from accel_tx.data.batching import BatchPlan, share
 from accel_tx.data.dataset import PreparedData
-from accel_tx.train.report import Report
+from accel_tx.train.report import Report, sums_dtype
 
 GOOD, BAD_LOSS, BAD_GRADIENT, SPIKE, OVERFLOW = range(5)
 WORDS = {
@@ -42,11 +42,6 @@ MIN_SCALE = 1e-4
 BAD_UPDATES_FILE = "bad_updates.jsonl"
 # The average covers about the last 100 good updates, and judges from so many on.
 _N_AVERAGED = 100
-
-
-def sums_dtype(device: torch.device) -> torch.dtype:
-    """What sums over updates are kept in: float64 where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class Judge:

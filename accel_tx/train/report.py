@@ -33,6 +33,14 @@ class Report:
     """Loss of each micro-batch of this process, on the device."""
 
 
+def sums_dtype(device: torch.device) -> torch.dtype:
+    """What losses are summed in: float64 where the device has it.
+
+    There the sum of float32 losses is the same in any order, so neither a stop nor more processes change a digit.
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class Reports:
     """The reports that are still on their way from the device, oldest first."""
 
@@ -42,16 +50,20 @@ class Reports:
         self.lag = int(accelerator.device.type != "cpu") if lag is None else lag
         self._pending: deque[tuple[int, Tensor, Tensor, torch.cuda.Event | None]] = deque()
 
-    def share(self, own_loss_sum: Tensor, is_asked: bool) -> Tensor:
-        """Over all processes: the loss sum of the update, and how many were asked to stop. Shape (2,)."""
-        numbers = torch.stack([own_loss_sum.float(), torch.full_like(own_loss_sum, is_asked, dtype=torch.float32)])
+    def share(self, own_loss_sums: Tensor, is_asked: bool) -> Tensor:
+        """Over all processes: the loss sum of the update, and how many were asked to stop. Shape (2,).
+
+        `own_loss_sums`: of each micro-batch of this process.
+        """
+        own = own_loss_sums.to(sums_dtype(own_loss_sums.device)).sum()
+        numbers = torch.stack([own, torch.full_like(own, is_asked)])
         return numbers if self.accelerator.num_processes == 1 else self.accelerator.reduce(numbers)
 
     def add(self, update: int, numbers: Tensor, own_loss_sums: Tensor) -> None:
         """Give a report on its way. `numbers`, shape (4,): loss, stops, verdict, norm of the gradient."""
         event = None
         if numbers.is_cuda:
-            numbers = torch.empty(numbers.shape, pin_memory=True).copy_(numbers, non_blocking=True)
+            numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         self._pending.append((update, numbers, own_loss_sums, event))

@@ -49,7 +49,7 @@ class Updater:
             losses.append(summed.detach())
             self.window.add_micro_batch(batch)
         own_losses = torch.stack(losses)
-        loss_sum, n_stops = self.reports.share(own_losses.sum(), is_asked)
+        loss_sum, n_stops = self.reports.share(own_losses, is_asked)
         # Clipping unscales an fp16 gradient first; an infinite bound only measures.
         norm = a.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf)
         verdict = self.judge.judge(loss_sum, n_tokens, norm)
@@ -57,7 +57,7 @@ class Updater:
         self._next_rate()
         self.optimizer.zero_grad()
         self.window.add_update(n_tokens, loss_sum, verdict)
-        numbers = torch.stack([loss_sum / n_tokens, n_stops, verdict, norm]).float()
+        numbers = torch.stack([x.to(loss_sum.dtype) for x in (loss_sum / n_tokens, n_stops, verdict, norm)])
         self.reports.add(update, numbers, own_losses)
         return cast(torch.Tensor, norm)
 

@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 
 from accel_tx.data.collator import Batch
-from accel_tx.train.bad_numbers import GOOD, OVERFLOW, sums_dtype
+from accel_tx.train.bad_numbers import GOOD, OVERFLOW
+from accel_tx.train.report import sums_dtype
 from accel_tx.train.state import Window
 
 
