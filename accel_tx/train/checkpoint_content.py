@@ -75,7 +75,7 @@ def write_content(content: Content, folder: Path, state: TrainState) -> None:
     Raises: OSError, RuntimeError or SafetensorError from the writing; OSError where a file holds something else.
     """
     stamp = identity(state)
-    save_file(content.model, folder / MODEL, metadata={"format": "pt", STAMP: stamp})
+    save_file(content.model, folder / MODEL, metadata={STAMP: stamp})
     pickled = {OPTIMIZER: content.optimizer, SCHEDULER: content.scheduler, SCALER: content.scaler}
     for name, values in pickled.items():
         if values is not None:

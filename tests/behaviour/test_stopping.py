@@ -18,7 +18,10 @@ from accel_tx.config import Config
 from accel_tx.data import clean
 from accel_tx.inference import translator
 from accel_tx.train import checkpoint, stopping
+from accel_tx.train.checkpoint_content import Parts
+from accel_tx.train.checkpoint_writer import CheckpointWriter
 from accel_tx.train.loop import Run, train
+from accel_tx.train.state import TrainState
 from tests.behaviour.test_resume import metrics, weights
 from tests.conftest import REPOSITORY, as_options
 
@@ -118,8 +121,13 @@ def test_a_stop_at_an_update_with_a_checkpoint_saves_once(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = []
-    save = checkpoint.save_checkpoint
-    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda a, s, *rest: (saved.append(s.update), save(a, s, *rest)))
+    start = CheckpointWriter.start
+
+    def noted(writer: CheckpointWriter, parts: Parts, state: TrainState) -> None:
+        saved.append(state.update)
+        start(writer, parts, state)
+
+    monkeypatch.setattr(CheckpointWriter, "start", noted)
     during_update(monkeypatch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
     train(tiny_config(**SMALL), tmp_path / "run")
     assert saved == [10]

@@ -71,7 +71,7 @@ class EchoSearch:
         self.limits: list[int] = []
 
     def __call__(
-        self, model: Transformer, src_ids: Tensor, src_valid: Tensor | None, max_len_tokens: list[int]
+        self, model: Transformer, src_ids: Tensor, src_valid: Tensor | None, max_len_tokens: list[int], poll: object
     ) -> list[list[int]]:
         self.shapes.append((src_ids.shape[0], src_ids.shape[1]))
         valid = torch.ones_like(src_ids, dtype=torch.bool) if src_valid is None else src_valid
