@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
+from accel_tx.config import RunError
 from accel_tx.data.batching import BatchPlan, MicroBatchSampler
 from accel_tx.data.collator import Batch, DataCollator
 from accel_tx.data.dataset import TokenPairs
@@ -43,10 +45,47 @@ def load_updates(
     )
     with signals_wait():
         batches = iter(loader)
-    for number, update in enumerate(plan.updates(first, last), first):
-        if is_passed_over(number):
-            yield 0, []
-            continue
-        # Known from the plan, so no process has to ask the others.
-        n_tokens = int(pairs.tgt_lengths[np.concatenate(update)].sum())
-        yield n_tokens, [next(batches) for _ in range(n_slots)]
+    try:
+        for number, update in enumerate(plan.updates(first, last), first):
+            if is_passed_over(number):
+                yield 0, []
+                continue
+            # Known from the plan, so no process has to ask the others.
+            n_tokens = int(pairs.tgt_lengths[np.concatenate(update)].sum())
+            yield n_tokens, [_next(batches) for _ in range(n_slots)]
+    finally:
+        _end_workers(batches)
+
+
+def _next(batches: Iterator[Batch]) -> Batch:
+    try:
+        return next(batches)
+    except (OSError, EOFError) as error:  # the connection to a worker that died while it handed a batch over
+        raise RuntimeError(f"a DataLoader worker is gone ({type(error).__name__}).") from error
+
+
+@contextlib.contextmanager
+def deaths_told() -> Iterator[None]:
+    """Inside, the death of a loader worker is a RunError. torch may tell of it anywhere, from a signal handler."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            f"{' '.join(str(error).split())} Perhaps for want of memory; the newest checkpoint is good, the same "
+            "command goes on; train.loader_workers 0 needs none"
+        ) from None
+
+
+def _end_workers(batches: Iterator[Batch]) -> None:
+    """End the loader's workers, if it has any, for sure.
+
+    torch asks them to end and then sends SIGTERM, which they are shielded from; one that waits for a lock that a killed
+    one held would stay, and Python would wait for it at its end.
+    """
+    workers = getattr(batches, "_workers", [])
+    if workers:
+        batches._shutdown_workers()  # type: ignore[attr-defined]
+    for worker in workers:
+        worker.kill()

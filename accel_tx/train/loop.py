@@ -32,7 +32,7 @@ from accel_tx.train.bad_numbers import (
 )
 from accel_tx.train.checkpoint_content import Parts
 from accel_tx.train.checkpoint_writer import CheckpointWriter, describe, save_weights
-from accel_tx.train.loading import load_updates
+from accel_tx.train.loading import deaths_told, load_updates
 from accel_tx.train.progress import Progress, opening_lines, say
 from accel_tx.train.report import Report
 from accel_tx.train.resume import find_checkpoint, load_checkpoint
@@ -92,7 +92,8 @@ def _train_in(
     try:
         run.resume(source)
         run.announce()
-        run.go()
+        with deaths_told():
+            run.go()
         run.finish()
     finally:
         run.writer.join()

@@ -22,7 +22,7 @@ class Updater:
 
     def __init__(self, accelerator: Accelerator, config: Config, model: Any, optimizer: Any, scheduler: Any) -> None:
         self.accelerator, self.config = accelerator, config
-        # Shared with every Accelerator of the process: another trainer may have left it False, and then no step is made.
+        # All Accelerators of a process share it: another trainer may have left it False, and then no step is made.
         accelerator.sync_gradients = True
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         spike_factor = config.train.spike_factor

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from accel_tx.config import Config
@@ -365,3 +366,31 @@ def test_a_second_ctrl_c_ends_the_program_with_status_130_and_one_line(tiny_conf
     assert "Traceback" not in errors
     assert errors.rstrip().endswith("accel_tx: interrupted")
     assert not (run_dir / "PREEMPTED").exists()
+
+
+@pytest.mark.parametrize("whom", ["one", "all"])
+def test_a_killed_loader_worker_ends_the_run_with_a_line_and_nobody_waits(
+    whom: str, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = tiny_config(**{**LONG, "train": {**LONG["train"], "loader_workers": 2}})
+    run_dir = tmp_path / "run"
+    command = [sys.executable, "-m", "accel_tx", "train", "--config", "configs/quickstart.yaml"]
+    with subprocess.Popen(
+        [*command, "--run_dir", str(run_dir), *as_options(config)],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as training:
+        wait_for(lambda: updates_done(run_dir) >= 3)
+        workers = psutil.Process(training.pid).children()
+        assert len(workers) == 2
+        for worker in workers if whom == "all" else workers[:1]:
+            worker.kill()
+        _, printed = training.communicate(timeout=60)
+    assert training.returncode == 1
+    assert "DataLoader worker" in printed
+    assert "the same command goes on" in printed
+    assert "Traceback" not in printed
+    assert not any(worker.is_running() for worker in workers)
