@@ -12,7 +12,7 @@ from accel_tx.bench.report import markdown_table
 from accel_tx.bench.workload import book_like_lengths, load_workload
 from accel_tx.config import Config
 from accel_tx.data.batching import BatchLimits, EpochPlan, plan_epoch
-from accel_tx.data.packing import Indices
+from accel_tx.data.packing import Lengths
 
 BUDGETS = (1024, 2048, 4096)
 N_SYNTHETIC = 1_000_000
@@ -25,7 +25,9 @@ def measure_padding(config: Config, n_synthetic: int | None) -> list[dict[str, A
     """
     longest = min(config.model.max_positions, 150)
     synthetic = n_synthetic or N_SYNTHETIC
-    sides = {f"{synthetic:,} book-like pairs": book_like_lengths(synthetic, longest, config.train.seed)}
+    sides: dict[str, tuple[Lengths, Lengths]] = {
+        f"{synthetic:,} book-like pairs": book_like_lengths(synthetic, longest, config.train.seed)
+    }
     if n_synthetic is None:
         workload = load_workload(config, None, None)
         sides = {workload.name: (workload.pairs.src_lengths, workload.pairs.tgt_lengths), **sides}
@@ -37,7 +39,7 @@ def measure_padding(config: Config, n_synthetic: int | None) -> list[dict[str, A
     ]
 
 
-def _measure(src: Indices, tgt: Indices, config: Config, budget: int) -> dict[str, Any]:
+def _measure(src: Lengths, tgt: Lengths, config: Config, budget: int) -> dict[str, Any]:
     train = config.train
     with watched_peak() as base:
         time.sleep(0.01)
@@ -54,7 +56,7 @@ def _measure(src: Indices, tgt: Indices, config: Config, budget: int) -> dict[st
     }
 
 
-def padding_shares(plan: EpochPlan, src: Indices, tgt: Indices) -> dict[str, float]:
+def padding_shares(plan: EpochPlan, src: Lengths, tgt: Lengths) -> dict[str, float]:
     """Share of the epoch's padded positions that hold no token, on the target side and on both."""
     n_src = n_tgt = 0
     for i in range(plan.n_updates):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from accel_tx.data.packing import Indices, Packing, find_cells, pack, steady_count
+from accel_tx.data.packing import Indices, Lengths, Packing, find_cells, pack, steady_count
 
 # Micro-batches of equal work are looked for among those of so many updates, so that their order stays random.
 _UPDATES_PER_WINDOW = 16
@@ -54,8 +54,8 @@ class EpochPlan:
 
 
 def plan_epoch(
-    src_lengths: Indices,
-    tgt_lengths: Indices,
+    src_lengths: Lengths,
+    tgt_lengths: Lengths,
     limits: BatchLimits,
     micro_batches_per_update: int,
     seed: int,
@@ -68,16 +68,16 @@ def plan_epoch(
     `batch_size` the pairs stand in random order.
     Raises: ValueError if a pair alone is longer than `max_tokens`.
     """
-    return _Planner(src_lengths, tgt_lengths, limits, micro_batches_per_update, seed).plan(epoch)
+    return Planner(src_lengths, tgt_lengths, limits, micro_batches_per_update, seed).plan(epoch)
 
 
-class _Planner:
+class Planner:
     """`plan_epoch` for many epochs of the same pairs: what does not depend on the epoch is computed once."""
 
     def __init__(
         self,
-        src_lengths: Indices,
-        tgt_lengths: Indices,
+        src_lengths: Lengths,
+        tgt_lengths: Lengths,
         limits: BatchLimits,
         micro_batches_per_update: int,
         seed: int,
@@ -92,13 +92,22 @@ class _Planner:
             n_micro_batches = -(-self.n_pairs // limits.batch_size)
         self.n_micro_batches = n_micro_batches
 
+    def packing(self, epoch: int, rng: np.random.Generator | None = None) -> Packing:
+        """The micro-batches of `plan(epoch)` under `max_tokens`, without the pairs that stand in them."""
+        assert self.limits.max_tokens is not None
+        if rng is None:
+            rng = np.random.default_rng([self.seed, epoch])
+            # Draws as many numbers as the permutation of the pairs does, with an eighth of its memory.
+            rng.shuffle(np.zeros(self.n_pairs, dtype=np.int8))
+        return pack(self.cells, self.limits.max_tokens, self.n_micro_batches, rng)
+
     def plan(self, epoch: int) -> EpochPlan:
         rng = np.random.default_rng([self.seed, epoch])
         shuffled = rng.permutation(self.n_pairs)
         if self.limits.max_tokens is None:
             starts = np.append(np.arange(0, self.n_pairs, self.limits.batch_size), self.n_pairs)
             return EpochPlan(shuffled, starts, self.per_update)
-        packing = pack(self.cells, self.limits.max_tokens, self.n_micro_batches, rng)
+        packing = self.packing(epoch, rng)
         order = _fill(packing, self.cells.of_pair, shuffled)
         return _shuffle_micro_batches(order, packing, rng, self.per_update)
 
@@ -136,7 +145,7 @@ def _ranges(begins: Indices, sizes: Indices) -> Indices:
     return np.repeat(begins - (ends - sizes), sizes) + np.arange(ends[-1] if len(ends) else 0)
 
 
-def share(update: list[Indices], lengths: Indices, n_slots: int, rank: int, n_processes: int) -> list[Indices]:
+def share(update: list[Indices], lengths: Lengths, n_slots: int, rank: int, n_processes: int) -> list[Indices]:
     """The micro-batches of one update that process `rank` of `n_processes` computes, one for each of its slots.
 
     `n_slots` is the number of micro-batches of a full update. Where the processes divide it, process r takes
@@ -150,7 +159,7 @@ def share(update: list[Indices], lengths: Indices, n_slots: int, rank: int, n_pr
     return [update[i] if i < len(update) else empty for i in range(rank, n_slots, n_processes)]
 
 
-def _halve_largest(update: list[Indices], lengths: Indices, n_parts: int) -> list[Indices]:
+def _halve_largest(update: list[Indices], lengths: Lengths, n_parts: int) -> list[Indices]:
     parts = list(update)
     while len(parts) < n_parts:
         work = [len(part) * int(lengths[part].max()) if len(part) > 1 else 0 for part in parts]
@@ -168,15 +177,15 @@ class BatchPlan:
 
     def __init__(
         self,
-        src_lengths: Indices,
-        tgt_lengths: Indices,
+        src_lengths: Lengths,
+        tgt_lengths: Lengths,
         limits: BatchLimits,
         micro_batches_per_update: int,
         seed: int,
     ) -> None:
         self.longest = np.maximum(src_lengths, tgt_lengths)
         self.micro_batches_per_update = micro_batches_per_update
-        planner = _Planner(src_lengths, tgt_lengths, limits, micro_batches_per_update, seed)
+        planner = Planner(src_lengths, tgt_lengths, limits, micro_batches_per_update, seed)
         self._plan = planner.plan
         self.updates_per_epoch = -(-planner.n_micro_batches // micro_batches_per_update)
 

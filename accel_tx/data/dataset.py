@@ -42,8 +42,13 @@ class Ragged:
         self.chunks = list(chunks)
         counts = [len(offsets) - 1 for _, offsets in self.chunks]
         self._first_of_chunk = np.cumsum([0, *counts])
-        self.lengths = np.concatenate([np.diff(o) for _, o in self.chunks] or [np.empty(0, dtype=np.int32)])
-        """Ids of each sequence, (n,) int32."""
+
+    def lengths(self, n_more: int = 0) -> NDArray[np.int32]:
+        """Ids of each sequence, and so many more, (n,) int32."""
+        lengths = np.full(len(self), n_more, dtype=np.int32)
+        for (_, offsets), start, stop in zip(self.chunks, self._first_of_chunk, self._first_of_chunk[1:], strict=False):
+            lengths[start:stop] += np.diff(offsets)
+        return lengths
 
     @classmethod
     def from_lists(cls, sequences: Sequence[Sequence[int]]) -> Ragged:
@@ -58,7 +63,7 @@ class Ragged:
         return cls([chunk for views, (_, times) in zip(chunks, columns, strict=True) for chunk in views * times])
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return int(self._first_of_chunk[-1])
 
     def __getitem__(self, index: int) -> NDArray[np.int32]:
         chunk = int(np.searchsorted(self._first_of_chunk, index, side="right")) - 1
@@ -74,9 +79,9 @@ class TokenPairs:
         if len(src) != len(tgt):
             raise ValueError(f"{len(src)} sources and {len(tgt)} targets; expected as many of each")
         self.src, self.tgt = src, tgt
-        self.src_lengths = src.lengths + np.int64(1)
-        """Tokens with EOS, (n,) int64."""
-        self.tgt_lengths = tgt.lengths + np.int64(1)
+        self.src_lengths = src.lengths(n_more=1)
+        """Tokens with EOS, (n,) int32."""
+        self.tgt_lengths = tgt.lengths(n_more=1)
 
     @classmethod
     def from_tables(cls, tables: Sequence[tuple[pa.Table, int]]) -> TokenPairs:
@@ -98,7 +103,8 @@ class TokenPairs:
         """Hash of all ids in their order: two runs with the same one train on the same data."""
         digest = hashlib.sha256()
         for side in (self.src, self.tgt):
-            digest.update(side.lengths.tobytes())
+            for _, offsets in side.chunks:
+                digest.update(np.diff(offsets).tobytes())
             for values, offsets in side.chunks:
                 digest.update(values[offsets[0] : offsets[-1]].tobytes())
         return digest.hexdigest()
@@ -259,7 +265,7 @@ def _drop_overlong(
 ) -> tuple[list[datasets.Dataset], CleanReport]:
     """Without what no tokenizer should have to read; a rule of its own in the report if there is any."""
     from accel_tx.data.encode import BYTES_PER_POSITION, short_enough
-    from accel_tx.data.split import select
+    from accel_tx.data.selection import select
 
     rows = [short_enough(pairs, max_positions) for pairs in corpora]
     n_dropped = sum(int((~short).sum()) for short in rows)

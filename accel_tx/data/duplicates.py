@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from accel_tx.data.characters import Bools
 from accel_tx.data.keys import content_keys
-
-Keys = NDArray[np.uint64]
+from accel_tx.data.selection import Keys, partition_bits
 
 
 @dataclass(frozen=True)
@@ -69,23 +68,89 @@ class HeldOutKeys:
         return np.logical_or(_is_in(pairs.pair, self.pair), sides)
 
 
-def exact_duplicates(keys: Keys) -> Bools:
-    """Every pair (n,) but the first of those with its key. Source: OpusFilter remove_duplicates."""
-    is_duplicate = np.ones(len(keys), bool)
-    is_duplicate[np.unique(keys, return_index=True)[1]] = False
-    return is_duplicate
+@dataclass(frozen=True)
+class KeyFile:
+    """The keys of the pairs of one part, in blocks that are views on a mapped file."""
+
+    blocks: Sequence[PairKeys]
+
+    def __len__(self) -> int:
+        return sum(len(block.exact) for block in self.blocks)
+
+    def placed(self) -> Iterator[tuple[slice, PairKeys]]:
+        """The blocks in order, and which of the pairs each has."""
+        start = 0
+        for block in self.blocks:
+            yield slice(start, start + len(block.exact)), block
+            start += len(block.exact)
 
 
-def near_duplicates(keys: Keys, part: NDArray[Any], exact: Keys) -> Bools:
-    """Every pair (n,) but one of those with its key: that of the first part, there that of the smallest exact key.
+def leaks(part: KeyFile, rows: Bools, held_out: HeldOutKeys) -> Bools:
+    """Which of the rows marked, (n,) bool, are leaks: see `HeldOutKeys.holds`."""
+    flags = np.zeros(len(rows), bool)
+    for place, keys in part.placed():
+        flags[place] = held_out.holds(keys) & rows[place]
+    return flags
 
-    So the order of the rows does not decide which spelling stays.
+
+def exact_duplicates(parts: Sequence[KeyFile], rows: Sequence[Bools]) -> list[Bools]:
+    """Every pair but the first of those with its key, among the rows marked of all parts together: (n,) bool a part.
+
+    Source: OpusFilter remove_duplicates.
+    """
+    flags = [np.zeros(len(own), bool) for own in rows]
+    for piece in _pieces(parts, rows, "exact"):
+        is_duplicate = np.ones(len(piece.keys), bool)
+        is_duplicate[np.unique(piece.keys, return_index=True)[1]] = False
+        piece.mark(flags, is_duplicate)
+    return flags
+
+
+def near_duplicates(parts: Sequence[KeyFile], rows: Sequence[Bools]) -> list[Bools]:
+    """Every pair but one of those with its key: that of the first part, there that of the smallest exact key.
+
+    So the order of the rows does not decide which spelling stays. Among the rows marked of all parts together: (n,)
+    bool a part.
     Source: OpusFilter remove_duplicates with lowercase and letters_only.
     """
-    order = np.lexsort((exact, part, keys))
-    is_duplicate = np.zeros(len(keys), bool)
-    is_duplicate[order[1:]] = keys[order[1:]] == keys[order[:-1]]
-    return is_duplicate
+    flags = [np.zeros(len(own), bool) for own in rows]
+    for piece in _pieces(parts, rows, "pair"):
+        order = np.lexsort((piece.exact, piece.part, piece.keys))
+        in_order = piece.keys[order]
+        piece.mark(flags, order[1:][in_order[1:] == in_order[:-1]])
+    return flags
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The pairs whose keys begin with the same bits, (n,) each, in the order of the parts and their rows."""
+
+    keys: Keys
+    exact: Keys
+    part: NDArray[np.int32]
+    row: NDArray[np.int64]
+
+    def mark(self, flags: Sequence[Bools], chosen: NDArray[Any]) -> None:
+        """Set the flags of the chosen pairs."""
+        part, row = self.part[chosen], self.row[chosen]
+        for i, own in enumerate(flags):
+            own[row[part == i]] = True
+
+
+def _pieces(parts: Sequence[KeyFile], rows: Sequence[Bools], name: str) -> Iterator[_Piece]:
+    """All rows marked, in pieces that no key has a part in two of: equal keys can be found piece by piece."""
+    bits = partition_bits(sum(map(len, rows)))
+    # NumPy leaves open what a shift by all 64 bits gives.
+    shift, n_pieces = np.uint64(63 if bits == 0 else 64 - bits), 1 << bits
+    for number in range(n_pieces):
+        found: list[tuple[NDArray[Any], ...]] = []
+        for i, (part, own) in enumerate(zip(parts, rows, strict=True)):
+            for place, block in part.placed():
+                keys = getattr(block, name)
+                at = np.flatnonzero(own[place] & ((keys >> shift == number) | (bits == 0)))
+                found.append((keys[at], block.exact[at], np.full(len(at), i, np.int32), at + place.start))
+        if found:
+            yield _Piece(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
 
 
 def _long_enough(texts: pa.Array, keys: Keys, least_bytes: int) -> Keys:

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from accel_tx.config import TokenizerConfig, UserError
 from accel_tx.data.mixture import Segment, sample
-from accel_tx.data.split import Rows, arrow_batches
+from accel_tx.data.selection import Rows
+from accel_tx.data.split import arrow_batches
 from accel_tx.data.tokenizer import Tokenizer, TokenizerPair, train_tokenizer
 
 if TYPE_CHECKING:

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from accel_tx.config import Config, ModelConfig
-from accel_tx.data.batching import BatchLimits, EpochPlan, plan_epoch
+from accel_tx.config import Config, ModelConfig, TrainConfig
+from accel_tx.data.batching import BatchLimits, Planner
+from accel_tx.data.packing import Indices, Lengths
 
 if TYPE_CHECKING:
     from accel_tx.data.dataset import PreparedData
 
-Lengths = NDArray[np.int64]
 Device = Literal["cpu", "gpu"]
 _MIB = 2**20
 # Measured on CPU, see Memory.
@@ -39,7 +38,7 @@ class Spread:
     most: int
 
     @classmethod
-    def of(cls, values: Lengths) -> Spread:
+    def of(cls, values: Indices) -> Spread:
         """From values (n,), n > 0."""
         return cls(float(values.mean()), float(values.std()), int(values.min()), int(values.max()))
 
@@ -48,22 +47,32 @@ class Spread:
 class Shapes:
     """The padded micro-batches of an epoch, an entry each: pairs, source and target positions a pair, real tokens."""
 
-    n_pairs: Lengths
-    src_width: Lengths
-    tgt_width: Lengths
-    n_src_tokens: Lengths
-    n_tgt_tokens: Lengths
+    n_pairs: Indices
+    src_width: Indices
+    tgt_width: Indices
+    n_src_tokens: Indices
+    n_tgt_tokens: Indices
 
     @classmethod
-    def of(cls, plan: EpochPlan, src_lengths: Lengths, tgt_lengths: Lengths) -> Shapes:
-        """What the collator will make of each micro-batch of a plan; lengths are in tokens with EOS."""
-        src, tgt, starts = src_lengths[plan.order], tgt_lengths[plan.order], plan.starts[:-1]
+    def of(cls, src_lengths: Lengths, tgt_lengths: Lengths, train: TrainConfig) -> Shapes:
+        """What the collator will make of the first epoch's micro-batches, in any order; lengths are with EOS.
+
+        Under `max_tokens` the order of the pairs does not matter, and so is not made.
+        """
+        limits = BatchLimits(train.max_tokens, train.batch_size)
+        planner = Planner(src_lengths, tgt_lengths, limits, train.micro_batches_per_update, train.seed)
+        if limits.max_tokens is None:
+            plan = planner.plan(epoch=0)
+            starts, n_pairs = plan.starts[:-1], np.diff(plan.starts)
+            src, tgt = (_widths_and_tokens(lengths, plan.order, starts) for lengths in (src_lengths, tgt_lengths))
+            return cls(n_pairs, src[0], tgt[0], src[1], tgt[1])
+        packing = planner.packing(epoch=0)
         return cls(
-            n_pairs=np.diff(plan.starts),
-            src_width=np.maximum.reduceat(src, starts),
-            tgt_width=np.maximum.reduceat(tgt, starts),
-            n_src_tokens=np.add.reduceat(src, starts),
-            n_tgt_tokens=np.add.reduceat(tgt, starts),
+            n_pairs=packing.batch_sizes,
+            src_width=packing.batch_src,
+            tgt_width=packing.batch_tgt,
+            n_src_tokens=packing.batch_src_tokens,
+            n_tgt_tokens=packing.batch_tgt_tokens,
         )
 
     @property
@@ -71,6 +80,12 @@ class Shapes:
         """Share of padding among the positions of both sides."""
         n_padded = (self.n_pairs * (self.src_width + self.tgt_width)).sum()
         return float(1 - (self.n_src_tokens.sum() + self.n_tgt_tokens.sum()) / n_padded)
+
+
+def _widths_and_tokens(lengths: Lengths, order: Indices, starts: Indices) -> tuple[Indices, Indices]:
+    of_pairs = lengths[order]
+    widths = np.maximum.reduceat(of_pairs, starts).astype(np.int64)
+    return widths, np.add.reduceat(of_pairs, starts, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -137,10 +152,9 @@ def forecast(
 ) -> Forecast:
     """Forecast of training on pairs of these lengths (n,), in tokens with EOS, from the plan of the first epoch."""
     train = config.train
-    limits = BatchLimits(train.max_tokens, train.batch_size)
-    plan = plan_epoch(src_lengths, tgt_lengths, limits, train.micro_batches_per_update, train.seed, 0)
-    shapes = Shapes.of(plan, src_lengths, tgt_lengths)
-    n_updates = train.max_updates or (train.epochs or 0) * plan.n_updates
+    shapes = Shapes.of(src_lengths, tgt_lengths, train)
+    updates_per_epoch = -(-len(shapes.n_pairs) // train.micro_batches_per_update)
+    n_updates = train.max_updates or (train.epochs or 0) * updates_per_epoch
     settings: tuple[tuple[Device, str], ...] = (
         ("cpu", "no"),
         ("cpu", "bf16"),
@@ -156,14 +170,14 @@ def forecast(
     }
     return Forecast(
         n_pairs=len(src_lengths),
-        n_micro_batches=plan.n_micro_batches,
+        n_micro_batches=len(shapes.n_pairs),
         padding_share=shapes.padding_share,
         pairs_per_micro_batch=Spread.of(shapes.n_pairs),
         tgt_tokens_per_micro_batch=Spread.of(shapes.n_tgt_tokens),
-        tgt_tokens_per_update=float(shapes.n_tgt_tokens.sum() / plan.n_updates),
-        updates_per_epoch=plan.n_updates,
+        tgt_tokens_per_update=float(shapes.n_tgt_tokens.sum() / updates_per_epoch),
+        updates_per_epoch=updates_per_epoch,
         n_updates=n_updates,
-        epochs=n_updates / plan.n_updates,
+        epochs=n_updates / updates_per_epoch,
         n_parameters=count_parameters(config.model, src_vocab_size, tgt_vocab_size),
         memory_mib={
             name: {part: n / _MIB for part, n in {**dataclasses.asdict(parts), "total": parts.total}.items()}
@@ -204,7 +218,7 @@ def peak_memory(
     )
 
 
-def activation_bytes(model: ModelConfig, shapes: Shapes, precision: str, device: Device) -> Lengths:
+def activation_bytes(model: ModelConfig, shapes: Shapes, precision: str, device: Device) -> Indices:
     """What autograd keeps of the forward pass of each micro-batch, (n_micro_batches,)."""
     # The residual stream and what the norms see are float32 in every precision, the products' inputs are not.
     wide, narrow = 4, 4 if precision == "no" else 2

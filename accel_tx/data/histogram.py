@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 Counts = NDArray[np.int64]
 Values = NDArray[np.float64]
 
+_VALUES_AT_A_TIME = 1 << 18
 _EXACT_BELOW = 64
 _BINS_PER_OCTAVE = 32
 _LARGEST_COUNT = 2**40
@@ -80,7 +83,12 @@ class Histogram:
     @classmethod
     def of(cls, scale: str, values: ArrayLike) -> Histogram:
         """Histogram of values (n,), none of them negative."""
-        array = np.asarray(values, dtype=np.float64)
+        given = np.asarray(values)
+        # The bins of a value take many times its own memory while they are found.
+        if len(given) > _VALUES_AT_A_TIME:
+            parts = (given[i : i + _VALUES_AT_A_TIME] for i in range(0, len(given), _VALUES_AT_A_TIME))
+            return reduce(operator.add, (cls.of(scale, part) for part in parts))
+        array = given.astype(np.float64)
         counts = np.bincount(SCALES[scale].index(array)) if len(array) else np.zeros(0)
         return cls(scale, counts.astype(np.int64), float(array.sum()), float(array.max(initial=0)))
 

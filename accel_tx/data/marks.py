@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,8 +13,11 @@ import pyarrow as pa
 from accel_tx.data.duplicates import keys_of_pairs
 from accel_tx.data.repair import Repaired, repair
 from accel_tx.data.rules import GLOBAL_RULES, REPAIRS, PairBatch, objections
+from accel_tx.data.selection import beside
 
 ROWS_PER_BATCH = 2_000
+# Of what is written: every chunk of a mapped file takes some hundred bytes a column for as long as it is open.
+ROWS_PER_CHUNK = 20_000
 _BYTES_PER_BATCH = 8 << 20
 
 
@@ -37,7 +39,8 @@ def mark_pairs(
         .map(
             partial(_mark, rules=rules, src_lang=src_lang, tgt_lang=tgt_lang),
             batched=True,
-            batch_size=ROWS_PER_BATCH,
+            batch_size=ROWS_PER_CHUNK,
+            writer_batch_size=ROWS_PER_CHUNK,
             remove_columns=["src", "tgt"],
             features=datasets.Features(features),
             num_proc=n_procs if n_procs > 1 else None,
@@ -68,7 +71,7 @@ def _mark_slice(table: pa.Table, rules: dict[str, Any], src_lang: str, tgt_lang:
 
 def small_slices(table: pa.Table) -> Iterator[pa.Table]:
     """Halves of halves, so that the arrays of a batch stay small whatever the length of its lines."""
-    if table.num_rows <= 1 or table.nbytes <= _BYTES_PER_BATCH:
+    if table.num_rows <= 1 or (table.num_rows <= ROWS_PER_BATCH and table.nbytes <= _BYTES_PER_BATCH):
         yield table
     else:
         half = table.num_rows // 2
@@ -80,11 +83,3 @@ def mended_column(table: pa.Table, side: str, rules: dict[str, Any]) -> Repaired
     """One column of a table after the repairs that are in force."""
     texts = table.column(side).cast(pa.string()).combine_chunks()
     return repair(texts, *(name in rules for name in REPAIRS))
-
-
-def beside(pairs: datasets.Dataset, what: str) -> str | None:
-    """A file beside the input's own; None, which means memory, for an input that has no file."""
-    if not pairs.cache_files:
-        return None
-    path = Path(pairs.cache_files[0]["filename"])
-    return str(path.with_name(f"{path.stem}.{what}.arrow"))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from accel_tx.data.keys import content_keys
-from accel_tx.data.split import Keys, arrow_batches, select, smallest
+from accel_tx.data.selection import Keys, select
+from accel_tx.data.split import arrow_batches, end_to_end, smallest
 
 if TYPE_CHECKING:
     import datasets
@@ -58,5 +59,5 @@ def sample(segments: Sequence[Segment], n_most: int | None) -> tuple[list[Segmen
 
 def pair_keys(pairs: datasets.Dataset) -> Keys:
     """One number for the content of both sides, (n,)."""
-    keys = [content_keys(b["src"]) * np.uint64(3) + content_keys(b["tgt"]) for b in arrow_batches(pairs)]
-    return np.concatenate(keys) if keys else np.empty(0, dtype=np.uint64)
+    batches = arrow_batches(pairs)
+    return end_to_end((content_keys(b["src"]) * np.uint64(3) + content_keys(b["tgt"]) for b in batches), len(pairs))

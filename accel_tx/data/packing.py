@@ -10,17 +10,22 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
+Lengths = NDArray[np.signedinteger[Any]]
+"""Tokens, in whatever integers they are kept."""
 
 # What a micro-batch costs whatever it holds, as a share of the positions that it may have: less padding by more and
 # smaller micro-batches stops being worth it there. Fewer than 1.5 times the least possible number come out.
 _COST_OF_A_MICRO_BATCH = 0.05
 # Random first edges tried for one that needs no more micro-batches than every epoch has.
 _N_TRIES = 4
+# The numbers of the cells take many times the memory of the lengths while they are found.
+_PAIRS_AT_A_TIME = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -51,20 +56,31 @@ class Packing:
     """(n_micro_batches,) longest source."""
     batch_tgt: Indices
     """(n_micro_batches,) longest target."""
+    batch_src_tokens: Indices
+    """(n_micro_batches,) source tokens, padding not counted."""
+    batch_tgt_tokens: Indices
+    """(n_micro_batches,) target tokens, likewise."""
 
 
-def find_cells(src_lengths: Indices, tgt_lengths: Indices, max_tokens: int) -> Cells:
+def find_cells(src_lengths: Lengths, tgt_lengths: Lengths, max_tokens: int) -> Cells:
     """Group the pairs by their lengths. Raises: ValueError if a pair alone is longer than `max_tokens`."""
     longest = max(src_lengths.max(initial=0), tgt_lengths.max(initial=0))
     if longest > max_tokens:
         raise ValueError(f"a pair of {longest} tokens does not fit a micro-batch of {max_tokens}")
     width = int(longest) + 1
-    codes = _walk_code(src_lengths, tgt_lengths, width)
-    counts = np.bincount(codes)
+    blocks = [slice(start, start + _PAIRS_AT_A_TIME) for start in range(0, len(src_lengths), _PAIRS_AT_A_TIME)]
+    counts = np.zeros(2 * width * width, dtype=np.int64)
+    of_pair = np.empty(len(src_lengths), dtype=np.int32)
+    for block in blocks:
+        codes = _walk_code(src_lengths[block], tgt_lengths[block], width)
+        of_block = np.bincount(codes)
+        counts[: len(of_block)] += of_block
     found = np.flatnonzero(counts)
     number_of_code = np.zeros(len(counts), dtype=np.int32)
     number_of_code[found] = np.arange(len(found), dtype=np.int32)
-    return Cells(number_of_code[codes], *_lengths_of_code(found, width), counts[found])
+    for block in blocks:
+        of_pair[block] = number_of_code[_walk_code(src_lengths[block], tgt_lengths[block], width)]
+    return Cells(of_pair, *_lengths_of_code(found, width), counts[found])
 
 
 def steady_count(cells: Cells, max_tokens: int) -> int:
@@ -85,12 +101,15 @@ def pack(cells: Cells, max_tokens: int, n_micro_batches: int, rng: np.random.Gen
     n_pieces = np.array([len(group) for group in groups], dtype=np.int64)
     pieces = np.array([piece for group in groups for piece in group], dtype=np.int64).reshape(-1, 2)
     starts = np.cumsum(n_pieces) - n_pieces
+    sizes, src, tgt = pieces[:, 1], cells.src[pieces[:, 0]], cells.tgt[pieces[:, 0]]
     return Packing(
         piece_cells=pieces[:, 0],
-        piece_sizes=pieces[:, 1],
-        batch_sizes=_reduce(np.add, pieces[:, 1], starts),
-        batch_src=_reduce(np.maximum, cells.src[pieces[:, 0]], starts),
-        batch_tgt=_reduce(np.maximum, cells.tgt[pieces[:, 0]], starts),
+        piece_sizes=sizes,
+        batch_sizes=_reduce(np.add, sizes, starts),
+        batch_src=_reduce(np.maximum, src, starts),
+        batch_tgt=_reduce(np.maximum, tgt, starts),
+        batch_src_tokens=_reduce(np.add, src * sizes, starts),
+        batch_tgt_tokens=_reduce(np.add, tgt * sizes, starts),
     )
 
 
@@ -136,10 +155,10 @@ def _reduce(function: np.ufunc, values: Indices, starts: Indices) -> Indices:
     return function.reduceat(values, starts) if len(starts) else values
 
 
-def _walk_code(src: Indices, tgt: Indices, width: int) -> Indices:
+def _walk_code(src: Lengths, tgt: Lengths, width: int) -> Indices:
     """Number of a cell on a walk by longer side, and for one longer side from short sources over equal sides on to
     short targets."""
-    longer = np.maximum(src, tgt)
+    longer = np.maximum(src, tgt).astype(np.int64)
     return longer * 2 * width + np.where(src <= tgt, src, 2 * width - 1 - tgt)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from accel_tx.config import DataConfig, UserError
 from accel_tx.data.keys import content_keys
+from accel_tx.data.selection import Keys, Rows, blocks, classes, first_rows, is_among, kth_smallest, select
 
 if TYPE_CHECKING:
     import datasets
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 _ROWS_PER_BATCH = 10_000
 # Up to so many classes the nearest total is searched among all choices; more of them fill up nearly any size.
 _MOST_CLASSES_SEARCHED = 2_000
-
-Keys = NDArray[np.uint64]
-Rows = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def split_off_validation(corpora: Sequence[datasets.Dataset], config: DataConfig
 
     Without groups all pairs of a source are held out or none, in whatever spelling (see `content_keys`), and the size
     is exact where sources are distinct. Where they repeat, and with groups, it is the nearest that whole ones give,
-    which `_nearest_total` says more of.
+    which `_nearest_classes` says more of.
     Raises: UserError if a side would be empty.
     """
     sources = source_keys(corpora)
@@ -63,7 +61,7 @@ def split_off_validation(corpora: Sequence[datasets.Dataset], config: DataConfig
             f"data.{asked} of {len(keys)} pairs with {n_classes} different {what} leaves an empty side; "
             "expected more pairs"
         )
-    shared = ~is_valid & np.isin(sources, sources[is_valid]) if grouped else np.zeros_like(is_valid)
+    shared = ~is_valid & is_among(sources, np.unique(sources[is_valid])) if grouped else np.zeros_like(is_valid)
     if (is_valid | shared).all():
         raise UserError(
             f"data.group_column {config.group_column}: every source stands in a group that is held out; "
@@ -86,44 +84,57 @@ def split_off_validation(corpora: Sequence[datasets.Dataset], config: DataConfig
 
 
 def hold_out(keys: Keys, n_wanted: int) -> Rows | None:
-    """The rows to hold out, (n,) bool: all rows of a key or none, as near to `n_wanted` as `_nearest_total` comes.
+    """The rows to hold out, (n,) bool: all rows of a key or none, as near to `n_wanted` as `_nearest_classes` comes.
 
     None if there are fewer than two different keys, or no more rows than wanted.
     """
-    in_order = np.sort(keys)
-    if n_wanted >= len(keys) or in_order[0] == in_order[-1]:
+    if n_wanted >= len(keys) or keys.min() == keys.max():
         return None
-    last = in_order[n_wanted - 1]
-    if last != in_order[n_wanted]:
-        return np.asarray(keys <= last)
-    starts = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1]]))
-    chosen = in_order[starts[_nearest_total(np.diff(starts, append=len(keys)), n_wanted)]]
-    at = np.minimum(np.searchsorted(chosen, keys), len(chosen) - 1)
-    return np.asarray(chosen[at] == keys)
+    last = kth_smallest(lambda: (keys[block] for block in blocks(len(keys))), n_wanted - 1)
+    up_to_last: Rows = keys <= last
+    if np.count_nonzero(up_to_last) == n_wanted:
+        return up_to_last
+    return is_among(keys, _nearest_classes(keys, n_wanted))
 
 
 def smallest(keys: Keys, n_wanted: int) -> Rows:
     """The `n_wanted` rows that come first in an order fixed by their keys; of equal keys the first rows."""
     if n_wanted >= len(keys):
         return np.ones(len(keys), dtype=bool)
-    # Stirred, because the split takes the smallest keys themselves (the multiplier is that of Knuth's hashing).
-    stirred = (keys ^ (keys >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
-    boundary = np.partition(stirred, n_wanted)[n_wanted]
-    chosen = stirred < boundary
-    chosen[np.flatnonzero(stirred == boundary)[: n_wanted - int(chosen.sum())]] = True
-    return np.asarray(chosen)
+
+    def stirred() -> Iterator[Keys]:
+        # Because the split takes the smallest keys themselves (the multiplier is that of Knuth's hashing).
+        for block in blocks(len(keys)):
+            yield (keys[block] ^ (keys[block] >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
+
+    boundary = kth_smallest(stirred, n_wanted)
+    chosen, is_last = np.empty(len(keys), dtype=bool), np.empty(len(keys), dtype=bool)
+    for block, own in zip(blocks(len(keys)), stirred(), strict=True):
+        chosen[block], is_last[block] = own < boundary, own == boundary
+    chosen[first_rows(is_last, n_wanted - np.count_nonzero(chosen))] = True
+    return chosen
 
 
 def source_keys(corpora: Sequence[datasets.Dataset]) -> Keys:
     """The content key of every source, all corpora end to end, (n,)."""
-    return _concatenated([content_keys(batch["src"]) for c in corpora for batch in arrow_batches(c)])
+    return end_to_end((content_keys(batch["src"]) for c in corpora for batch in arrow_batches(c)), _n_rows(corpora))
 
 
 def group_keys(corpora: Sequence[datasets.Dataset]) -> Keys:
     """One number for every group, all corpora end to end, (n,); a group may reach over several corpora."""
     texts = (batch["group"].to_pylist() for c in corpora for batch in arrow_batches(c))
     hashes = ((xxhash.xxh3_64_intdigest(text.encode()) for text in column) for column in texts)
-    return _concatenated([np.fromiter(column, dtype=np.uint64) for column in hashes])
+    return end_to_end((np.fromiter(column, dtype=np.uint64) for column in hashes), _n_rows(corpora))
+
+
+def end_to_end(batches: Iterator[Keys], n_keys: int) -> Keys:
+    """Batches of keys as one array; their number is known before, so that they are in memory once."""
+    keys = np.empty(n_keys, dtype=np.uint64)
+    n_filled = 0
+    for batch in batches:
+        keys[n_filled : n_filled + len(batch)] = batch
+        n_filled += len(batch)
+    return keys
 
 
 def arrow_batches(pairs: datasets.Dataset) -> Iterator[pa.Table]:
@@ -132,26 +143,32 @@ def arrow_batches(pairs: datasets.Dataset) -> Iterator[pa.Table]:
     return (table.combine_chunks() for table in pairs.with_format("arrow").iter(batch_size=_ROWS_PER_BATCH))
 
 
-def select(pairs: datasets.Dataset, rows: Rows) -> datasets.Dataset:
-    """The rows marked, (n,) bool, in their order; nothing is copied."""
-    return pairs if rows.all() else pairs.select(np.flatnonzero(rows))
+def _nearest_classes(keys: Keys, wanted: int) -> Keys:
+    """The different keys, in order, whose rows add up to `wanted`, or nearly; never none of them and never all.
 
-
-def _nearest_total(sizes: NDArray[np.int64], wanted: int) -> Rows:
-    """Classes whose sizes add up to `wanted`, or nearly; never none of them and never all.
-
-    As many as fit are taken in the order given. If that leaves a gap, and the classes are few enough to try all
+    As many as fit are taken in ascending order. If that leaves a gap, and the classes are few enough to try all
     choices, the nearest total that any choice has is found; else the total is below by less than the smallest class
     that was left.
     """
-    chosen = _greedy(sizes, wanted)
-    if int(sizes[chosen].sum()) == wanted:
-        return chosen
-    if len(sizes) <= _MOST_CLASSES_SEARCHED:
-        return _best(sizes, wanted)
-    if not chosen.any():
-        chosen[int(np.argmin(sizes))] = True
-    return chosen
+    chosen: list[Keys] = []
+    few: list[tuple[Keys, NDArray[np.int64]]] = []
+    left, n_classes = wanted, 0
+    smallest_size, smallest_key = len(keys) + 1, keys[:0]
+    for distinct, sizes in classes(keys):
+        taken = _greedy(sizes, left)
+        chosen.append(distinct[taken])
+        left -= int(sizes[taken].sum())
+        if not left:
+            return np.concatenate(chosen)
+        n_classes += len(sizes)
+        if n_classes <= _MOST_CLASSES_SEARCHED:
+            few.append((distinct, sizes))
+        if sizes.min(initial=smallest_size) < smallest_size:
+            smallest_size, smallest_key = int(sizes.min()), distinct[[sizes.argmin()]]
+    if n_classes <= _MOST_CLASSES_SEARCHED:
+        distinct, sizes = (np.concatenate(arrays) for arrays in zip(*few, strict=True))
+        return np.asarray(distinct[_best(sizes, wanted)])
+    return np.concatenate(chosen) if left < wanted else smallest_key
 
 
 def _greedy(sizes: NDArray[np.int64], wanted: int) -> Rows:
@@ -193,8 +210,8 @@ def _best(sizes: NDArray[np.int64], wanted: int) -> Rows:
     return chosen
 
 
-def _concatenated(columns: Sequence[Keys]) -> Keys:
-    return np.concatenate(columns) if columns else np.empty(0, dtype=np.uint64)
+def _n_rows(corpora: Sequence[datasets.Dataset]) -> int:
+    return sum(map(len, corpora))
 
 
 def _joined(parts: Sequence[datasets.Dataset]) -> datasets.Dataset:

@@ -15,10 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from accel_tx.data.characters import LETTER, SPACE, UNSPACED, TextBatch
-from accel_tx.data.duplicates import Keys, keys_of_pairs
+from accel_tx.data.duplicates import keys_of_pairs
 from accel_tx.data.histogram import Histogram
-from accel_tx.data.marks import ROWS_PER_BATCH, beside, small_slices
+from accel_tx.data.marks import ROWS_PER_CHUNK, small_slices
 from accel_tx.data.rules_pair import FREE_CHARS, FREE_WORDS
+from accel_tx.data.selection import Keys, beside
 
 if TYPE_CHECKING:
     import datasets
@@ -129,7 +130,8 @@ def measure_pairs(pairs: datasets.Dataset, with_keys: bool, n_procs: int) -> Mea
     measured = columns.map(
         partial(_measure_table, with_keys=with_keys),
         batched=True,
-        batch_size=ROWS_PER_BATCH,
+        batch_size=ROWS_PER_CHUNK,
+        writer_batch_size=ROWS_PER_CHUNK,
         remove_columns=["src", "tgt"],
         num_proc=n_procs if n_procs > 1 else None,
         load_from_cache_file=False,

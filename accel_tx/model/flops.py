@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from accel_tx.config import ModelConfig
+from accel_tx.data.packing import Lengths
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Work:
     """The same for cross-attention."""
 
     @classmethod
-    def of_real_tokens(cls, src_lengths: NDArray[np.int64], tgt_lengths: NDArray[np.int64]) -> Work:
+    def of_real_tokens(cls, src_lengths: Lengths, tgt_lengths: Lengths) -> Work:
         """Each sentence on its own, without padding; lengths (n,) in tokens with EOS.
 
         The FLOPs of this work are model FLOPs in the sense of PaLM's model FLOPs utilization: what the task asks for,

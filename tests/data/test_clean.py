@@ -205,7 +205,7 @@ def test_files_on_the_way_stay_beside_the_input(tmp_path: Path, monkeypatch: pyt
     assert {path.parent for path in files} == {tmp_path / "work"}
     assert {path.name.split("_")[0].removesuffix(".arrow") for path in files} == {"train.mended"}
     names = {path.name.split("_")[0].removesuffix(".arrow") for path in (tmp_path / "work").iterdir()}
-    assert names == {"train", "train.marks", "train.kept", "train.mended"}
+    assert names == {"train", "train.marks", "train.rows", "train.mended"}
     assert not (tmp_path / "home").exists()
 
 

@@ -149,9 +149,9 @@ def test_ragged_columns_of_several_chunks_give_every_row() -> None:
     flat = [row for part in lists for row in part]
     assert len(ragged) == 6
     assert [ragged[i].tolist() for i in range(6)] == flat
-    assert ragged.lengths.tolist() == [len(row) for row in flat]
+    assert ragged.lengths().tolist() == [len(row) for row in flat]
     whole = TokenPairs(Ragged.from_lists(flat), Ragged.from_lists(flat))
     assert TokenPairs(ragged, ragged).sha256() == whole.sha256()
     other = TokenPairs(Ragged.from_lists(flat[::-1]), Ragged.from_lists(flat))
     assert other.sha256() != whole.sha256()
-    assert np.array_equal(whole.src_lengths, ragged.lengths + 1)
+    assert np.array_equal(whole.src_lengths, ragged.lengths() + 1)
