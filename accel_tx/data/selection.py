@@ -18,6 +18,7 @@ Keys = NDArray[np.uint64]
 Rows = NDArray[np.bool_]
 
 ROWS_PER_BLOCK = 1 << 18
+KEYS_PER_PIECE = 1 << 17
 
 
 def select(pairs: datasets.Dataset, rows: Rows) -> datasets.Dataset:
@@ -108,8 +109,8 @@ def is_among(keys: Keys, chosen: Keys) -> Rows:
 
 
 def partition_bits(n_keys: int) -> int:
-    """How many leading bits of their keys part so many into pieces of about 500,000; at most 6."""
-    return min(max((n_keys - 1) >> 19, 0).bit_length(), 6)
+    """How many leading bits, at most 8, part so many keys into pieces of about `KEYS_PER_PIECE` or fewer."""
+    return min(max((n_keys - 1) // KEYS_PER_PIECE, 0).bit_length(), 8)
 
 
 def classes(keys: Keys) -> Iterator[tuple[Keys, NDArray[np.int64]]]:
