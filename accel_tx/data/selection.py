@@ -19,6 +19,7 @@ Rows = NDArray[np.bool_]
 
 ROWS_PER_BLOCK = 1 << 18
 KEYS_PER_PIECE = 1 << 17
+_WIDEST_SPAN = 4
 
 
 def select(pairs: datasets.Dataset, rows: Rows) -> datasets.Dataset:
@@ -64,6 +65,21 @@ def _row_numbers(chosen_before: Any, rows: Rows) -> Iterator[pa.Array]:
         else:
             shown = chosen_before.column("indices").slice(block.start, block.stop - block.start)
             yield shown.combine_chunks().take(pa.array(numbers - block.start))
+
+
+def gathered(pairs: datasets.Dataset, start: int, stop: int) -> pa.Table:
+    """Rows `start` to `stop - 1` as an Arrow table of one chunk.
+
+    Those of an index are taken from the range that they span, where it is not much wider than they are many:
+    `datasets` makes a chunk of each, and every kernel of Arrow's begins anew with every chunk.
+    """
+    if pairs._indices is None:
+        return pairs.data.fast_slice(start, stop - start).combine_chunks()
+    rows = pairs._indices.column("indices").slice(start, stop - start).to_numpy()
+    first, span = int(rows.min()), int(np.ptp(rows)) + 1
+    if span > _WIDEST_SPAN * len(rows):
+        return pairs.with_format("arrow")[start:stop].combine_chunks()
+    return pairs.data.fast_slice(first, span).combine_chunks().take(pa.array(rows - first)).combine_chunks()
 
 
 def blocks(n: int) -> Iterator[slice]:

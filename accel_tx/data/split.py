@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from accel_tx.config import DataConfig, UserError
 from accel_tx.data.keys import content_keys
-from accel_tx.data.selection import Keys, Rows, blocks, classes, first_rows, is_among, kth_smallest, select
+from accel_tx.data.selection import Keys, Rows, blocks, classes, first_rows, gathered, is_among, kth_smallest, select
 
 if TYPE_CHECKING:
     import datasets
@@ -139,8 +139,8 @@ def end_to_end(batches: Iterator[Keys], n_keys: int) -> Keys:
 
 def arrow_batches(pairs: datasets.Dataset) -> Iterator[pa.Table]:
     """The rows as Arrow tables of one chunk, some at a time."""
-    # Selected rows come as a chunk each, and every kernel of Arrow's begins anew with every chunk.
-    return (table.combine_chunks() for table in pairs.with_format("arrow").iter(batch_size=_ROWS_PER_BATCH))
+    for start in range(0, len(pairs), _ROWS_PER_BATCH):
+        yield gathered(pairs, start, min(start + _ROWS_PER_BATCH, len(pairs)))
 
 
 def _nearest_classes(keys: Keys, wanted: int) -> Keys:

@@ -16,6 +16,13 @@ from accel_tx.config import DataConfig
 _MOST_BYTES_PER_PAIR = 25
 _SIZES = (200_000, 1_000_000)
 _POLL_S = 0.01
+# The vocabulary is learned from as many pairs of both.
+_CONFIG = """
+data: {valid_size: 1000}
+clean: {preset: light}
+tokenizer: {kind: bpe, vocab_size: 4000, max_sentences: 100000}
+train: {max_updates: 10, max_tokens: 4096}
+"""
 
 
 def write_corpus(path: Path, n_pairs: int) -> None:
@@ -65,20 +72,13 @@ def peak_bytes(command: list[str]) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux' /proc")
 def test_memory_grows_by_a_few_bytes_a_pair(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(_CONFIG)
     peaks = []
     for n_pairs in _SIZES:
-        write_corpus(tmp_path / f"{n_pairs}.tsv", n_pairs)
-        options = {
-            "data.corpus": tmp_path / f"{n_pairs}.tsv",
-            "data.cache_dir": tmp_path / "cache",
-            "data.valid_size": 1000,
-            "clean.preset": "light",
-            "tokenizer.kind": "bpe",
-            "tokenizer.vocab_size": 4000,
-            "tokenizer.max_sentences": 100_000,  # learning takes as much memory and time from both
-            "train.max_updates": 10,
-        }
-        arguments = [f"--{name}={value}" for name, value in options.items()]
-        peaks.append(peak_bytes([sys.executable, "-m", "accel_tx", "data", *arguments]))
+        corpus = tmp_path / f"{n_pairs}.tsv"
+        write_corpus(corpus, n_pairs)
+        command = [sys.executable, "-m", "accel_tx", "data", "--config", str(config), "--data.corpus", str(corpus)]
+        peaks.append(peak_bytes([*command, "--data.cache_dir", str(tmp_path / "cache")]))
     growth = (peaks[1] - peaks[0]) / (_SIZES[1] - _SIZES[0])
     assert growth <= _MOST_BYTES_PER_PAIR, f"{growth:.0f} bytes a pair: {[peak >> 20 for peak in peaks]} MiB"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from accel_tx.data import selection
 from accel_tx.data.duplicates import KeyFile, PairKeys, exact_duplicates, near_duplicates
-from accel_tx.data.selection import classes, first_rows, is_among, kth_smallest, select
+from accel_tx.data.selection import classes, first_rows, gathered, is_among, kth_smallest, select
 from accel_tx.data.split import hold_out, smallest
 
 Keys = NDArray[np.uint64]
@@ -47,6 +47,10 @@ def test_rows_selected_again_and_again_are_those_marked(tmp_path: Path) -> None:
         expected = [text for text, chosen in zip(expected, rows, strict=True) if chosen]
         assert list(pairs["src"]) == expected
         assert pairs.to_dict() == {"src": expected}
+        for n_rows in (1, 4, len(pairs)):
+            tables = [gathered(pairs, at, min(at + n_rows, len(pairs))) for at in range(0, len(pairs), n_rows)]
+            assert [text for table in tables for text in table["src"].to_pylist()] == expected
+            assert all(table["src"].num_chunks == 1 for table in tables)
     assert len(list(tmp_path.glob("text.rows_*.arrow"))) == 3
     assert list(select(pairs, np.zeros(5, bool))["src"]) == []
 
