@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,11 +87,16 @@ class Planner:
         self.n_pairs, self.limits = len(src_lengths), limits
         if limits.max_tokens is not None:
             self.cells = find_cells(src_lengths, tgt_lengths, limits.max_tokens)
+            self.lengths = src_lengths, tgt_lengths
             n_micro_batches = steady_count(self.cells, limits.max_tokens)
         else:
             assert limits.batch_size is not None
             n_micro_batches = -(-self.n_pairs // limits.batch_size)
         self.n_micro_batches = n_micro_batches
+
+    @cached_property
+    def _cell_of_pair(self) -> NDArray[np.int32]:
+        return self.cells.of_pairs(*self.lengths)
 
     def packing(self, epoch: int, rng: np.random.Generator | None = None) -> Packing:
         """The micro-batches of `plan(epoch)` under `max_tokens`, without the pairs that stand in them."""
@@ -108,7 +114,7 @@ class Planner:
             starts = np.append(np.arange(0, self.n_pairs, self.limits.batch_size), self.n_pairs)
             return EpochPlan(shuffled, starts, self.per_update)
         packing = self.packing(epoch, rng)
-        order = _fill(packing, self.cells.of_pair, shuffled)
+        order = _fill(packing, self._cell_of_pair, shuffled)
         return _shuffle_micro_batches(order, packing, rng, self.per_update)
 
 

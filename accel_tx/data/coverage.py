@@ -131,5 +131,6 @@ def sampled(parts: Sequence[datasets.Dataset], side: str, n_pairs: int) -> Itera
     for part in parts:
         own = rows[(rows >= first) & (rows < first + len(part))] - first
         for start in range(0, len(own), _TEXTS_AT_A_TIME):
-            yield list(part.select(own[start : start + _TEXTS_AT_A_TIME])[side])
+            # Not `select`, which makes an array of all numbers of an index.
+            yield part[own[start : start + _TEXTS_AT_A_TIME].tolist()][side]
         first += len(part)

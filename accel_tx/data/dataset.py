@@ -135,10 +135,12 @@ def prepare_data(config: Config) -> PreparedData:
     Of several processes that want the same data, of one launch or of many, one makes it and the others wait.
     Raises: UserError for input that cannot be used.
     """
+    from accel_tx.data.allocator import give_back_memory
     from accel_tx.data.once import make_once
 
     folder = cache_folder(config)
     make_once(folder, lambda empty: _build(config, empty))
+    give_back_memory()
     return load_prepared(folder)
 
 
@@ -194,6 +196,7 @@ def _open(folder: Path, files: Sequence[str]) -> pa.Table:
 
 def _build(config: Config, folder: Path) -> None:
     """Fill the folder: `train_N.arrow` and `valid.arrow`, the tokenizers, and `meta.json`."""
+    from accel_tx.data.allocator import give_back_memory
     from accel_tx.data.clean import check_rules_can_run
     from accel_tx.data.corpus import load_corpus, progress_on_terminal_only
     from accel_tx.data.encode import train_tokenizers
@@ -206,14 +209,17 @@ def _build(config: Config, folder: Path) -> None:
     with progress_on_terminal_only():
         corpus = load_corpus(config.data, folder / "work")
         cleaned, report = _clean(corpus, config)
+        give_back_memory()
         cleaned, report = _drop_overlong(cleaned, report, config.model.max_positions)
         names = [entry.name for entry in entries]
         statistics = describe_text(names, corpus.train, cleaned, config.data.n_procs)
         train, valid, report, notes = _split(cleaned, corpus.valid, config, report)
+        give_back_memory()
         epoch = weighted_segments(names, train, [e.weight for e in entries])
         tokenizers, n_learned_from = train_tokenizers(epoch, config.tokenizer)
         tokenizers.save(folder / "tokenizer")
         meta, report = _encode_all(epoch, valid, corpus.valid is None, tokenizers, config, report, folder)
+        give_back_memory()
         statistics |= _describe_ids(epoch, valid, meta, tokenizers, config, folder)
     n_epoch = sum(len(segment.pairs) * segment.times for segment in epoch)
     if n_learned_from < n_epoch:

@@ -8,8 +8,10 @@ some ten thousand however large the corpus, but for one sort of the pairs.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -32,14 +34,21 @@ _PAIRS_AT_A_TIME = 1 << 18
 class Cells:
     """The pairs by their lengths. A walk through the cells in this order changes the lengths little by little."""
 
-    of_pair: NDArray[np.int32]
-    """(n_pairs,)"""
     src: Indices
     """(n_cells,) source tokens."""
     tgt: Indices
     """(n_cells,) target tokens."""
     sizes: Indices
     """(n_cells,) pairs."""
+    of_code: NDArray[np.int32]
+    """The cell of each `_walk_code` that occurs."""
+
+    def of_pairs(self, src_lengths: Lengths, tgt_lengths: Lengths) -> NDArray[np.int32]:
+        """The cell of each of the pairs, (n_pairs,)."""
+        of_pairs, width = np.empty(len(src_lengths), dtype=np.int32), _width(len(self.of_code))
+        for block in _blocks(len(src_lengths)):
+            of_pairs[block] = self.of_code[_walk_code(src_lengths[block], tgt_lengths[block], width)]
+        return of_pairs
 
 
 @dataclass(frozen=True)
@@ -68,19 +77,14 @@ def find_cells(src_lengths: Lengths, tgt_lengths: Lengths, max_tokens: int) -> C
     if longest > max_tokens:
         raise ValueError(f"a pair of {longest} tokens does not fit a micro-batch of {max_tokens}")
     width = int(longest) + 1
-    blocks = [slice(start, start + _PAIRS_AT_A_TIME) for start in range(0, len(src_lengths), _PAIRS_AT_A_TIME)]
     counts = np.zeros(2 * width * width, dtype=np.int64)
-    of_pair = np.empty(len(src_lengths), dtype=np.int32)
-    for block in blocks:
-        codes = _walk_code(src_lengths[block], tgt_lengths[block], width)
-        of_block = np.bincount(codes)
+    for block in _blocks(len(src_lengths)):
+        of_block = np.bincount(_walk_code(src_lengths[block], tgt_lengths[block], width))
         counts[: len(of_block)] += of_block
     found = np.flatnonzero(counts)
-    number_of_code = np.zeros(len(counts), dtype=np.int32)
-    number_of_code[found] = np.arange(len(found), dtype=np.int32)
-    for block in blocks:
-        of_pair[block] = number_of_code[_walk_code(src_lengths[block], tgt_lengths[block], width)]
-    return Cells(of_pair, *_lengths_of_code(found, width), counts[found])
+    of_code = np.zeros(len(counts), dtype=np.int32)
+    of_code[found] = np.arange(len(found), dtype=np.int32)
+    return Cells(*_lengths_of_code(found, width), counts[found], of_code)
 
 
 def steady_count(cells: Cells, max_tokens: int) -> int:
@@ -153,6 +157,14 @@ def _halve(group: Group, n_first: int) -> tuple[Group, Group]:
 
 def _reduce(function: np.ufunc, values: Indices, starts: Indices) -> Indices:
     return function.reduceat(values, starts) if len(starts) else values
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    return (slice(start, start + _PAIRS_AT_A_TIME) for start in range(0, n, _PAIRS_AT_A_TIME))
+
+
+def _width(n_codes: int) -> int:
+    return isqrt(n_codes // 2)
 
 
 def _walk_code(src: Lengths, tgt: Lengths, width: int) -> Indices:

@@ -26,9 +26,10 @@ def as_arrays(pairs: list[tuple[int, int]]) -> tuple[Indices, Indices]:
 def test_cells_hold_every_pair_under_its_lengths(pairs: list[tuple[int, int]]) -> None:
     src, tgt = as_arrays(pairs)
     cells = find_cells(src, tgt, MAX_TOKENS)
-    np.testing.assert_array_equal(cells.src[cells.of_pair], src)
-    np.testing.assert_array_equal(cells.tgt[cells.of_pair], tgt)
-    np.testing.assert_array_equal(np.bincount(cells.of_pair), cells.sizes)
+    of_pair = cells.of_pairs(src, tgt)
+    np.testing.assert_array_equal(cells.src[of_pair], src)
+    np.testing.assert_array_equal(cells.tgt[of_pair], tgt)
+    np.testing.assert_array_equal(np.bincount(of_pair), cells.sizes)
     assert len(set(zip(cells.src.tolist(), cells.tgt.tolist(), strict=True))) == len(cells.sizes)
 
 
