@@ -140,7 +140,7 @@ def _mark(part: Part, n_procs: int) -> datasets.Dataset:
 
 def _judge_together(parts: Sequence[Part], judged: Sequence[_Judged], held_out: Sequence[HeldOut]) -> None:
     """Let the rules that look at all pairs take theirs from what the others left."""
-    leaks = duplicates.HeldOutKeys.of(batch for h in held_out for batch in zip(h.src, h.tgt, strict=True))
+    leaks = _held_out_keys(held_out, [part.clean for part in parts])
     for name in GLOBAL_RULES:
         in_force = [i for i, part in enumerate(parts) if name in part.clean.rules()]
         if not in_force or (name == "overlap" and not held_out):
@@ -152,6 +152,13 @@ def _judge_together(parts: Sequence[Part], judged: Sequence[_Judged], held_out: 
         left = [judged[i].dropped_by == _KEPT for i in in_force]
         for i, flags in zip(in_force, _objects(name, keys, left, leaks), strict=True):
             judged[i].dropped_by[flags] = judged[i].names.index(name)
+
+
+def _held_out_keys(held_out: Sequence[HeldOut], clean: Sequence[CleanConfig]) -> duplicates.HeldOutKeys:
+    """The keys by which text that was repaired as any of `clean` says is found in the held-out text."""
+    mojibake, controls = REPAIRS
+    repairs = {(mojibake in c.rules(), controls in c.rules()) for c in clean}
+    return duplicates.HeldOutKeys.of((texts for h in held_out for texts in zip(h.src, h.tgt, strict=True)), repairs)
 
 
 def _objects(

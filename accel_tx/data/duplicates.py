@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from accel_tx.data.characters import Bools
 from accel_tx.data.keys import content_keys
+from accel_tx.data.repair import repair
 from accel_tx.data.selection import Keys, partition_bits
+
+_Texts = pa.Array | pa.ChunkedArray
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,18 @@ class HeldOutKeys:
     pair: Keys
 
     @classmethod
-    def of(cls, batches: Iterable[tuple[pa.Array, pa.Array]]) -> HeldOutKeys:
-        """From sources and their targets, a batch at a time."""
-        keys = [(content_keys(src), content_keys(tgt)) for src, tgt in batches]
+    def of(cls, batches: Iterable[tuple[_Texts, _Texts]], repairs: Iterable[tuple[bool, bool]] = ()) -> HeldOutKeys:
+        """From sources and their targets, a batch at a time.
+
+        `repairs` are the choices of `repair` that training text may have gone through: then held-out text counts as
+        it stands and as each of them leaves it.
+        """
+        choices = {(False, False), *repairs}
+        keys = [
+            (content_keys(_repaired(src, choice)), content_keys(_repaired(tgt, choice)))
+            for src, tgt in batches
+            for choice in choices
+        ]
         src, tgt = (np.concatenate([pair[side] for pair in keys] or [np.empty(0, np.uint64)]) for side in (0, 1))
         return cls(np.unique(src), np.unique(tgt), np.unique(_combined(src, tgt)))
 
@@ -151,6 +163,13 @@ def _pieces(parts: Sequence[KeyFile], rows: Sequence[Bools], name: str) -> Itera
                 found.append((keys[at], block.exact[at], np.full(len(at), i, np.int32), at + place.start))
         if found:
             yield _Piece(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+
+
+def _repaired(texts: _Texts, choice: tuple[bool, bool]) -> _Texts:
+    if not any(choice):
+        return texts
+    array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    return repair(array.cast(pa.string()), *choice).texts
 
 
 def _long_enough(texts: pa.Array, keys: Keys, least_bytes: int) -> Keys:

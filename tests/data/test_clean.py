@@ -313,6 +313,24 @@ def test_a_leaked_pair_is_found_whatever_its_case_spaces_and_quotes(src: str, tg
     assert report.dropped["overlap"] == report.alone["overlap"] == 1
 
 
+@pytest.mark.parametrize("preset", ["light", "standard"])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "A red house and a garden, \x1b[31mby the river.",
+        "A café house and a red garden, by the river.".encode().decode("latin-1"),
+    ],
+)
+def test_a_leaked_pair_is_found_where_it_is_repaired(preset: str, damaged: str) -> None:
+    leaked = (damaged, "Une maison rouge et un jardin, au bord de la rivière.")
+    other = ("The old man's dog sleeps here.", "Le chien du vieil homme dort ici.")
+    # The short ones have no side that would count by itself.
+    pairs = [leaked, ("\x1b[31mA cat.", "Un chat."), other]
+    kept, report = clean_pairs(dataset(pairs), held_out=[*pairs[:2], ("a", "b")], preset=preset)
+    assert pairs_of(kept) == [other]
+    assert report.alone["overlap"] == 2
+
+
 def test_a_short_line_on_one_side_alone_is_no_leak() -> None:
     pairs = [("Yes.", "Si."), ("Of course.", "Oui.")]
     kept, _ = clean_pairs(dataset(pairs), held_out=[("Yes.", "Oui.")], overlap=20)
