@@ -17,8 +17,6 @@ from accel_tx.data.keys import content_keys
 from accel_tx.data.repair import repair
 from accel_tx.data.selection import Keys, partition_bits
 
-_Texts = pa.Array | pa.ChunkedArray
-
 
 @dataclass(frozen=True)
 class PairKeys:
@@ -51,7 +49,7 @@ class HeldOutKeys:
     pair: Keys
 
     @classmethod
-    def of(cls, batches: Iterable[tuple[_Texts, _Texts]], repairs: Iterable[tuple[bool, bool]] = ()) -> HeldOutKeys:
+    def of(cls, batches: Iterable[tuple[pa.Array, pa.Array]], repairs: Iterable[tuple[bool, bool]] = ()) -> HeldOutKeys:
         """From sources and their targets, a batch at a time.
 
         `repairs` are the choices of `repair` that training text may have gone through: then held-out text counts as
@@ -165,7 +163,7 @@ def _pieces(parts: Sequence[KeyFile], rows: Sequence[Bools], name: str) -> Itera
             yield _Piece(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
 
 
-def _repaired(texts: _Texts, choice: tuple[bool, bool]) -> _Texts:
+def _repaired(texts: pa.Array | pa.ChunkedArray, choice: tuple[bool, bool]) -> Any:
     if not any(choice):
         return texts
     array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts

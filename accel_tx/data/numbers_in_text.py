@@ -11,6 +11,8 @@ _CHAIN = r"\d+(?:[.]\d+){2,}"  # a date, a version, an address: one number a par
 _NUMBER = re.compile(rf"\d{{1,3}}(?:{_THOUSANDS}\d{{3}}(?!\d))+(?:[.,]\d+)?|(?P<chain>{_CHAIN})|\d+(?:[.,]\d+)?")
 _GROUPED = re.compile(rf"\d{{1,3}}(?:{_THOUSANDS}\d{{3}})+")
 _SHORTEST_WITHOUT_WORD = 3
+# Among so many numbers that only one side has each is compared with each of the other side; with more they disagree.
+_MOST_LEFT = 50
 
 
 def numbers_disagree(src: str, tgt: str) -> bool:
@@ -18,13 +20,16 @@ def numbers_disagree(src: str, tgt: str) -> bool:
 
     The same: 1,234.50 and 1 234,5; 05 and 5; digits of any script; 3 and 15 (hours of the day); 98 and 1998; 1.5 and
     1,500,000 (as 1.5 million); the same digits in the same order, however they are grouped. A number that only one side
-    has is let pass where it has up to two digits but for zeros at its end: it may stand there as a word.
+    has is let pass where it has up to two digits but for zeros at its end: it may stand there as a word. Where each side
+    has more than 50 numbers that the other lacks they disagree.
     """
     src, tgt = _with_ascii_digits(src), _with_ascii_digits(tgt)
     if _digits(src) == _digits(tgt):
         return False
     src_numbers, tgt_numbers = _numbers(src), _numbers(tgt)
     src_left, tgt_left = src_numbers - tgt_numbers, tgt_numbers - src_numbers
+    if min(len(src_left), len(tgt_left)) > _MOST_LEFT:
+        return True
     for a in sorted(src_left):
         b = next((b for b in sorted(tgt_left) if _may_be_the_same(a, b)), None)
         if b is not None:

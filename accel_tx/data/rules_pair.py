@@ -19,12 +19,17 @@ from accel_tx.data.numbers_in_text import numbers_disagree
 # Two short texts may differ by any factor: "OK" and "Einverstanden".
 FREE_WORDS = 5
 FREE_CHARS = 20
+# The rules on numbers, addresses and markup read text in Python, and have nothing to say of sides longer than this.
+MOST_CHARS_COMPARED = 5_000
 _CLOSERS = " \t\u00a0\u202f\"'”’»›)]}*_"
 _ENDS = ".!?…:;。．！？：；؟۔।॥։።៖។။"
 _NO_TERMINAL_PUNCTUATION = {"th", "lo", "bo", "dz"}
 _MAYBE_URL = r"://|www\.|@"
-_URL = re.compile(r"(?:[a-z][a-z0-9+.-]*://|www\.)(?:[^\s/@<>\"]*@)?([^\s/?#<>()\[\]\"'«»“”‘’]+)", re.IGNORECASE)
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+# The bounds and the look behind keep the time linear in the length of a line without spaces.
+_URL = re.compile(
+    r"(?:[a-z][a-z0-9+.-]{0,30}://|www\.)(?:[^\s/@<>\"]{0,200}@)?([^\s/?#<>()\[\]\"'«»“”‘’]+)", re.IGNORECASE
+)
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _MAYBE_MARKUP = r"<[/!A-Za-z]|&[#A-Za-z]|[{%$]"
 _TAG = r"<(?P<tag>/?[A-Za-z][\w:-]*)(?:\s[^<>]*)?/?>|<!--"
 _ENTITY = r"&(?:[A-Za-z][A-Za-z0-9]{1,30}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});"
@@ -94,6 +99,8 @@ def sides_are_identical(src: TextBatch, tgt: TextBatch, least_words: int) -> Boo
 def numbers_differ(src: TextBatch, tgt: TextBatch) -> Bools:
     """A number on one side has no counterpart on the other, and a number word cannot be the reason.
 
+    Not judged in sides of more than MOST_CHARS_COMPARED characters.
+
     Source: OpusCleaner num_mismatch, OpusFilter NonZeroNumeralsFilter (0.5); `numbers_in_text` says what is folded.
     """
     rows = np.flatnonzero((src.count(src.is_of(DIGIT)) > 0) | (tgt.count(tgt.is_of(DIGIT)) > 0))
@@ -102,6 +109,8 @@ def numbers_differ(src: TextBatch, tgt: TextBatch) -> Bools:
 
 def urls_differ(src: TextBatch, tgt: TextBatch, src_lang: str, tgt_lang: str) -> Bools:
     """Other hosts or e-mail addresses; paths may differ, and so may a language code in a host.
+
+    Not judged in sides of more than MOST_CHARS_COMPARED characters.
 
     Source: OpusCleaner url_mismatch, which wants whole addresses to be equal and in the same order.
     """
@@ -117,6 +126,8 @@ def urls_differ(src: TextBatch, tgt: TextBatch, src_lang: str, tgt_lang: str) ->
 
 def markup_differs(src: TextBatch, tgt: TextBatch) -> Bools:
     """Other tags, entities or placeholders ({0}, ${name}, %s, %1$s, %1); attributes and order may differ.
+
+    Not judged in sides of more than MOST_CHARS_COMPARED characters.
 
     Source: OpusFilter HtmlTagFilter, which objects to any tag.
     """
@@ -151,6 +162,6 @@ def _either_has(src: TextBatch, tgt: TextBatch, pattern: str) -> Counts:
 
 def _where(rows: Counts, src: TextBatch, tgt: TextBatch, objects: Callable[[str, str], bool]) -> Bools:
     flags = np.zeros(len(src), bool)
-    for row in rows:
+    for row in rows[np.maximum(src.n_chars, tgt.n_chars)[rows] <= MOST_CHARS_COMPARED]:
         flags[row] = objects(src.texts[int(row)].as_py(), tgt.texts[int(row)].as_py())
     return flags

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from accel_tx.data.language import base_language, scripts_of
 from accel_tx.data.numbers_in_text import numbers_disagree
 from accel_tx.data.repair import looks_like_mojibake, repair
 from accel_tx.data.rules import RULES, PairBatch, objections, pair_rules
+from accel_tx.data.rules_pair import MOST_CHARS_COMPARED
 from tests.conftest import REPOSITORY
 
 
@@ -119,6 +121,37 @@ CASES: dict[str, tuple[Any, tuple[str, str], list[tuple[str, str]], list[tuple[s
         [("It rains.", "下雨"), ("It rains", "Il pleut.")],
     ),
 }
+
+
+@pytest.mark.parametrize("preset", ["original", "light", "standard", "strict"])
+@pytest.mark.parametrize(
+    ("src", "tgt"),
+    [
+        ("a" * 1_000_000 + "@ ://", "b" * 1_000_000 + "@ ://"),
+        ("www.a(" * 150_000, "a@b." * 250_000),
+        (" ".join(map(str, range(150_000))), " ".join(map(str, range(3, 1_000_000, 7)))),
+    ],
+    ids=["letters", "addresses", "numbers"],
+)
+def test_a_line_of_a_megabyte_takes_no_rule_long(preset: str, src: str, tgt: str) -> None:
+    pairs = PairBatch.from_arrow(pa.array(["a", src]), pa.array(["b", tgt]), "en", "fr")
+    started_at_s = time.process_time()
+    objections(pairs, CleanConfig(preset=preset).rules())
+    assert time.process_time() - started_at_s < 5
+
+
+@pytest.mark.parametrize("rule", ["numbers", "urls", "markup"])
+def test_lines_as_long_as_are_compared_are_compared_quickly_and_longer_ones_not(rule: str) -> None:
+    texts = {
+        "numbers": (" ".join(map(str, range(100, 1200))), " ".join(map(str, range(2100, 3100)))),
+        "urls": ("www.a(" * 800, "a" * 4_900 + "@b.org ://"),
+        "markup": ("<a " * 1_600 + "<b>", "&amp;" * 900),
+    }
+    src, tgt = texts[rule]
+    started_at_s = time.process_time()
+    assert taken_by(rule, True, [(src, tgt)] * 10) == [True] * 10
+    assert time.process_time() - started_at_s < 2
+    assert taken_by(rule, True, [(src + " " * MOST_CHARS_COMPARED, tgt)]) == [False]
 
 
 @pytest.mark.parametrize("rule", CASES)
