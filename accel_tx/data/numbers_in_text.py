@@ -20,8 +20,8 @@ def numbers_disagree(src: str, tgt: str) -> bool:
 
     The same: 1,234.50 and 1 234,5; 05 and 5; digits of any script; 3 and 15 (hours of the day); 98 and 1998; 1.5 and
     1,500,000 (as 1.5 million); the same digits in the same order, however they are grouped. A number that only one side
-    has is let pass where it has up to two digits but for zeros at its end: it may stand there as a word. Where each side
-    has more than 50 numbers that the other lacks they disagree.
+    has is let pass where it has up to two digits but for zeros at its end: it may stand there as a word. Texts
+    with more than 50 numbers on each side that the other lacks disagree.
     """
     src, tgt = _with_ascii_digits(src), _with_ascii_digits(tgt)
     if _digits(src) == _digits(tgt):
