@@ -127,6 +127,11 @@ def measure_pairs(pairs: datasets.Dataset, with_keys: bool, n_procs: int) -> Mea
     About 50 bytes a pair, 24 more with keys.
     """
     columns = pairs.select_columns(["src", "tgt"]).with_format("arrow")
+    if not len(columns):
+        from datasets import Dataset
+
+        # `map` calls no function where there is no row, and would give no columns.
+        return MeasuredPairs(Dataset(_measure_table(columns[:], with_keys)))
     measured = columns.map(
         partial(_measure_table, with_keys=with_keys),
         batched=True,

@@ -108,6 +108,17 @@ def test_corpora_are_mixed_by_weight_with_rules_of_their_own(
     assert data.notes[-2] == f"cats, weight 2: {60 - n_cats} training pairs, {2 * (60 - n_cats)} in an epoch"
 
 
+def test_a_corpus_of_lines_that_are_too_long_is_left_out_and_counted(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    cats = write_tsv(tmp_path / "cats.tsv", rows(60, "cat"))
+    dogs = write_tsv(tmp_path / "dogs.tsv", [("x" * 10_000, "y"), ("z", "y" * 10_000)])
+    entries = [{"name": "cats", "corpus": cats}, {"name": "dogs", "corpus": dogs, "clean": {"preset": "none"}}]
+    data = prepared(tiny_config, tmp_path, entries, valid_size=20)
+    assert data.report.dropped["line length"] == 2
+    assert len(data.train) == 40
+    after = [corpus["after"]["n_pairs"] for corpus in data.report.statistics["corpora"]]
+    assert after == [60, 0]
+
+
 def test_every_weight_and_rule_has_prepared_data_of_its_own(tiny_config: MakeConfig, tmp_path: Path) -> None:
     corpus = write_tsv(tmp_path / "c.tsv", rows(60, "cat"))
     folders = {
