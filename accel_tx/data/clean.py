@@ -180,7 +180,7 @@ def _report(parts: Sequence[Part], judged: Sequence[_Judged], held_out: Sequence
         reports.append(PartReport(part.name, len(j.dropped_by), counts[_KEPT], dropped, j.alone))
         for name, meaning in _meanings(part, j, held_out).items():
             same = meanings.setdefault(name, meaning) == meaning
-            meanings[name] = meaning if same else f"{RULES[name].meaning.split('{')[0].strip()} … (as each corpus says)"
+            meanings[name] = meaning if same else f"{_common_meaning(name, held_out)} (as each corpus says)"
     meanings = {name: meanings[name] for name in [*RULES, *GLOBAL_RULES] if name in meanings}
     examples = {name: _examples(parts, judged, name) for name in meanings}
     repaired: dict[str, int] = {}
@@ -191,6 +191,13 @@ def _report(parts: Sequence[Part], judged: Sequence[_Judged], held_out: Sequence
             examples[name] = _before_and_after(parts, flags)
             meanings[name] = meaning
     return merged(reports, CleanReport(0, 0, {}, {}, repaired, examples, meanings))
+
+
+def _common_meaning(name: str, held_out: Sequence[HeldOut]) -> str:
+    """What a rule with several thresholds says, without them."""
+    if name in GLOBAL_RULES:
+        return GLOBAL_RULES[name].format("…", names=", ".join(h.name for h in held_out))
+    return f"{RULES[name].meaning.split('{')[0].strip()} …"
 
 
 def _meanings(part: Part, judged: _Judged, held_out: Sequence[HeldOut]) -> dict[str, str]:

@@ -289,6 +289,15 @@ def test_parts_have_rules_of_their_own_and_duplicates_stay_in_the_first() -> Non
     assert "b.tsv" in out.getvalue()
 
 
+def test_a_rule_with_a_threshold_for_each_corpus_has_a_meaning_without_them() -> None:
+    clean_configs = [CleanConfig(preset="none", overlap=overlap, min_chars=overlap) for overlap in (1, 2)]
+    parts = [Part(f"{c.overlap}.tsv", dataset([("abc", "def"), ("hi", "ho")]), c, "en", "fr") for c in clean_configs]
+    _, report = clean.clean_pairs(parts, [HeldOut.from_dataset("validation", dataset([("hi", "ha")]))], 1)
+    assert report.dropped["overlap"] == 2
+    assert report.meanings["overlap"] == "not in validation; one side counts from … bytes on (as each corpus says)"
+    assert report.meanings["min_chars"] == "at least … (as each corpus says)"
+
+
 def test_which_of_near_duplicates_stays_does_not_depend_on_the_order() -> None:
     pairs = [("The cat.", "Le chat."), ("the cat", "le chat"), ("THE CAT!", "LE CHAT !"), ("a dog", "un chien")]
     stay = [set(pairs_of(clean_pairs(dataset(order), near_duplicates=True)[0])) for order in (pairs, pairs[::-1])]
