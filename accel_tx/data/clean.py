@@ -269,4 +269,6 @@ def _nothing_left(part: Part, report: PartReport) -> str:
     advice = f"loosen clean.{worst}, or switch it off with --clean.without {worst}"
     if worst == EMPTY_SIDE:
         advice = "check that both columns hold text"
+    elif worst == "overlap":
+        advice = "they stand in validation or test text as well: check the paths of both"
     return f"corpus {part.name}: 0 of {report.n_read:,} pairs left after cleaning ({counts}); {advice}"

@@ -186,6 +186,14 @@ def test_nothing_left_says_which_rule_took_how_many_and_what_to_loosen() -> None
     )
 
 
+def test_validation_text_that_is_the_training_text_is_blamed_on_the_paths() -> None:
+    pairs = [(f"line {i}", f"ligne {i}") for i in range(40)]
+    with pytest.raises(
+        UserError, match=r"\(overlap 40\); they stand in validation or test text as well: check the paths"
+    ):
+        clean_pairs(dataset(pairs), held_out=pairs, overlap=20)
+
+
 def test_nothing_but_empty_sides_is_not_blamed_on_a_setting() -> None:
     with pytest.raises(UserError, match=r"corpus my\.tsv: 0 of 1 pairs .* check that both columns hold text"):
         clean_pairs(dataset([("a", " ")]))
