@@ -59,7 +59,7 @@ class DataConfig:
     group_column: str | None = None
     """Column, such as book or document, whose pairs are held out all together or not at all."""
     test_src: str | None = None
-    """Plain text file with test sources: never trained on, and training is kept clear of it."""
+    """Plain text file with test sources: never trained on; the rule `overlap` keeps training clear of it."""
     test_tgt: str | None = None
     """Plain text file with the test references."""
     test_corpus: str | None = None

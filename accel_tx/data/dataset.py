@@ -226,8 +226,9 @@ def _build(config: Config, folder: Path) -> None:
         notes.append(f"vocabulary learned from {n_learned_from:,} of {n_epoch:,} training pairs")
     notes += _weights_told(config, meta["train"])
     unchecked = [e.name for e in entries if "overlap" not in e.clean_config(config.clean).rules()]
-    if corpus.test is not None and unchecked:
-        notes.append(f"clean.overlap is off for {', '.join(unchecked)}: test text may be in training")
+    given = [name for name, pairs in (("validation", corpus.valid), ("test", corpus.test)) if pairs is not None]
+    if given and unchecked:
+        notes.append(f"clean.overlap is off for {', '.join(unchecked)}: {' and '.join(given)} text may be in training")
     shutil.rmtree(folder / "work")
     report = dataclasses.replace(report, statistics=statistics)
     meta |= {"report": report.to_dict(), "notes": notes}

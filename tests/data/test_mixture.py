@@ -139,6 +139,8 @@ def test_test_text_is_kept_out_of_training(tiny_config: MakeConfig, tmp_path: Pa
     entries = [{"name": "c", "corpus": corpus, "clean": {"preset": "none"}}]
     unchecked = prepared(tiny_config, tmp_path, entries, test_corpus=test)
     assert unchecked.notes == ["clean.overlap is off for c: test text may be in training"]
+    both = prepared(tiny_config, tmp_path, entries, test_corpus=test, valid_corpus=test)
+    assert both.notes == ["clean.overlap is off for c: validation and test text may be in training"]
 
 
 def test_a_vocabulary_of_a_sample_says_so(tiny_config: MakeConfig, tmp_path: Path) -> None:
