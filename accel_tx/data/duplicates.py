@@ -13,9 +13,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from accel_tx.data.characters import Bools
-from accel_tx.data.keys import content_keys
+from accel_tx.data.keys import Keys, combined_keys, content_keys
 from accel_tx.data.repair import repair
-from accel_tx.data.selection import Keys, partition_bits
+from accel_tx.data.selection import partition_bits
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def keys_of_pairs(src: pa.Array, tgt: pa.Array, src_keys: Keys, tgt_keys: Keys, 
     hashed = (xxhash.xxh3_64_intdigest(s, seed=xxhash.xxh3_64_intdigest(t)) for s, t in zip(*sides, strict=True))
     exact = np.fromiter(hashed, np.uint64, len(src))
     alone = [_long_enough(side, keys, least_bytes) for side, keys in ((src, src_keys), (tgt, tgt_keys))]
-    return PairKeys(exact, alone[0], alone[1], _combined(src_keys, tgt_keys))
+    return PairKeys(exact, alone[0], alone[1], combined_keys(src_keys, tgt_keys))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class HeldOutKeys:
             for choice in choices
         ]
         src, tgt = (np.concatenate([pair[side] for pair in keys] or [np.empty(0, np.uint64)]) for side in (0, 1))
-        return cls(np.unique(src), np.unique(tgt), np.unique(_combined(src, tgt)))
+        return cls(np.unique(src), np.unique(tgt), np.unique(combined_keys(src, tgt)))
 
     def __len__(self) -> int:
         return len(self.pair)
@@ -173,12 +173,6 @@ def _repaired(texts: pa.Array | pa.ChunkedArray, choice: tuple[bool, bool]) -> A
 def _long_enough(texts: pa.Array, keys: Keys, least_bytes: int) -> Keys:
     is_long = pc.greater_equal(pc.binary_length(texts), least_bytes).to_numpy(zero_copy_only=False)
     return np.where(is_long, keys, np.uint64(0))
-
-
-def _combined(src_keys: Keys, tgt_keys: Keys) -> Keys:
-    mixed = (src_keys ^ (src_keys >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
-    both: Keys = (mixed ^ (mixed >> np.uint64(29))) + tgt_keys
-    return both
 
 
 def _is_in(keys: Keys, sorted_keys: Keys) -> Bools:

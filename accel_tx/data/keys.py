@@ -36,5 +36,12 @@ def content_keys(texts: pa.Array | pa.ChunkedArray) -> Keys:
     return np.fromiter(digests, dtype=np.uint64, count=len(folded))
 
 
+def combined_keys(src_keys: Keys, tgt_keys: Keys) -> Keys:
+    """One key for each pair (n,), given the keys of its sides."""
+    mixed = (src_keys ^ (src_keys >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
+    both: Keys = (mixed ^ (mixed >> np.uint64(29))) + tgt_keys
+    return both
+
+
 def _bytes_of(texts: Any) -> list[bytes]:
     return texts.cast(pa.large_binary()).to_pylist()  # type: ignore[no-any-return]

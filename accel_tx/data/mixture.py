@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from accel_tx.data.keys import content_keys
-from accel_tx.data.selection import Keys, select
+from accel_tx.data.keys import Keys, combined_keys, content_keys
+from accel_tx.data.selection import select
 from accel_tx.data.split import arrow_batches, end_to_end, smallest
 
 if TYPE_CHECKING:
@@ -60,4 +60,5 @@ def sample(segments: Sequence[Segment], n_most: int | None) -> tuple[list[Segmen
 def pair_keys(pairs: datasets.Dataset) -> Keys:
     """One number for the content of both sides, (n,)."""
     batches = arrow_batches(pairs)
-    return end_to_end((content_keys(b["src"]) * np.uint64(3) + content_keys(b["tgt"]) for b in batches), len(pairs))
+    keys = (combined_keys(content_keys(b["src"]), content_keys(b["tgt"])) for b in batches)
+    return end_to_end(keys, len(pairs))

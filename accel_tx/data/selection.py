@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from accel_tx.data.keys import Keys
+
 if TYPE_CHECKING:
     import datasets
 
-Keys = NDArray[np.uint64]
 Rows = NDArray[np.bool_]
 
 ROWS_PER_BLOCK = 1 << 18

@@ -15,8 +15,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from accel_tx.config import DataConfig, UserError
-from accel_tx.data.keys import content_keys
-from accel_tx.data.selection import Keys, Rows, blocks, classes, first_rows, gathered, is_among, kth_smallest, select
+from accel_tx.data.keys import Keys, content_keys
+from accel_tx.data.selection import Rows, blocks, classes, first_rows, gathered, is_among, kth_smallest, select
 
 if TYPE_CHECKING:
     import datasets

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from accel_tx.data.characters import LETTER, SPACE, UNSPACED, TextBatch
 from accel_tx.data.duplicates import keys_of_pairs
 from accel_tx.data.histogram import Histogram
+from accel_tx.data.keys import Keys
 from accel_tx.data.marks import ROWS_PER_CHUNK, small_slices
 from accel_tx.data.rules_pair import FREE_CHARS, FREE_WORDS
-from accel_tx.data.selection import Keys, beside
+from accel_tx.data.selection import beside
 
 if TYPE_CHECKING:
     import datasets
