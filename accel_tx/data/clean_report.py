@@ -42,7 +42,7 @@ class CleanReport:
     dropped: dict[str, int]
     """Rule name -> pairs that it took, being the first to object; rules in the order applied."""
     alone: dict[str, int]
-    """Rule name -> pairs that it would take if it were the only rule."""
+    """Rule name -> pairs that it would take if it were the only rule; not known of rules that judge what is left."""
     repaired: dict[str, int]
     """Repair -> pairs of which it changed a side."""
     examples: dict[str, list[list[str]]]
@@ -54,6 +54,14 @@ class CleanReport:
 
     def __post_init__(self) -> None:
         _check_sum(self.n_read, self.n_kept, self.dropped)
+        if self.parts:
+            dropped = {name: sum(part.dropped.get(name, 0) for part in self.parts) for name in self.dropped}
+            n_read, n_kept = sum(part.n_read for part in self.parts), sum(part.n_kept for part in self.parts)
+            if (n_read, n_kept, dropped) != (self.n_read, self.n_kept, self.dropped):
+                raise ValueError(
+                    f"the parts add up to {n_read} read, {n_kept} kept and {dropped} dropped; "
+                    f"expected {self.n_read}, {self.n_kept} and {self.dropped}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
@@ -64,17 +72,24 @@ class CleanReport:
         """The report that `to_dict` wrote. Raises: ValueError if it does not add up, TypeError for other keys."""
         return cls(**{**values, "parts": [PartReport(**part) for part in values["parts"]]})
 
-    def with_dropped(self, name: str, meaning: str, count: int, examples: Sequence[Sequence[str]] = ()) -> CleanReport:
-        """A copy in which one more rule, outside of the parts, has taken `count` of the pairs that were left."""
-        if name in self.dropped or not 0 <= count <= self.n_kept:
-            raise ValueError(f"rule {name!r} dropped {count}; expected a new rule and 0 to {self.n_kept} pairs")
+    def with_dropped(
+        self, name: str, meaning: str, counts: Sequence[int], examples: Sequence[Sequence[str]]
+    ) -> CleanReport:
+        """A copy in which one more rule has taken so many of the pairs that were left of each part."""
+        n_left = [part.n_kept for part in self.parts]
+        if name in self.dropped or any(not 0 <= count <= n for count, n in zip(counts, n_left, strict=True)):
+            raise ValueError(f"rule {name!r} dropped {list(counts)}; expected a new rule and at most {n_left} pairs")
+        parts = [
+            dataclasses.replace(part, n_kept=part.n_kept - count, dropped={**part.dropped, name: count})
+            for part, count in zip(self.parts, counts, strict=True)
+        ]
         return dataclasses.replace(
             self,
-            n_kept=self.n_kept - count,
-            dropped={**self.dropped, name: count},
-            alone={**self.alone, name: count},
+            n_kept=self.n_kept - sum(counts),
+            dropped={**self.dropped, name: sum(counts)},
             examples={**self.examples, name: shortened(examples)},
             meanings={**self.meanings, name: meaning},
+            parts=parts,
         )
 
 
@@ -125,7 +140,8 @@ def report_table(report: CleanReport) -> Table:
     for name, count in report.repaired.items():
         add(name, report.meanings[name], f"({count:,})", count, "", report.examples[name])
     for name, count in report.dropped.items():
-        add(name, report.meanings[name], f"{count:,}", count, f"{report.alone[name]:,}", report.examples[name])
+        alone = f"{report.alone[name]:,}" if name in report.alone else "–"
+        add(name, report.meanings[name], f"{count:,}", count, alone, report.examples[name])
     for part in report.parts if len(report.parts) > 1 else []:
         n_dropped = part.n_read - part.n_kept
         add(

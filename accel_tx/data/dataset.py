@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,12 +214,12 @@ def _build(config: Config, folder: Path) -> None:
         cleaned, report = _drop_overlong(cleaned, report, config.model.max_positions)
         names = [entry.name for entry in entries]
         statistics = describe_text(names, corpus.train, cleaned, config.data.n_procs)
-        train, valid, report, notes = _split(cleaned, corpus.valid, config, report)
+        train, valid, n_split_off, report, notes = _split(cleaned, corpus.valid, config, report)
         give_back_memory()
         epoch = weighted_segments(names, train, [e.weight for e in entries])
         tokenizers, n_learned_from = train_tokenizers(epoch, config.tokenizer)
         tokenizers.save(folder / "tokenizer")
-        meta, report = _encode_all(epoch, valid, corpus.valid is None, tokenizers, config, report, folder)
+        meta, report = _encode_all(epoch, valid, n_split_off, tokenizers, config, report, folder)
         give_back_memory()
         statistics |= _describe_ids(epoch, valid, meta, tokenizers, config, folder)
     n_epoch = sum(len(segment.pairs) * segment.times for segment in epoch)
@@ -275,12 +276,12 @@ def _drop_overlong(
     from accel_tx.data.selection import select
 
     rows = [short_enough(pairs, max_positions) for pairs in corpora]
-    n_dropped = sum(int((~short).sum()) for short in rows)
-    if not n_dropped:
+    if all(short.all() for short in rows):
         return list(corpora), report
+    dropped = [pairs.select(np.flatnonzero(~short)) for pairs, short in zip(corpora, rows, strict=True)]
     kept = [select(pairs, short) for pairs, short in zip(corpora, rows, strict=True)]
     meaning = f"at most {BYTES_PER_POSITION * max_positions:,} bytes on both sides"
-    report = report.with_dropped("line length", meaning, n_dropped)
+    report = report.with_dropped("line length", meaning, list(map(len, dropped)), _first_pairs(dropped))
     if not report.n_kept:
         raise UserError(f"no pair is left with {meaning}, {BYTES_PER_POSITION} for each of model.max_positions")
     return kept, report
@@ -288,23 +289,34 @@ def _drop_overlong(
 
 def _split(
     cleaned: Sequence[datasets.Dataset], given: datasets.Dataset | None, config: Config, report: CleanReport
-) -> tuple[list[datasets.Dataset], datasets.Dataset, CleanReport, list[str]]:
-    """Training and validation pairs; a validation set that was given is used as it is."""
+) -> tuple[list[datasets.Dataset], datasets.Dataset, list[int] | None, CleanReport, list[str]]:
+    """Training and validation pairs, and how many of the latter each corpus gave, in the report and notes on them.
+
+    A validation set that was given is used as it is: no corpus gave any of it (None).
+    """
     from accel_tx.data.split import split_off_validation
 
     if given is not None:
-        return list(cleaned), given, report, []
+        return list(cleaned), given, None, report, []
     split = split_off_validation(cleaned, config.data)
-    if split.n_shared:
-        meaning = "source in no group that is held out"
-        report = report.with_dropped("shared with validation", meaning, split.n_shared)
-    return split.train, split.valid, report, [split.note] if split.note else []
+    if any(map(len, split.shared)):
+        meaning, counts = "source in no group that is held out", list(map(len, split.shared))
+        report = report.with_dropped("shared with validation", meaning, counts, _first_pairs(split.shared))
+    return split.train, split.valid, split.n_valid, report, [split.note] if split.note else []
+
+
+def _first_pairs(dropped: Iterable[datasets.Dataset]) -> list[tuple[str, str]]:
+    """As many as a report shows."""
+    from accel_tx.data.clean_report import N_EXAMPLES
+
+    rows = (pairs[i] for pairs in dropped for i in range(min(len(pairs), N_EXAMPLES)))
+    return [(row["src"], row["tgt"]) for row in islice(rows, N_EXAMPLES)]
 
 
 def _encode_all(
     epoch: Sequence[Segment],
     valid: datasets.Dataset,
-    valid_is_split_off: bool,
+    n_split_off: list[int] | None,
     tokenizers: TokenizerPair,
     config: Config,
     report: CleanReport,
@@ -312,15 +324,15 @@ def _encode_all(
 ) -> tuple[dict[str, Any], CleanReport]:
     """Token ids of both sets on disk; pairs longer than the model's positions are dropped and counted.
 
-    A validation set that was given is used as it is, so such a pair in it is an error.
+    A validation set that was given (`n_split_off` is None) is used as it is, so such a pair in it is an error.
     """
     from accel_tx.data.encode import check_text_lengths, encode
 
     limit, n_procs = config.model.max_positions, config.data.n_procs
-    if not valid_is_split_off:
+    if n_split_off is None:
         check_text_lengths(valid, limit)
-    encoded_valid = encode(
-        valid, tokenizers, folder / "valid.arrow", limit if valid_is_split_off else None, n_procs, keep_text=True
+    encoded_valid, too_long = encode(
+        valid, tokenizers, folder / "valid.arrow", None if n_split_off is None else limit, n_procs, keep_text=True
     )
     validation = TokenPairs.from_tables([(_open(folder, encoded_valid.files), 1)])
     longest = np.maximum(validation.src_lengths, validation.tgt_lengths)
@@ -329,15 +341,20 @@ def _encode_all(
             f"validation pair {int(longest.argmax()) + 1} has {longest.max()} tokens; expected at most "
             f"model.max_positions = {limit}: raise it, or take the pair out"
         )
-    n_dropped = len(valid) - len(validation)
-    train = []
+    ends = np.cumsum([0, *(n_split_off or [])])
+    n_too_long = np.diff(np.searchsorted(too_long, ends)).tolist()
+    counts = Counter({part.name: n for part, n in zip(report.parts, n_too_long, strict=False)})
+    dropped, train = [valid.select(too_long)], []
     for n, segment in enumerate(epoch):
-        encoded = encode(segment.pairs, tokenizers, folder / f"train_{n}.arrow", limit, n_procs)
-        n_dropped += len(segment.pairs) - encoded.n_pairs
+        encoded, too_long = encode(segment.pairs, tokenizers, folder / f"train_{n}.arrow", limit, n_procs)
+        counts[segment.corpus] += len(too_long)
+        dropped.append(segment.pairs.select(too_long))
         train.append({"corpus": segment.corpus, "times": segment.times, **dataclasses.asdict(encoded)})
     if not len(validation) or not any(segment["n_pairs"] for segment in train):
         raise UserError(f"no pair is left under model.max_positions = {limit} tokens; raise it")
-    report = report.with_dropped("max_positions", f"at most {limit} tokens with EOS on both sides", n_dropped)
+    meaning = f"at most {limit} tokens with EOS on both sides"
+    counted = [counts[part.name] for part in report.parts]
+    report = report.with_dropped("max_positions", meaning, counted, _first_pairs(dropped))
     training = TokenPairs.from_tables([(_open(folder, segment["files"]), segment["times"]) for segment in train])
     digest = hashlib.sha256((training.sha256() + validation.sha256()).encode()).hexdigest()
     return {"sha256": digest, "train": train, "valid": dataclasses.asdict(encoded_valid)}, report

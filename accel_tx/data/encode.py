@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from accel_tx.config import TokenizerConfig, UserError
 from accel_tx.data.mixture import Segment, sample
@@ -75,25 +76,35 @@ def encode(
     limit: int | None,
     n_procs: int,
     keep_text: bool = False,
-) -> Encoded:
-    """Write the ids of all pairs of at most `limit` tokens with EOS on both sides (None: of all pairs)."""
+) -> tuple[Encoded, NDArray[np.int64]]:
+    """Write the ids of all pairs of at most `limit` tokens with EOS on both sides (None: of all pairs).
+
+    Returns what was written, and the rows of the pairs that are too long, in order.
+    """
     from datasets import Features, List, Value
 
     ids = {"src_ids": List(Value("int32")), "tgt_ids": List(Value("int32"))}
     text = {"src": Value("string"), "tgt": Value("string")} if keep_text else {}
 
-    def encode_batch(table: pa.Table) -> pa.Table:
+    def encode_batch(table: pa.Table, rows: list[int]) -> pa.Table:
         table = table.combine_chunks()
         columns = {f"{side}_ids": _ids(getattr(tokenizers, side), table[side]) for side in ("src", "tgt")}
         encoded = pa.table({**columns, **{name: table[name] for name in text}})
         if limit is None:
             return encoded
         longest = pc.max_element_wise(*(pc.list_value_length(column) for column in columns.values()))
-        return encoded.filter(pc.less(longest, limit))
+        fits = pc.less(longest, limit)
+        too_long = np.array(rows)[~fits.to_numpy(zero_copy_only=False)]
+        if len(too_long):
+            # `map` brings nothing back from its processes but the table.
+            with path.with_name(f"{path.stem}.{os.getpid()}.too_long").open("ab") as file:
+                file.write(too_long.astype(np.int64).tobytes())
+        return encoded.filter(fits)
 
     _quiet_forks(n_procs)
     done = pairs.with_format("arrow").map(
         encode_batch,
+        with_indices=True,
         batched=True,
         batch_size=_ROWS_PER_CHUNK,
         writer_batch_size=_ROWS_PER_CHUNK,
@@ -104,7 +115,11 @@ def encode(
         cache_file_name=str(path),
         desc=f"tokenize {path.stem}",
     )
-    return Encoded([Path(file["filename"]).name for file in done.cache_files], len(done))
+    found = [np.empty(0, dtype=np.int64)]
+    for file in path.parent.glob(f"{path.stem}.*.too_long"):
+        found.append(np.fromfile(file, dtype=np.int64))
+        file.unlink()
+    return Encoded([Path(f["filename"]).name for f in done.cache_files], len(done)), np.sort(np.concatenate(found))
 
 
 def check_text_lengths(pairs: datasets.Dataset, max_positions: int) -> None:

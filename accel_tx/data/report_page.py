@@ -83,22 +83,23 @@ def _flow(report: CleanReport) -> str:
 def _rules(report: CleanReport) -> str:
     rows = []
     for name, count in report.repaired.items():
-        rows.append(_rule_row(report, name, f"mended {count:,}", count, None))
+        rows.append(_rule_row(report, name, f"mended {count:,}", count, ""))
     for name, count in report.dropped.items():
-        rows.append(_rule_row(report, name, f"{count:,}", count, report.alone.get(name, count)))
+        alone = f"{report.alone[name]:,}" if name in report.alone else "–"
+        rows.append(_rule_row(report, name, f"{count:,}", count, alone))
     head = _row(["rule, and what it keeps", "dropped", "of all read", "alone"], "th")
     note = (
         "A pair counts for the first rule that objects to it, from top to bottom; <i>alone</i> is what the rule would "
-        "take if it were the only one. Of a repair the examples are text before and after."
+        "take if it were the only one, where that is known. Of a repair the examples are text before and after."
     )
     return f'<p class="note">{note}</p><div class="wide"><table class="rules">{head}{"".join(rows)}</table></div>'
 
 
-def _rule_row(report: CleanReport, name: str, dropped: str, count: int, alone: int | None) -> str:
-    numbers = [dropped, _percent(count, report.n_read), "" if alone is None else f"{alone:,}"]
+def _rule_row(report: CleanReport, name: str, dropped: str, count: int, alone: str) -> str:
+    numbers = [dropped, _percent(count, report.n_read), alone]
     first = f"{_name(name)}<br><i>{escape(report.meanings.get(name, ''))}</i>"
     cells = "".join(f"<td>{escape(cell)}</td>" for cell in numbers)
-    start = "<tr>" if count or alone else '<tr class="idle">'
+    start = "<tr>" if count or report.alone.get(name) else '<tr class="idle">'
     row = f"{start}<td>{first}</td>{cells}</tr>"
     examples = report.examples.get(name, [])
     if not examples:

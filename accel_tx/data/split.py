@@ -34,8 +34,10 @@ class Split:
     """One for each corpus, in their order; may be empty."""
     valid: datasets.Dataset
     """Held out from all of them."""
-    n_shared: int
-    """Pairs in neither: their group is trained on, but their source stands in a group that is held out."""
+    n_valid: list[int]
+    """How many of `valid` are from each corpus; they stand in the corpora's order."""
+    shared: list[datasets.Dataset]
+    """Pairs of each corpus that are in neither: their group is trained on, their source stands in one held out."""
     note: str | None
     """What a user should know where the size could not be met."""
 
@@ -78,7 +80,8 @@ def split_off_validation(corpora: Sequence[datasets.Dataset], config: DataConfig
     return Split(
         train=[select(c, rows) for c, rows in zip(corpora, np.split(~is_valid & ~shared, ends), strict=True)],
         valid=_joined([select(c, rows) for c, rows in zip(corpora, np.split(is_valid, ends), strict=True)]),
-        n_shared=int(shared.sum()),
+        n_valid=[int(rows.sum()) for rows in np.split(is_valid, ends)],
+        shared=[c.select(np.flatnonzero(rows)) for c, rows in zip(corpora, np.split(shared, ends), strict=True)],
         note=note,
     )
 

@@ -155,18 +155,23 @@ def test_examples_are_the_first_five_and_short() -> None:
 def test_the_report_survives_json_and_can_be_extended() -> None:
     _, report = clean_pairs(dataset([("a", "b"), ("c", ""), ("d", "e")]))
     assert CleanReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
-    more = report.with_dropped("max_positions", "at most 9 tokens", 1, [("d" * 200, "e")])
+    more = report.with_dropped("max_positions", "at most 9 tokens", [1], [("d" * 200, "e")])
     assert (more.n_read, more.n_kept, list(more.dropped.items())) == (3, 1, [("empty side", 1), ("max_positions", 1)])
     assert more.examples["max_positions"] == [["d" * 119 + "…", "e"]]
     assert more.meanings["max_positions"] == "at most 9 tokens"
+    assert [(p.n_kept, p.dropped) for p in more.parts] == [(1, more.dropped)]
+    assert "max_positions" not in more.alone
+    out = io.StringIO()
+    Console(file=out, width=120).print(report_table(more))
+    assert "–" in out.getvalue()
     assert report.n_kept == 2, "the first report is left as it was"
 
 
 @pytest.mark.parametrize(("name", "count"), [("empty side", 1), ("new", 3), ("new", -1)])
 def test_a_rule_that_takes_more_than_is_left_or_comes_twice_is_refused(name: str, count: int) -> None:
     _, report = clean_pairs(dataset([("a", "b"), ("c", ""), ("d", "e")]))
-    with pytest.raises(ValueError, match=f"rule '{name}' dropped {count}; expected a new rule and 0 to 2 pairs"):
-        report.with_dropped(name, "", count)
+    with pytest.raises(ValueError, match=f"rule '{name}' dropped .{count}.; expected a new rule and at most .2. pairs"):
+        report.with_dropped(name, "", [count], [])
 
 
 def test_a_report_that_does_not_add_up_is_refused() -> None:
@@ -174,6 +179,9 @@ def test_a_report_that_does_not_add_up_is_refused() -> None:
         CleanReport(3, 2, {"r": 2}, {"r": 2}, {}, {"r": []}, {"r": ""})
     with pytest.raises(ValueError, match="3 pairs read are not 2 kept"):
         PartReport("a.tsv", 3, 2, {"r": 2}, {"r": 2})
+    parts = [PartReport("a.tsv", 3, 2, {"r": 1}, {"r": 1})]
+    with pytest.raises(ValueError, match=r"the parts add up to 3 read, 2 kept and .* expected 3, 1"):
+        CleanReport(3, 1, {"r": 2}, {"r": 2}, {}, {"r": []}, {"r": ""}, parts)
 
 
 def test_nothing_left_says_which_rule_took_how_many_and_what_to_loosen() -> None:

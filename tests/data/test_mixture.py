@@ -119,6 +119,27 @@ def test_a_corpus_of_lines_that_are_too_long_is_left_out_and_counted(tiny_config
     assert after == [60, 0]
 
 
+def test_what_late_rules_take_is_counted_for_its_corpus_with_examples(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    pairs = {name: [(src, tgt, "b1") for src, tgt in rows(30, name)] for name in ("cats", "dogs")}
+    pairs["cats"] += [("x" * 7_000, "long", "b1"), *((f"cats {i} " + "x " * 96, "many", "b1") for i in range(3))]
+    pairs["dogs"] += [(f"dogs {i} " + "x " * 96, "many", "b2") for i in range(4)]
+    pairs["dogs"] += [("held out", "mis de côté", f"b{book}") for book in (1, 2)]
+    entries = []
+    for name, lines in pairs.items():
+        path = tmp_path / f"{name}.tsv"
+        path.write_text("en\tfr\tbook\n" + "".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+        entries.append({"name": name, "corpus": str(path), "clean": {"preset": "none"}})
+    report = prepared(tiny_config, tmp_path, entries, group_column="book", valid_size=5).report
+    late = ("line length", "shared with validation", "max_positions")
+    assert {p.name: (p.n_read, p.n_kept, *(p.dropped[name] for name in late)) for p in report.parts} == {
+        "cats": (34, 30, 1, 0, 3),
+        "dogs": (36, 31, 0, 1, 4),
+    }
+    assert [len(report.examples[name]) for name in late] == [1, 1, 5]
+    assert report.examples["shared with validation"] == [["held out", "mis de côté"]]
+    assert not set(late) & set(report.alone)
+
+
 def test_every_weight_and_rule_has_prepared_data_of_its_own(tiny_config: MakeConfig, tmp_path: Path) -> None:
     corpus = write_tsv(tmp_path / "c.tsv", rows(60, "cat"))
     folders = {

@@ -122,7 +122,7 @@ def test_a_source_of_a_held_out_group_is_not_trained_on_elsewhere() -> None:
     assert len(set(done.valid["group"])) == 1
     assert "Yes." in done.valid["src"]
     assert "Yes." not in done.train[0]["src"]
-    assert done.n_shared == 4
+    assert sum(map(len, done.shared)) == 4
     assert len(done.train[0]) + len(done.valid) + 4 == len(rows)
     assert pairs_of(by_book(rows[::-1]).valid) == pairs_of(done.valid)
 
