@@ -44,7 +44,6 @@ def epoch_of(pairs: list[Pair], weight: float) -> Counter[str]:
         (1.5, {2: 50, 1: 50}),
         (3.25, {4: 25, 3: 75}),
         (0.01, {1: 1}),
-        (0.001, {}),
     ],
 )
 def test_a_weight_says_how_often_each_pair_counts(weight: float, expected: dict[int, int]) -> None:
@@ -54,6 +53,35 @@ def test_a_weight_says_how_often_each_pair_counts(weight: float, expected: dict[
     assert epoch_of(random.Random(1).sample(pairs, 100), weight) == counts
 
 
+def test_a_weight_that_leaves_nothing_is_an_error_that_says_so() -> None:
+    with pytest.raises(UserError, match=r"^corpus a, weight 0\.001: none of 3 pairs is left; raise the weight$"):
+        epoch_of(rows(3, "cat"), 0.001)
+
+
+@pytest.mark.parametrize(
+    ("n_pairs", "weight", "n_most", "expected"),
+    [
+        (3, 1_000, 500, {167: 2, 166: 1}),
+        (3, 2, 5, {2: 2, 1: 1}),
+        (100, 3, 100, {1: 100}),
+        (100, 3, 150, {2: 50, 1: 50}),
+    ],
+)
+def test_a_sample_repeats_a_pair_only_where_there_are_too_few(
+    n_pairs: int, weight: float, n_most: int, expected: dict[int, int]
+) -> None:
+    segments, n_drawn = sample(weighted_segments(["a"], [dataset(rows(n_pairs, "cat"))], [weight]), n_most)
+    assert n_drawn == n_most
+    assert Counter({s.times: len(s.pairs) for s in segments}) == expected
+
+
+def test_a_sample_has_a_pair_of_every_corpus() -> None:
+    mixed = [dataset(rows(400, "cat")), dataset(rows(1, "dog"))]
+    segments, n_drawn = sample(weighted_segments(["a", "b"], mixed, [1, 1]), 20)
+    assert [(s.corpus, len(s.pairs), s.times) for s in segments] == [("a", 19, 1), ("b", 1, 1)]
+    assert n_drawn == 20
+
+
 def test_a_sample_is_drawn_evenly_from_all_corpora_and_not_by_order() -> None:
     corpora = [rows(400, "cat"), rows(200, "dog")]
     drawn = []
@@ -61,7 +89,7 @@ def test_a_sample_is_drawn_evenly_from_all_corpora_and_not_by_order() -> None:
         mixed = [dataset(random.Random(seed).sample(pairs, len(pairs))) for pairs in corpora]
         segments, n_pairs = sample(weighted_segments(["a", "b"], mixed, [1, 2]), 200)
         assert n_pairs == 200
-        assert [(s.corpus, len(s.pairs), s.times) for s in segments] == [("a", 100, 1), ("b", 50, 2)]
+        assert [(s.corpus, len(s.pairs), s.times) for s in segments] == [("a", 100, 1), ("b", 100, 1)]
         drawn.append([set(s.pairs["src"]) for s in segments])
     assert drawn[0] == drawn[1]
     assert sample(segments, None)[1] == 200
