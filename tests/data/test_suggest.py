@@ -94,13 +94,16 @@ def test_what_the_config_excludes_is_not_proposed(statistics: dict[str, Any]) ->
 
 def test_every_field_has_its_reason_and_its_cost_beside_it() -> None:
     proposals = [
-        Proposal("clean", "max_words", 120, "because", 25),
+        Proposal("clean", "max_words", 1_234_567, "because", 25),
+        Proposal("clean", "max_char_ratio", 2.5, "so", 0),
         Proposal("train", "max_tokens", 4096, "why", None),
     ]
     assert as_yaml(proposals, 1_000).splitlines()[1:] == [
         "clean:",
         "  # because; drops 25 (2.50%)",
-        "  max_words: 120",
+        "  max_words: 1234567",
+        "  # so; drops 0 (0.00%)",
+        "  max_char_ratio: 2.5",
         "train:",
         "  # why",
         "  max_tokens: 4096",
