@@ -133,9 +133,9 @@ def report_table(report: CleanReport) -> Table:
 
     def add(label: str, meaning: str, count: str, n: int, alone: str, examples: Sequence[Sequence[str]]) -> None:
         first = [_shorten(text, _TABLE_CHARS) for pair in examples[:1] for text in pair]
-        # Text, because square brackets in a sentence are not markup.
         share = f"{n / max(report.n_read, 1):.1%}"
-        table.add_row(label, meaning, count, share, alone, Text(" → ".join(first)))
+        # Text, because square brackets in a sentence or a name are not markup.
+        table.add_row(Text(label), Text(meaning), count, share, alone, Text(" → ".join(first)))
 
     for name, count in report.repaired.items():
         add(name, report.meanings[name], f"({count:,})", count, "", report.examples[name])

@@ -282,14 +282,14 @@ def test_parts_have_rules_of_their_own_and_duplicates_stay_in_the_first() -> Non
     strict = CleanConfig(preset="none", min_chars=3, exact_duplicates=True, near_duplicates=True)
     parts = [
         Part("a.tsv", first, CleanConfig(preset="none", exact_duplicates=True, near_duplicates=True), "en", "fr"),
-        Part("b.tsv", second, strict, "en", "fr"),
+        Part("b [/x] tsv", second, strict, "en", "fr"),
         Part("c.tsv", third, CleanConfig(preset="none"), "en", "fr"),
     ]
     kept, report = clean.clean_pairs(parts, [], 1)
     assert [pairs_of(part) for part in kept] == [pairs_of(first), [("yes", "oui")], pairs_of(third)]
     assert [(part.name, part.n_read, part.n_kept) for part in report.parts] == [
         ("a.tsv", 2, 2),
-        ("b.tsv", 4, 1),
+        ("b [/x] tsv", 4, 1),
         ("c.tsv", 2, 2),
     ]
     assert report.parts[1].dropped == {
@@ -302,7 +302,7 @@ def test_parts_have_rules_of_their_own_and_duplicates_stay_in_the_first() -> Non
     assert (report.n_read, report.n_kept) == (8, 5)
     out = io.StringIO()
     Console(file=out, width=120).print(report_table(report))
-    assert "b.tsv" in out.getvalue()
+    assert "b [/x] tsv" in out.getvalue()
 
 
 def test_a_rule_with_a_threshold_for_each_corpus_has_a_meaning_without_them() -> None:
