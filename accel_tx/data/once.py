@@ -81,7 +81,13 @@ def _take(path: Path) -> _Lock | None:
         return None
     token = uuid.uuid4().hex[:12]
     owner = {"host": _host(), "name": socket.gethostname(), "pid": os.getpid(), "token": token}
-    _write_line(descriptor, {**owner, "started": _started(os.getpid())})
+    try:
+        _write_line(descriptor, {**owner, "started": _started(os.getpid())})
+    except OSError:
+        # A lock without an owner would be waited for until it is taken for dead.
+        os.close(descriptor)
+        path.unlink()
+        raise
     return _Lock(path, descriptor, token)
 
 

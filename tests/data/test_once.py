@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -167,3 +168,18 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"data.cache_dir .*/file: cannot be written"):
         make_once(tmp_path / "file" / "prepared", lambda _: None)
+
+
+def test_a_full_disk_leaves_no_lock_without_an_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    n_open = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", fail)
+        with pytest.raises(UserError, match="its disk, or your quota there, is full"):
+            make_once(tmp_path / "made", lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == n_open
+    make_once(tmp_path / "made", lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
