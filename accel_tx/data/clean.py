@@ -24,6 +24,7 @@ from accel_tx.data.clean_report import N_EXAMPLES, CleanReport, PartReport, merg
 from accel_tx.data.corpus import progress_on_terminal_only
 from accel_tx.data.language import check_language_is_known
 from accel_tx.data.marks import ROWS_PER_BATCH, ROWS_PER_CHUNK, mark_pairs, mended_column
+from accel_tx.data.processes import processes_for
 from accel_tx.data.repair import repair
 from accel_tx.data.rules import EMPTY_SIDE, GLOBAL_RULES, REPAIRS, RULES, meaning_of, pair_rules
 from accel_tx.data.selection import beside, first_rows, select
@@ -247,7 +248,7 @@ def _kept(part: Part, judged: _Judged, n_procs: int) -> datasets.Dataset:
         batch_size=ROWS_PER_CHUNK,
         writer_batch_size=ROWS_PER_CHUNK,
         features=kept.features,
-        num_proc=n_procs if n_procs > 1 else None,
+        num_proc=processes_for(len(kept), n_procs),
         load_from_cache_file=False,
         cache_file_name=beside(part.pairs, "mended"),
         desc=f"mend {part.name}",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from accel_tx.config import TokenizerConfig, UserError
 from accel_tx.data.mixture import Segment, sample
+from accel_tx.data.processes import processes_for
 from accel_tx.data.selection import Rows
 from accel_tx.data.split import arrow_batches
 from accel_tx.data.tokenizer import Tokenizer, TokenizerPair, train_tokenizer
@@ -110,7 +111,7 @@ def encode(
         writer_batch_size=_ROWS_PER_CHUNK,
         remove_columns=pairs.column_names,
         features=Features({**ids, **text}),
-        num_proc=n_procs if n_procs > 1 else None,
+        num_proc=processes_for(len(pairs), n_procs),
         load_from_cache_file=False,
         cache_file_name=str(path),
         desc=f"tokenize {path.stem}",

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from accel_tx.data.duplicates import keys_of_pairs
+from accel_tx.data.processes import processes_for
 from accel_tx.data.repair import Repaired, repair
 from accel_tx.data.rules import GLOBAL_RULES, REPAIRS, PairBatch, objections
 from accel_tx.data.selection import beside
@@ -43,7 +44,7 @@ def mark_pairs(
             writer_batch_size=ROWS_PER_CHUNK,
             remove_columns=["src", "tgt"],
             features=datasets.Features(features),
-            num_proc=n_procs if n_procs > 1 else None,
+            num_proc=processes_for(len(pairs), n_procs),
             load_from_cache_file=False,
             cache_file_name=beside(pairs, "marks"),
             desc=desc,

@@ -19,6 +19,7 @@ from accel_tx.data.duplicates import keys_of_pairs
 from accel_tx.data.histogram import Histogram
 from accel_tx.data.keys import Keys
 from accel_tx.data.marks import ROWS_PER_CHUNK, small_slices
+from accel_tx.data.processes import processes_for
 from accel_tx.data.rules_pair import FREE_CHARS, FREE_WORDS
 from accel_tx.data.selection import beside
 
@@ -139,7 +140,7 @@ def measure_pairs(pairs: datasets.Dataset, with_keys: bool, n_procs: int) -> Mea
         batch_size=ROWS_PER_CHUNK,
         writer_batch_size=ROWS_PER_CHUNK,
         remove_columns=["src", "tgt"],
-        num_proc=n_procs if n_procs > 1 else None,
+        num_proc=processes_for(len(pairs), n_procs),
         load_from_cache_file=False,
         cache_file_name=beside(pairs, "keys" if with_keys else "measures"),
         desc="measure",

@@ -61,7 +61,10 @@ def as_yaml(proposals: Sequence[Proposal], n_read: int) -> str:
         lines.append(f"{section}:")
         for p in (p for p in proposals if p.section == section):
             cost = "" if p.n_dropped is None else f"; drops {p.n_dropped:,} ({p.n_dropped / max(n_read, 1):.2%})"
-            lines += [f"  # {p.reason}{cost}", f"  {p.field}: {p.value if isinstance(p.value, int) else f'{p.value:g}'}"]
+            lines += [
+                f"  # {p.reason}{cost}",
+                f"  {p.field}: {p.value if isinstance(p.value, int) else format(p.value, 'g')}",
+            ]
     return "\n".join(lines) + "\n"
 
 

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from datasets import Dataset
 
 from accel_tx.config import Config, DataConfig, UserError
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.data.mixture import sample, weighted_segments
+from accel_tx.data.processes import processes_for
 
 MakeConfig = Callable[..., Config]
 Pair = tuple[str, str]
@@ -166,6 +168,28 @@ def test_what_late_rules_take_is_counted_for_its_corpus_with_examples(tiny_confi
     assert [len(report.examples[name]) for name in late] == [1, 1, 5]
     assert report.examples["shared with validation"] == [["held out", "mis de côté"]]
     assert not set(late) & set(report.alone)
+
+
+def test_more_processes_than_rows_bring_no_warning(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[object] = []
+    monkeypatch.setattr(datasets.arrow_dataset.logger, "warning", lambda *args: warnings.append(args))
+    mended = [(f"{src}\a", tgt) for src, tgt in rows(2, "dog")]
+    entries = [
+        {"name": "cats", "corpus": write_tsv(tmp_path / "cats.tsv", rows(30, "cat"))},
+        {"name": "dogs", "corpus": write_tsv(tmp_path / "dogs.tsv", mended)},
+    ]
+    data = prepared(tiny_config, tmp_path, entries, valid_size=2, n_procs=3)
+    assert data.report.repaired["fix_control_characters"] == 2
+    assert not warnings
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_procs", "expected"), [(9, 4, 4), (3, 4, 3), (1, 4, None), (9, 1, None), (0, 2, None)]
+)
+def test_a_pass_takes_no_more_processes_than_rows(n_rows: int, n_procs: int, expected: int | None) -> None:
+    assert processes_for(n_rows, n_procs) == expected
 
 
 def test_every_weight_and_rule_has_prepared_data_of_its_own(tiny_config: MakeConfig, tmp_path: Path) -> None:
