@@ -116,7 +116,11 @@ def _lengths(statistics: Mapping[str, Any], config: Config) -> str:
     for unit, title in (("words", "word-level tokens"), ("chars", "characters")):
         for side, language in languages.items():
             charts.append(_before_and_after(statistics, f"{side}_{unit}", f"{title}, {language}", count_axis))
-    charts.append(_before_and_after(statistics, "char_ratio", "target / source characters", ratio_axis))
+    charts.append(
+        _before_and_after(
+            statistics, "char_ratio", "target / source characters (Han, kana, Hangul count twice)", ratio_axis
+        )
+    )
     for side, language in languages.items():
         histogram = Histogram.from_dict(statistics["tokens"]["train"][side])
         title = f"subword tokens with EOS, {language}"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from accel_tx.data.characters import DIGIT, LETTER, UNSPACED, WIDE, Bools, Counts, TextBatch
 from accel_tx.data.language import base_language
@@ -60,8 +61,7 @@ def word_ratio_too_high(src: TextBatch, tgt: TextBatch, limit: float) -> Bools:
 
     Source: Moses (9), OpusFilter LengthRatioFilter (3), Eole src_tgt_ratio (2), OpusCleaner src_trg_ratio (1 / 0.6).
     """
-    unspaced = (src.count(src.is_of(UNSPACED)) > 0) | (tgt.count(tgt.is_of(UNSPACED)) > 0)
-    return _ratio_too_high(src.n_words, tgt.n_words, limit, FREE_WORDS) & ~unspaced
+    return excess(*comparable_words(src, tgt), FREE_WORDS) > limit
 
 
 def char_ratio_too_high(src: TextBatch, tgt: TextBatch, limit: float) -> Bools:
@@ -69,14 +69,25 @@ def char_ratio_too_high(src: TextBatch, tgt: TextBatch, limit: float) -> Bools:
 
     Source: OpusFilter LengthRatioFilter with `unit: char` (3).
     """
+    return excess(*comparable_chars(src, tgt), FREE_CHARS) > limit
+
+
+def comparable_words(src: TextBatch, tgt: TextBatch) -> tuple[Counts, Counts]:
+    """Word-level tokens of both sides, (n,) each; 1 and 1 where a side has a script without spaces."""
+    unspaced = (src.count(src.is_of(UNSPACED)) > 0) | (tgt.count(tgt.is_of(UNSPACED)) > 0)
+    return np.where(unspaced, 1, src.n_words), np.where(unspaced, 1, tgt.n_words)
+
+
+def comparable_chars(src: TextBatch, tgt: TextBatch) -> tuple[Counts, Counts]:
+    """Characters of both sides, (n,) each, wide ones counted twice."""
     src_width, tgt_width = (side.n_chars + side.count(side.is_of(WIDE)) for side in (src, tgt))
-    return _ratio_too_high(src_width, tgt_width, limit, FREE_CHARS)
+    return src_width, tgt_width
 
 
-def _ratio_too_high(a: Counts, b: Counts, limit: float, free: int) -> Bools:
+def excess(a: Counts, b: Counts, free: int) -> NDArray[np.float64]:
+    """Longer over shorter (n,), an empty side counted as one; 1 where they differ by no more than `free`."""
     longer, shorter = np.maximum(a, b), np.minimum(a, b)
-    objects: Bools = np.logical_and(longer > limit * shorter, longer - shorter > free)
-    return objects
+    return np.where(longer - shorter > free, longer / np.maximum(shorter, 1), 1.0)
 
 
 def sides_are_identical(src: TextBatch, tgt: TextBatch, least_words: int) -> Bools:

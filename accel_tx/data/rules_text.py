@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from accel_tx.data.characters import BROKEN, DIGIT, LETTER, SPACE, UNSPACED, Bools, TextBatch, has_repeats
 from accel_tx.data.language import scripts_of
@@ -48,7 +49,12 @@ def has_too_long_word(text: TextBatch, limit: int) -> Bools:
 
     Source: OpusFilter LongWordFilter (40), OpusCleaner max_word_length (150), Moses (1,000).
     """
-    return text.has_run(~text.is_of(SPACE | UNSPACED), limit)
+    return text.has_run(in_words(text), limit)
+
+
+def in_words(text: TextBatch) -> Bools:
+    """Which characters (N,) make words as `has_too_long_word` sees them."""
+    return ~text.is_of(SPACE | UNSPACED)
 
 
 def has_repeated_chars(text: TextBatch, limit: int) -> Bools:
@@ -78,8 +84,13 @@ def has_few_letters(text: TextBatch, least: float) -> Bools:
 
     Source: OpusCleaner alpha_ratio (0.5; 0.4 in its program), OpusFilter AlphabetRatioFilter (0.75).
     """
+    return letter_shares(text) < least
+
+
+def letter_shares(text: TextBatch) -> NDArray[np.float64]:
+    """Letters and their marks among the characters other than spaces of each text (n,); 1 where there are none."""
     n_visible = text.count(~text.is_of(SPACE))
-    return text.count(text.is_of(LETTER)) < least * n_visible
+    return np.where(n_visible > 0, text.count(text.is_of(LETTER)) / np.maximum(n_visible, 1), 1.0)
 
 
 def has_other_script(text: TextBatch, least: float, lang: str) -> Bools:

@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from accel_tx.data.characters import LETTER, SPACE, UNSPACED, TextBatch
+from accel_tx.data.characters import TextBatch
 from accel_tx.data.duplicates import keys_of_pairs
 from accel_tx.data.histogram import Histogram
 from accel_tx.data.keys import Keys
 from accel_tx.data.marks import ROWS_PER_CHUNK, small_slices
 from accel_tx.data.processes import processes_for
-from accel_tx.data.rules_pair import FREE_CHARS, FREE_WORDS
+from accel_tx.data.rules_pair import FREE_CHARS, FREE_WORDS, comparable_chars, comparable_words, excess
+from accel_tx.data.rules_text import in_words, letter_shares
 from accel_tx.data.selection import beside
 
 if TYPE_CHECKING:
@@ -52,18 +53,17 @@ def measure(src: TextBatch, tgt: TextBatch) -> dict[str, NDArray[Any]]:
     """The columns of MEASURES, each (n,), of one batch of pairs.
 
     Ratios are target over source, an empty side counted as one; excesses are what the rules on ratios judge: longer
-    over shorter, and 1 where the difference is one that they let pass. `longest_word` is that of both sides,
+    over shorter, and 1 where the difference is one that they let pass. Both count as those rules do: wide characters
+    twice, and no words where a script has no spaces (the ratio is 1). `longest_word` is that of both sides,
     `letter_share` the smaller of both.
     """
     columns: dict[str, NDArray[Any]] = {}
-    for unit, a, b, free in (
-        ("char", src.n_chars, tgt.n_chars, FREE_CHARS),
-        ("word", src.n_words, tgt.n_words, FREE_WORDS),
+    for unit, lengths, (a, b), free in (
+        ("char", (src.n_chars, tgt.n_chars), comparable_chars(src, tgt), FREE_CHARS),
+        ("word", (src.n_words, tgt.n_words), comparable_words(src, tgt), FREE_WORDS),
     ):
-        longer, shorter = np.maximum(a, b), np.minimum(a, b)
-        excess = np.where(longer - shorter > free, longer / np.maximum(shorter, 1), 1.0)
-        columns |= {f"src_{unit}s": a, f"tgt_{unit}s": b, f"longer_{unit}s": longer, f"{unit}_excess": excess}
-        columns[f"{unit}_ratio"] = np.maximum(b, 1) / np.maximum(a, 1)
+        columns |= {f"src_{unit}s": lengths[0], f"tgt_{unit}s": lengths[1], f"longer_{unit}s": np.maximum(*lengths)}
+        columns |= {f"{unit}_excess": excess(a, b, free), f"{unit}_ratio": np.maximum(b, 1) / np.maximum(a, 1)}
     columns["longest_word"] = np.maximum(longest_words(src), longest_words(tgt))
     columns["letter_share"] = np.minimum(letter_shares(src), letter_shares(tgt))
     return {name: columns[name].astype(_DTYPES[scale]) for name, scale in MEASURES.items()}
@@ -72,7 +72,7 @@ def measure(src: TextBatch, tgt: TextBatch) -> dict[str, NDArray[Any]]:
 def longest_words(texts: TextBatch) -> NDArray[np.int64]:
     """Characters of the longest word of each text (n,); spaces end a word, and so does a script without them."""
     in_word = np.zeros(len(texts.codes) + 1, dtype=np.int8)
-    in_word[:-1] = ~texts.is_of(SPACE | UNSPACED)
+    in_word[:-1] = in_words(texts)
     # A word also ends where its text does.
     before = np.concatenate([[0], in_word[:-1]])
     begins = in_word > before
@@ -84,12 +84,6 @@ def longest_words(texts: TextBatch) -> NDArray[np.int64]:
     longest = np.zeros(len(texts), dtype=np.int64)
     np.maximum.at(longest, texts.rows(first), lengths)
     return longest
-
-
-def letter_shares(texts: TextBatch) -> NDArray[np.float64]:
-    """Letters and their marks among the characters other than spaces of each text (n,); 1 where there are none."""
-    n_seen = texts.count(~texts.is_of(SPACE))
-    return np.where(n_seen > 0, texts.count(texts.is_of(LETTER)) / np.maximum(n_seen, 1), 1.0)
 
 
 def count_distinct(columns: Sequence[Sequence[Keys]]) -> int:

@@ -53,6 +53,29 @@ def test_the_counts_are_those_of_the_rules_alone(statistics: dict[str, Any]) -> 
     assert sum(p.n_dropped or 0 for p in proposals) > 0
 
 
+@pytest.mark.parametrize("tgt_lang", ["zh", "ko"])
+def test_the_counts_are_those_of_the_rules_also_where_characters_are_wide(
+    statistics: dict[str, Any], tgt_lang: str
+) -> None:
+    rng = np.random.default_rng(5)
+    letters = {"zh": "我们今天去学校", "ko": "가 나다 라마"}[tgt_lang]
+    src = [" ".join(rng.choice(WORDS, n)) for n in rng.integers(5, 60, 500)]
+    tgt = ["".join(rng.choice(list(letters), max(1, len(text) // rng.integers(2, 12)))) for text in src]
+    tgt = [text.strip() or "x" for text in tgt]
+    data = datasets.Dataset.from_dict({"src": src, "tgt": tgt})
+    text = describe_text(["c"], [data], [data], 1)
+    proposals = suggest({**statistics, **text}, CleanConfig(preset="none"), TRAIN)
+    for proposal in (p for p in proposals if p.section == "clean"):
+        rules = pair_rules({proposal.field: proposal.value})
+        bits = objections(PairBatch(TextBatch(pa.array(src)), TextBatch(pa.array(tgt)), "en", tgt_lang), rules)
+        assert proposal.n_dropped == ((bits >> 1) & 1).sum(), proposal
+    widths = [sum(2 if c in letters and c != " " else 1 for c in text) for text in tgt]
+    expected = np.median([w / len(s) for w, s in zip(widths, src, strict=True)])
+    assert Histogram.from_dict(text["text"]["before"]["char_ratio"]).quantile(0.5) == pytest.approx(expected, rel=0.05)
+    if tgt_lang == "zh":
+        assert Histogram.from_dict(text["text"]["before"]["word_excess"]).largest == 1
+
+
 def test_ratios_reach_as_far_as_six_robust_deviations(statistics: dict[str, Any]) -> None:
     ratios = Histogram.of("ratio", [2 ** (-i / 4) for i in range(5)])
     excess = Histogram.of("ratio", [1, 6.5, 6.6, 6.9, 9, 200])
