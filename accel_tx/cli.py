@@ -232,7 +232,7 @@ def _pairs_to_score(options: Namespace) -> tuple[list[str], list[str]]:
         data = prepare_data(load_run_config(run_dir))
         if data.sha256 != load_scores(run_dir / options.weights)["data_sha256"]:
             raise UserError(f"{run_dir}: its corpus has changed since the training; give --src and --ref")
-        return data.valid_src, data.valid_tgt
+        return data.valid_src.to_pylist(), data.valid_tgt.to_pylist()
     src, ref = list(read_lines(options.src)), list(read_lines(options.ref))
     if len(src) != len(ref):
         raise UserError(f"{options.src} has {len(src)} lines and {options.ref} has {len(ref)}; expected as many")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pyarrow as pa
 
 from accel_tx.config import Config, UserError
 from accel_tx.data.batching import BatchPlan
@@ -40,8 +41,8 @@ class Workload:
             folder=Path(),
             train=self.pairs,
             valid=TokenPairs(nothing, nothing),
-            valid_src=[],
-            valid_tgt=[],
+            valid_src=pa.chunked_array([], pa.string()),
+            valid_tgt=pa.chunked_array([], pa.string()),
             tokenizers=cast("TokenizerPair", tokenizers),
             report=cast("CleanReport", None),
             sha256="",

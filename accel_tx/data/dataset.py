@@ -118,9 +118,9 @@ class PreparedData:
     folder: Path
     train: TokenPairs
     valid: TokenPairs
-    valid_src: list[str]
-    """Validation sources as they stand in the input."""
-    valid_tgt: list[str]
+    valid_src: pa.ChunkedArray
+    """Validation sources as they stand in the input, mapped from disk."""
+    valid_tgt: pa.ChunkedArray
     """Validation references, likewise: never tokenized and decoded again."""
     tokenizers: TokenizerPair
     report: CleanReport
@@ -176,14 +176,14 @@ def load_prepared(folder: Path) -> PreparedData:
             folder=folder,
             train=TokenPairs.from_tables(train),
             valid=TokenPairs.from_tables([(valid, 1)]),
-            valid_src=valid.column("src").to_pylist(),
-            valid_tgt=valid.column("tgt").to_pylist(),
+            valid_src=valid.column("src"),
+            valid_tgt=valid.column("tgt"),
             tokenizers=TokenizerPair.load(folder / "tokenizer"),
             report=CleanReport.from_dict(meta["report"]),
             sha256=meta["sha256"],
             notes=meta["notes"],
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder}: the prepared data is damaged ({error}); remove this folder and start again"
         ) from None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -56,11 +57,12 @@ def validate(
     hypotheses = _translate_all(accelerator, model, data, config, poll)
     if not accelerator.is_main_process:
         return None
-    shown = slice(config.validation.n_samples)
+    n_shown = config.validation.n_samples
+    shown = [column[:n_shown].to_pylist() for column in (data.valid_src, data.valid_tgt)]
     return Validation(
         val_loss=val_loss,
-        scores=score_translations(hypotheses, data.valid_tgt),
-        samples=list(zip(data.valid_src[shown], data.valid_tgt[shown], hypotheses[shown], strict=True)),
+        scores=score_translations(hypotheses, data.valid_tgt.to_pylist()),
+        samples=list(zip(*shown, hypotheses[:n_shown], strict=True)),
         seconds=time.monotonic() - started_at_s,
     )
 
@@ -88,7 +90,8 @@ def _translate_all(
     def translate() -> list[tuple[int, str]]:
         # Only the forward of the prepared model runs in mixed precision by itself.
         with accelerator.autocast(), torch.inference_mode():
-            return list(zip(mine, translator.translate([data.valid_src[i] for i in mine]), strict=True))
+            sources = data.valid_src.take(pa.array(mine, pa.int64())).to_pylist()
+            return list(zip(mine, translator.translate(sources), strict=True))
 
     by_index = dict(_from_all(translate))
     if len(by_index) != len(data.valid_src):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from accel_tx.config import CleanConfig, Config, UserError
@@ -35,7 +36,7 @@ def test_tokenizers_see_the_training_split_only(tiny_config: MakeConfig, tmp_pat
     config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", rows(300))))
     data = prepare_data(config)
     known = {str(i) for i in range(300)} & data.tokenizers.src.fast.get_vocab().keys()
-    held_out = {src.split()[2] for src in data.valid_src}
+    held_out = {src.split()[2] for src in data.valid_src.to_pylist()}
     assert len(held_out) == 30
     assert known
     assert known.isdisjoint(held_out)
@@ -46,11 +47,12 @@ def test_ids_on_disk_are_those_of_the_tokenizer_and_the_references_are_raw(
 ) -> None:
     pairs = [(f"a  strange   {i} source", f"une  cible   {i} étrange") for i in range(100)]
     data = prepare_data(config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", pairs))))
-    assert set(zip(data.valid_src, data.valid_tgt, strict=True)) <= set(pairs)
-    for i, (src, tgt) in enumerate(zip(data.valid_src, data.valid_tgt, strict=True)):
+    assert set(zip(data.valid_src.to_pylist(), data.valid_tgt.to_pylist(), strict=True)) <= set(pairs)
+    for i, (src, tgt) in enumerate(zip(data.valid_src.to_pylist(), data.valid_tgt.to_pylist(), strict=True)):
         assert data.valid[i].src.tolist() == data.tokenizers.src.encode([src])[0]
         assert data.valid[i].tgt.tolist() == data.tokenizers.tgt.encode([tgt])[0]
         assert data.valid.src_lengths[i] == len(data.valid[i].src) + 1
+    assert isinstance(data.valid_src, pa.ChunkedArray), "not a Python object a sentence"
 
 
 def test_a_second_start_reads_the_cache_and_does_not_tokenize(
@@ -71,6 +73,14 @@ def test_a_second_start_reads_the_cache_and_does_not_tokenize(
     write_tsv(path, rows(60))
     assert cache_folder(config) != first.folder
     assert len(prepare_data(config).train) != len(first.train)
+
+
+def test_prepared_data_with_a_report_of_another_version_is_one_line(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", rows(50))))
+    meta = prepare_data(config).folder / "meta.json"
+    meta.write_text(meta.read_text(encoding="utf-8").replace('"meanings"', '"meaning"'), encoding="utf-8")
+    with pytest.raises(UserError, match="the prepared data is damaged"):
+        prepare_data(config)
 
 
 def test_a_failed_preparation_leaves_nothing_behind(tiny_config: MakeConfig, tmp_path: Path) -> None:
@@ -125,7 +135,7 @@ def test_groups_are_split_by_their_column_and_the_note_says_how_many(tiny_config
     (tmp_path / "c.tsv").write_text("\n".join(["book\ten\tfr", *lines]))
     config = config_for(tiny_config, tmp_path, corpus=str(tmp_path / "c.tsv"), group_column="book", valid_size=45)
     data = prepare_data(config)
-    assert len({int(src.split()[1]) // 20 for src in data.valid_src}) == 2
+    assert len({int(src.split()[1]) // 20 for src in data.valid_src.to_pylist()}) == 2
     assert (len(data.train), len(data.valid)) == (60, 40)
     assert data.notes == ["held out 40 pairs (45 asked for): 2 of 5 groups"]
 

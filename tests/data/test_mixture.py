@@ -123,10 +123,10 @@ def test_corpora_are_mixed_by_weight_with_rules_of_their_own(
     ]
     data = prepared(tiny_config, tmp_path, entries, valid_size=20, n_procs=n_procs)
     counts = trained_on(data)
-    n_cats, n_dogs = (sum(text.startswith(word) for text in data.valid_src) for word in ("cat", "dog"))
+    n_cats, n_dogs = (sum(text.startswith(word) for text in data.valid_src.to_pylist()) for word in ("cat", "dog"))
     assert (len(data.valid), n_cats + n_dogs) == (20, 20)
-    assert len(set(data.valid_src)) == 20, "validation pairs are never repeated"
-    assert not set(data.valid_src) & set(counts)
+    assert len(set(data.valid_src.to_pylist())) == 20, "validation pairs are never repeated"
+    assert not set(data.valid_src.to_pylist()) & set(counts)
     assert Counter(n for text, n in counts.items() if text.startswith("cat")) == {2: 60 - n_cats}
     assert Counter(n for text, n in counts.items() if text.startswith("dog")) == {1: int((40 - n_dogs) / 2 + 0.5)}
     parts = {part.name: part for part in data.report.parts}
@@ -207,7 +207,9 @@ def test_test_text_is_kept_out_of_training(tiny_config: MakeConfig, tmp_path: Pa
     test = write_tsv(tmp_path / "test.tsv", leaked)
     data = prepared(tiny_config, tmp_path, [{"name": "c", "corpus": corpus}], test_corpus=test)
     assert data.report.dropped["overlap"] == 5
-    assert not {src for src, _ in rows(5, "a long enough cat")} & (set(trained_on(data)) | set(data.valid_src))
+    assert not {src for src, _ in rows(5, "a long enough cat")} & (
+        set(trained_on(data)) | set(data.valid_src.to_pylist())
+    )
     assert data.notes == []
     entries = [{"name": "c", "corpus": corpus, "clean": {"preset": "none"}}]
     unchecked = prepared(tiny_config, tmp_path, entries, test_corpus=test)
