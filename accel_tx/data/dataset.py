@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from accel_tx.data.tokenizer import TokenizerPair
 
 # Goes up when the same input and settings would give other token ids, or other files.
-_FORMAT = 5
+_FORMAT = 6
 _SIDES = ("src", "tgt")
 # Fields of the data section that choose among the pairs of the input.
 _CHOOSING_FIELDS = ("valid_fraction", "valid_size", "group_column")
