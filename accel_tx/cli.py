@@ -86,7 +86,7 @@ def _data(argv: list[str]) -> None:
     from accel_tx.data.dataset import cache_folder, prepare_data
     from accel_tx.data.forecast import forecast_training
 
-    is_cached = cache_folder(config).exists()
+    is_cached = os.path.exists(cache_folder(config))
     data = prepare_data(config)
     forecast = forecast_training(config, data).to_dict()
     if options.suggest:

@@ -86,8 +86,9 @@ class DataConfig:
         _at_least("data", self, 1, "phrasebook_train_pairs", "phrasebook_valid_pairs", "n_procs", "valid_size")
         if self.src_lang == self.tgt_lang:
             raise UserError(f"data.src_lang and data.tgt_lang are both {self.src_lang!r}; expected two languages")
-        if self.corpora and self.train_src:
-            raise UserError("data.corpora and data.train_src are both given; expected one of them")
+        for name in ("train_src", "corpus", "subset"):
+            if self.corpora and getattr(self, name) != getattr(DataConfig, name):
+                raise UserError(f"data.corpora and data.{name} are both given; expected one of them")
         names = [entry.name for entry in self.entries()]
         for name in names:
             if names.count(name) > 1:
@@ -127,11 +128,11 @@ class CorpusEntry:
             if key not in known:
                 raise UserError(f"{where}: unknown key {key}; did you mean {nearest_of(str(key), known)}?")
         preset = self.clean.get("preset", base.preset)
-        if preset not in PRESETS:
+        if preset not in list(PRESETS):
             raise UserError(f"{where}: preset is {preset!r}; expected one of {', '.join(PRESETS)}")
         try:
             return dataclasses.replace(base, **self.clean)
-        except (UserError, TypeError) as error:
+        except (UserError, TypeError, AttributeError) as error:
             raise UserError(f"{where}: {error}") from None
 
 
@@ -588,8 +589,8 @@ def what_is_learned(config: Config) -> dict[str, Any]:
     return flat
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a config file as nested dicts whose keys are all known.
+def load_yaml(path: Path, moved: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Read a config file as nested dicts whose keys are all known, those in `moved` (old -> new) under their new names.
 
     Raises: UserError if the file is missing, is no YAML mapping, or holds a key that no section has.
     """
@@ -601,6 +602,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds {type(values).__name__}; expected sections such as `model:` with fields")
+    for old, new in (moved or {}).items():
+        (old_section, old_name), (new_section, new_name) = old.split("."), new.split(".")
+        if isinstance(values.get(old_section), dict) and old_name in values[old_section]:
+            values.setdefault(new_section, {})[new_name] = values[old_section].pop(old_name)
     for section, fields in values.items():
         check_key(str(section), where=str(path))
         if not isinstance(fields, dict):

@@ -162,7 +162,16 @@ def _find_sources(config: DataConfig) -> _Sources:
         test = _line_files("test", config.test_src, config.test_tgt, columns)
     elif config.test_corpus:
         test = _find_split("data.test_corpus", config.test_corpus, "test", config, columns)
+    elif not config.corpora and not config.train_src:
+        test = _test_beside(config, columns)
     return _Sources(tuple(train), tuple(source for source in valid if source), test)
+
+
+def _test_beside(config: DataConfig, columns: readers.Columns) -> _Source | None:
+    """The test split in the folder of the training split, if there is one."""
+    path = Path(config.corpus).expanduser()
+    is_plain_folder = path.is_dir() and config.subset is None and not _has_hub_header(path)
+    return _split_in_folder(path, "test", columns) if is_plain_folder else None
 
 
 def _find_corpus(

@@ -79,11 +79,18 @@ class Translator:
         return greedy_search(self.model, src_ids.to(device), on_device, max_len, self.poll)
 
 
+# Runs of earlier versions have these in another section.
+_MOVED_FIELDS = {
+    f"data.{name}": f"clean.{name}"
+    for name in ("max_src_words", "max_tgt_extra_chars", "min_src_chars", "min_tgt_chars")
+}
+
+
 def load_run_config(run_dir: Path) -> Config:
     """The resolved config that a run saved."""
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such folder; expected a run folder made by `train`")
-    values = load_yaml(run_dir / "config.yaml")
+    values = load_yaml(run_dir / "config.yaml", _MOVED_FIELDS)
     try:
         values["optim"]["betas"] = tuple(values["optim"]["betas"])
         return build_config(values)

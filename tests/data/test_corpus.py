@@ -313,6 +313,12 @@ def test_test_text_is_read_from_files_and_from_the_test_split_of_a_folder(tmp_pa
     assert load_corpus(DataConfig(**files), tmp_path / "work").test is None  # type: ignore[arg-type]
 
 
+def test_a_folder_brings_its_own_test_split(tmp_path: Path) -> None:
+    write_tsv(tmp_path / "train.tsv", [("a", "b")])
+    write_tsv(tmp_path / "test.tsv", [("t", "u")])
+    assert pairs_of(load_corpus(DataConfig(corpus=str(tmp_path)), tmp_path / "work").test) == [("t", "u")]
+
+
 def test_several_corpora_come_each_on_its_own_with_all_their_validation(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

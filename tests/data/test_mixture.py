@@ -255,6 +255,8 @@ def test_a_wrong_entry_is_named(entries: Any, expected: str) -> None:
         ({"max_wordz": 3}, "data.corpora, clean of a: unknown key max_wordz; did you mean max_words?"),
         ({"max_words": 0}, "data.corpora, clean of a: clean.max_words is 0"),
         ({"max_words": "many"}, "data.corpora, clean of a: "),
+        ({"without": [1]}, "data.corpora, clean of a: "),
+        ({"preset": []}, "data.corpora, clean of a: preset is []"),
         ({"preset": "lihgt"}, "data.corpora, clean of a: preset is 'lihgt'; expected one of none, original"),
     ],
 )
@@ -262,3 +264,9 @@ def test_wrong_rules_of_an_entry_are_named(tiny_config: MakeConfig, clean: dict[
     with pytest.raises(UserError) as caught:
         tiny_config(data={"corpora": [{"name": "a", "corpus": "x", "clean": clean}]})
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("beside", [{"corpus": "other"}, {"subset": "en-fr"}, {"train_src": "a", "train_tgt": "b"}])
+def test_several_corpora_beside_another_one_are_refused(beside: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=f"data.corpora and data.{next(iter(beside))} are both given"):
+        DataConfig(corpora=[{"name": "a", "corpus": "x"}], **beside)  # type: ignore[arg-type]

@@ -231,3 +231,13 @@ def test_damaged_or_foreign_weights_are_a_user_error(damage: str, run_dir: Path,
 
 def test_best_device_is_one_that_exists() -> None:
     assert best_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_the_config_of_a_run_from_before_cleaning_had_a_section_is_understood(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        "data: {max_src_words: 150, min_tgt_chars: null}\noptim: {betas: [0.9, 0.98]}\n"
+        "train: {max_updates: 3, max_tokens: 2048}\n",
+        encoding="utf-8",
+    )
+    config = load_run_config(tmp_path)
+    assert (config.clean.max_src_words, config.clean.min_tgt_chars) == (150, None)
