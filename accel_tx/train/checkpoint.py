@@ -1,4 +1,4 @@
-"""Checkpoint folders: their names, what makes one valid, which is taken, which are removed. Needs no torch."""
+"""Checkpoint folders: their names, what makes one valid, which is taken, and sealing one. Needs no torch."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ def update_of(path: Path) -> int:
     if update is None:
         raise ValueError(f"{path}: is not named like a checkpoint")
     return update
+
+
+def is_named_like_one(path: Path) -> bool:
+    """Whether a path has the name of a checkpoint."""
+    return _update_of(path) is not None
 
 
 def _update_of(path: Path) -> int | None:
@@ -159,57 +164,6 @@ def seal(beside: Path, final: Path, state: TrainState) -> None:
         write_synced(final.parent / "latest", final.name + "\n")
 
 
-def rotate(run_dir: Path, keep: int, save_every_updates: int, state: TrainState) -> None:
-    """Remove all but the `keep` newest checkpoints, the one of the best validation, and the newest regular one.
-
-    A regular one was not made by a stop: a rollback goes there, so that its end does not depend on the stops.
-    """
-    # One of a later update is damaged, or the run would stand there: it must not push out a good one.
-    folders = [path for path in checkpoint_dirs(run_dir) if update_of(path) <= state.update]
-    regular = next((path for path in folders if update_of(path) % save_every_updates == 0), None)
-    for path in folders[keep:]:
-        if update_of(path) != state.best_update and path != regular:
-            _remove(path)
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint; after a crash on the way no half of it looks like a checkpoint. Raises: OSError."""
-    _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    trash = folder.with_name(f".removing_{folder.name}")
-    shutil.rmtree(trash, ignore_errors=True)
-    folder.rename(trash)
-    shutil.rmtree(trash, ignore_errors=True)
-
-
-def tidy(run_dir: Path) -> list[Path]:
-    """Mend what a crash left half done: what was being replaced comes back if it is whole, leftovers go and are listed.
-
-    A checkpoint whose removal was cut off at once comes back as well; the next rotation removes it.
-    """
-    for replaced in (*run_dir.glob(".removing_*"), *(run_dir / "checkpoints").glob(".removing_*")):
-        folder = replaced.with_name(replaced.name.removeprefix(".removing_"))
-        if not folder.exists():
-            replaced.rename(folder)
-            if _update_of(folder) is not None and find_fault(folder) is not None:
-                folder.rename(replaced)
-    found = leftovers(run_dir)
-    for path in found:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    return found
-
-
-def leftovers(run_dir: Path) -> list[Path]:
-    """What interrupted writing and removing left in a run folder."""
-    folders = (run_dir, run_dir / "checkpoints")
-    return [path for f in folders for pattern in (".removing_*", ".writing_*", ".*.new") for path in f.glob(pattern)]
-
-
 def write_synced(path: Path, text: str) -> None:
     """Replace a text file; after a crash it holds either all of the old text or all of the new one. Raises: OSError."""
     beside = path.with_name(f".{path.name}.new")
@@ -240,6 +194,17 @@ def replace_folder(beside: Path, folder: Path) -> None:
     beside.rename(folder)
     _sync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def describe(error: BaseException, folder: Path, n_bytes: int) -> str:
+    """What went wrong in words, with the space needed and free."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:200]
+    try:
+        free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free"
+    except OSError:
+        free = "free space unknown"
+    needs = f"needs {n_bytes / 1e6:,.1f} MB, " if n_bytes else ""
+    return f"{text} ({needs}{free} in {folder})"
 
 
 def size_bytes(folder: Path) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from accel_tx.config import UserError
-from accel_tx.train import checkpoint, run_lock
+from accel_tx.train import checkpoint, checkpoint_removal, run_lock
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ def prune(run_dir: Path, keep: int) -> list[str]:
         kept = {*valid[:keep], *(path for path in valid if checkpoint.update_of(path) == best)}
         removed = [path for path in folders if path not in kept]
         for path in removed:
-            checkpoint.remove_checkpoint(path)
-        names = [path.name for path in (*removed, *checkpoint.tidy(run_dir))]
+            checkpoint_removal.remove(path)
+        names = [path.name for path in (*removed, *checkpoint_removal.tidy(run_dir))]
         if _latest(run_dir) != valid[0].name:
             checkpoint.write_synced(run_dir / "checkpoints" / "latest", valid[0].name + "\n")
         return names

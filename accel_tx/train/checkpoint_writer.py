@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from accel_tx.train import checkpoint
+from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.checkpoint_content import Content, Parts, copy_content, write_content
 from accel_tx.train.state import TrainState
 
@@ -80,9 +80,9 @@ class CheckpointWriter:
 
     def _rotate(self, state: TrainState) -> None:
         try:
-            checkpoint.rotate(self.run_dir, self.keep, self.save_every_updates, state)
+            checkpoint_removal.rotate(self.run_dir, self.keep, self.save_every_updates, state)
         except OSError as error:
-            self.say(f"older checkpoints not removed: {describe(error, self.run_dir, 0)}")
+            self.say(f"older checkpoints not removed: {checkpoint.describe(error, self.run_dir, 0)}")
 
 
 def write_checkpoint(content: Content, state: TrainState, run_dir: Path) -> str | None:
@@ -98,7 +98,9 @@ def write_checkpoint(content: Content, state: TrainState, run_dir: Path) -> str 
         checkpoint.seal(beside, final, state)
     except WRITE_ERRORS as error:
         shutil.rmtree(beside, ignore_errors=True)
-        return f"checkpoint of update {state.update:,} not saved: {describe(error, run_dir, content.n_bytes())}"
+        return (
+            f"checkpoint of update {state.update:,} not saved: {checkpoint.describe(error, run_dir, content.n_bytes())}"
+        )
     return None
 
 
@@ -119,7 +121,7 @@ def save_weights(model: nn.Module, folder: Path, scores: dict[str, Any]) -> str 
         checkpoint.replace_folder(beside, folder)
     except WRITE_ERRORS as error:
         shutil.rmtree(beside, ignore_errors=True)
-        return f"weights not saved in {folder}: {describe(error, folder.parent, n_bytes)}"
+        return f"weights not saved in {folder}: {checkpoint.describe(error, folder.parent, n_bytes)}"
     return None
 
 
@@ -129,14 +131,3 @@ def _make_room(folder: Path, n_bytes: int) -> None:
     folder.mkdir(parents=True)
     if shutil.disk_usage(folder).free < n_bytes:
         raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def describe(error: BaseException, folder: Path, n_bytes: int) -> str:
-    """What went wrong in words, with the space needed and free."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:200]
-    try:
-        free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free"
-    except OSError:
-        free = "free space unknown"
-    needs = f"needs {n_bytes / 1e6:,.1f} MB, " if n_bytes else ""
-    return f"{text} ({needs}{free} in {folder})"

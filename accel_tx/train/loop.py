@@ -31,7 +31,7 @@ from accel_tx.train.bad_numbers import (
     write_bad_update,
 )
 from accel_tx.train.checkpoint_content import Parts
-from accel_tx.train.checkpoint_writer import CheckpointWriter, describe, save_weights
+from accel_tx.train.checkpoint_writer import CheckpointWriter, save_weights
 from accel_tx.train.loading import deaths_told, load_updates
 from accel_tx.train.progress import Progress, opening_lines, say
 from accel_tx.train.report import Report
@@ -157,7 +157,7 @@ class Run:
                 forget_bad_updates(self.run_dir, self.state.update)
             self.log = self._open_log()
         except OSError as error:
-            failed = f"{self.run_dir}: cannot be written: {describe(error, self.run_dir, 0)}"
+            failed = f"{self.run_dir}: cannot be written: {checkpoint.describe(error, self.run_dir, 0)}"
         end_everywhere_if(accelerator, failed)
         self.first_update = self.state.update
 
@@ -254,7 +254,7 @@ class Run:
             try:
                 write_bad_update(self.run_dir, report, train.on_bad_update, self.plan, self.data, losses)
             except OSError as error:
-                self.progress.say(f"{BAD_UPDATES_FILE} not written: {describe(error, self.run_dir, 0)}")
+                self.progress.say(f"{BAD_UPDATES_FILE} not written: {checkpoint.describe(error, self.run_dir, 0)}")
         self.progress.say(in_words(report, self.run_dir))
         if train.on_bad_update == "stop" or state.n_bad_in_a_row >= train.max_bad_updates:
             raise too_many(report, state.n_bad_in_a_row, self.run_dir)

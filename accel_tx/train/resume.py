@@ -8,10 +8,9 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from accel_tx.config import UserError
-from accel_tx.train import checkpoint
+from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.agreement import broadcast, end_everywhere_if
 from accel_tx.train.checkpoint_content import Parts, find_misfit, put_back, read_content
-from accel_tx.train.checkpoint_writer import describe
 from accel_tx.train.state import TrainState
 
 
@@ -29,12 +28,12 @@ def find_checkpoint(accelerator: Accelerator, run_dir: Path, parts: Parts, fresh
 def _choose(accelerator: Accelerator, run_dir: Path, parts: Parts, fresh: TrainState) -> tuple[Path | None, str | None]:
     """The checkpoint to go on from, if there is one; and why this run must not start, if so."""
     try:
-        checkpoint.tidy(run_dir)
+        checkpoint_removal.tidy(run_dir)
         folder, passed_over = checkpoint.newest_valid(run_dir, partial(_misfit, parts=parts, fresh=fresh))
     except UserError as error:
         return None, str(error)
     except OSError as error:
-        return None, f"{run_dir}: cannot be used: {describe(error, run_dir, 0)}"
+        return None, f"{run_dir}: cannot be used: {checkpoint.describe(error, run_dir, 0)}"
     for line in passed_over:
         accelerator.print(line)
     if folder is None and passed_over:

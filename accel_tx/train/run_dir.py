@@ -9,8 +9,7 @@ from typing import Literal
 from accel_tx.config import Config, UserError, dump_yaml, what_is_learned
 from accel_tx.data.dataset import PreparedData
 from accel_tx.inference.translator import load_run_config
-from accel_tx.train import checkpoint, run_lock, warm_start
-from accel_tx.train.checkpoint_writer import describe
+from accel_tx.train import checkpoint, checkpoint_removal, run_lock, warm_start
 from accel_tx.train.state import TrainState
 from accel_tx.train.stopping import PREEMPTED_FILE, preempted_text
 
@@ -34,7 +33,7 @@ def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
             f"{run_dir}: holds {' and '.join(results)} of a run but no checkpoint to go on from; give another --run_dir"
         )
     if not (run_dir / "config.yaml").exists():
-        begun = {run_dir / run_lock.LOCK, run_dir / warm_start.ORIGIN, *checkpoint.leftovers(run_dir)}
+        begun = {run_dir / run_lock.LOCK, run_dir / warm_start.ORIGIN, *checkpoint_removal.leftovers(run_dir)}
         if run_dir.exists() and set(run_dir.iterdir()) - begun:
             raise UserError(f"{run_dir}: is not empty and holds no run; give a new or an empty folder")
         return
@@ -81,5 +80,5 @@ def leave_preempted(run_dir: Path, reason: str, state: TrainState, is_complete: 
     try:
         checkpoint.write_synced(run_dir / PREEMPTED_FILE, preempted_text(reason, state.update, state.n_updates))
     except OSError as error:
-        return f"{PREEMPTED_FILE} not written: {describe(error, run_dir, 0)}"
+        return f"{PREEMPTED_FILE} not written: {checkpoint.describe(error, run_dir, 0)}"
     return None

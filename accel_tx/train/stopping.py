@@ -26,11 +26,7 @@ from typing import Any
 
 STOP_FILE = "STOP"
 PREEMPTED_FILE = "PREEMPTED"
-SIGNALS = tuple(
-    getattr(signal, name)
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP")
-    if hasattr(signal, name)  # Windows has only the first two
-)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 # One Ctrl-C may arrive twice, from the terminal and from a launcher; a person's second one comes later.
 _ECHO_S = 0.5
 _FILE_EVERY_S = 1.0

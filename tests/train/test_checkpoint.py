@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from accel_tx.config import Config, UserError
-from accel_tx.train import checkpoint
+from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.checkpoint_content import read_content
 from accel_tx.train.checkpoint_writer import write_checkpoint
 from accel_tx.train.loop import train
@@ -112,7 +112,7 @@ def test_weights_that_a_crash_left_aside_come_back_and_leftovers_go(run_dir: Pat
     (run_dir / "best").rename(run_dir / ".removing_best")
     (run_dir / ".writing_best").mkdir()
     (run_dir / "checkpoints" / ".writing_update_00000030").mkdir()
-    checkpoint.tidy(run_dir)
+    checkpoint_removal.tidy(run_dir)
     assert (run_dir / "best" / "model.safetensors").read_bytes() == before
     assert not list(run_dir.rglob(".*ing_*"))
 
@@ -150,7 +150,7 @@ def test_a_checkpoint_that_was_being_replaced_comes_back_if_it_is_whole(run_dir:
         path = checkpoint.checkpoint_dir(run_dir, update)
         path.rename(path.with_name(f".removing_{path.name}"))
     flip_bit(run_dir / "checkpoints" / ".removing_update_00000020" / "optimizer.bin")
-    checkpoint.tidy(run_dir)
+    checkpoint_removal.tidy(run_dir)
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["latest", "update_00000010"]
     assert checkpoint.newest_valid(run_dir) == (checkpoint.checkpoint_dir(run_dir, 10), [])
 
