@@ -92,11 +92,12 @@ def find_fault(folder: Path, hash_files: bool = True) -> str | None:
         return f"{', '.join(sorted(foreign))} is no part of a checkpoint"
     for name, (size, digest) in sorted(files.items()):
         path = folder / name
-        # Only a plain file: to open a pipe would wait for ever.
-        if not path.is_file() or path.stat().st_size != size:
-            return f"{name} is damaged"
-        if hash_files and _sha256(path) != digest:
-            return f"{name} is damaged"
+        try:
+            # Only a plain file: to open a pipe would wait for ever.
+            if not path.is_file() or path.stat().st_size != size or (hash_files and _sha256(path) != digest):
+                return f"{name} is damaged"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
     try:
         load_state(folder)
     except UserError as error:

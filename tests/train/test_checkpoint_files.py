@@ -1,0 +1,44 @@
+"""Finding, replacing and removing checkpoints where the disk misbehaves or a crash came between; no training."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from accel_tx.train import checkpoint, checkpoint_removal
+from accel_tx.train.state import TrainState
+
+
+def make_checkpoint(run_dir: Path, update: int, best_update: int | None = None) -> Path:
+    """A checkpoint that is whole as far as its manifest goes."""
+    final = checkpoint.checkpoint_dir(run_dir, update)
+    beside = final.with_name(f".writing_{final.name}")
+    beside.mkdir(parents=True)
+    for name in checkpoint.NEEDED - {checkpoint.STATE}:
+        (beside / name).write_text(f"{name} of {update}")
+    checkpoint.seal(beside, final, TrainState("abc", {}, 100, update=update, best_update=best_update))
+    return final
+
+
+def updates_left(run_dir: Path) -> list[int]:
+    return [checkpoint.update_of(path) for path in checkpoint.checkpoint_dirs(run_dir)]
+
+
+@pytest.mark.parametrize("broken", ["is_file", "open"])
+def test_a_checkpoint_that_cannot_be_read_leaves_the_one_before(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, newest = make_checkpoint(tmp_path, 2), make_checkpoint(tmp_path, 4)
+    real = getattr(Path, broken)
+
+    def fail(path: Path, *arguments: object, **named: object) -> object:
+        if path == newest / checkpoint.OPTIMIZER:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, broken, fail)
+    fault = f"{checkpoint.OPTIMIZER} cannot be read (Input/output error)"
+    assert checkpoint.newest_valid(tmp_path) == (before, [f"{newest.name} passed over: {fault}"])
