@@ -19,6 +19,8 @@ from accel_tx.train.state import TrainState
 MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
 MODEL, OPTIMIZER, SCHEDULER, SCALER = "model.safetensors", "optimizer.bin", "scheduler.bin", "scaler.pt"
+REMOVING = ".removing_"
+"""Prefix of a folder on its way out."""
 NEEDED = frozenset({MODEL, OPTIMIZER, SCHEDULER, STATE})
 
 FindMisfit = Callable[[Path, TrainState], str | None]
@@ -44,13 +46,19 @@ def update_of(path: Path) -> int:
     return update
 
 
-def is_named_like_one(path: Path) -> bool:
-    """Whether a path has the name of a checkpoint."""
-    return _update_of(path) is not None
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether a run has a checkpoint, valid or not, or a crash left a whole one aside that `tidy` brings back."""
+    aside = (run_dir / "checkpoints").glob(f"{REMOVING}update_*")
+    return bool(checkpoint_dirs(run_dir)) or any(can_come_back(path) for path in aside)
+
+
+def can_come_back(aside: Path) -> bool:
+    """Whether what a crash left under a name with REMOVING is to have its name again: not half a checkpoint."""
+    return _update_of(aside) is None or find_fault(aside) is None
 
 
 def _update_of(path: Path) -> int | None:
-    matched = re.fullmatch(r"update_([0-9]{8,})", path.name)
+    matched = re.fullmatch(rf"(?:{re.escape(REMOVING)})?update_([0-9]{{8,}})", path.name)
     return int(matched[1]) if matched else None
 
 
@@ -73,7 +81,7 @@ def newest_valid(run_dir: Path, find_misfit: FindMisfit | None = None) -> tuple[
 def never_finished_one(run_dir: Path) -> bool:
     """Whether a run was begun here and never got to finish a checkpoint."""
     folder = run_dir / "checkpoints"
-    return folder.is_dir() and not (folder / "latest").exists() and not checkpoint_dirs(run_dir)
+    return folder.is_dir() and not (folder / "latest").exists() and not has_checkpoint(run_dir)
 
 
 def find_fault(folder: Path, hash_files: bool = True) -> str | None:
@@ -188,7 +196,7 @@ def replace_folder(beside: Path, folder: Path) -> None:
     for path in beside.iterdir():
         _sync(path)
     _sync(beside)
-    replaced = folder.with_name(f".removing_{folder.name}")
+    replaced = folder.with_name(REMOVING + folder.name)
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)

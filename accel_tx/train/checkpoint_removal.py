@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from accel_tx.train.checkpoint import checkpoint_dirs, find_fault, is_named_like_one, update_of
+from accel_tx.train.checkpoint import REMOVING, can_come_back, checkpoint_dirs, update_of
 from accel_tx.train.state import TrainState
 
 
@@ -24,7 +24,7 @@ def rotate(run_dir: Path, keep: int, save_every_updates: int, state: TrainState)
 
 def remove(folder: Path) -> None:
     """Remove a checkpoint; after a crash on the way no half of it looks like a checkpoint. Raises: OSError."""
-    trash = folder.with_name(f".removing_{folder.name}")
+    trash = folder.with_name(REMOVING + folder.name)
     shutil.rmtree(trash, ignore_errors=True)
     folder.rename(trash)
     shutil.rmtree(trash, ignore_errors=True)
@@ -35,12 +35,10 @@ def tidy(run_dir: Path) -> list[Path]:
 
     A checkpoint whose removal was cut off at once comes back as well; the next rotation removes it.
     """
-    for replaced in (*run_dir.glob(".removing_*"), *(run_dir / "checkpoints").glob(".removing_*")):
-        folder = replaced.with_name(replaced.name.removeprefix(".removing_"))
-        if not folder.exists():
+    for replaced in (*run_dir.glob(f"{REMOVING}*"), *(run_dir / "checkpoints").glob(f"{REMOVING}*")):
+        folder = replaced.with_name(replaced.name.removeprefix(REMOVING))
+        if not folder.exists() and can_come_back(replaced):
             replaced.rename(folder)
-            if is_named_like_one(folder) and find_fault(folder) is not None:
-                folder.rename(replaced)
     found = leftovers(run_dir)
     for path in found:
         if path.is_dir() and not path.is_symlink():
@@ -53,4 +51,4 @@ def tidy(run_dir: Path) -> list[Path]:
 def leftovers(run_dir: Path) -> list[Path]:
     """What interrupted writing and removing left in a run folder."""
     folders = (run_dir, run_dir / "checkpoints")
-    return [path for f in folders for pattern in (".removing_*", ".writing_*", ".*.new") for path in f.glob(pattern)]
+    return [path for f in folders for pattern in (f"{REMOVING}*", ".writing_*", ".*.new") for path in f.glob(pattern)]

@@ -69,7 +69,7 @@ def train(
     rank, _ = device.process_index()
     run_lock.refuse_if_held(run_dir, is_main=rank == 0)
     check_run_dir(config, run_dir, resume)
-    is_new = not checkpoint.checkpoint_dirs(run_dir)
+    is_new = not checkpoint.has_checkpoint(run_dir)
     warm_start.check_origin(run_dir, init_from, has_checkpoint=not is_new)
     source = warm_start.find_source(init_from) if is_new and init_from is not None else None
     data = prepare_data(config)

@@ -18,7 +18,7 @@ Resume = Literal["auto", "never", "require"]
 
 def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
     """Raise UserError if `run_dir` holds a run that this one must not go on or overwrite."""
-    has_checkpoint = bool(checkpoint.checkpoint_dirs(run_dir))
+    has_checkpoint = checkpoint.has_checkpoint(run_dir)
     if resume == "require" and not has_checkpoint:
         raise UserError(f"{run_dir}: --resume require, but it holds no checkpoint; give the folder of a run")
     if resume == "never" and has_checkpoint:

@@ -163,3 +163,13 @@ def test_a_checkpoint_of_the_same_update_is_replaced(run_dir: Path) -> None:
     assert checkpoint.newest_valid(run_dir) == (folder, [])
     assert checkpoint.load_state(folder) == state
     assert not list((run_dir / "checkpoints").glob(".*"))
+
+
+def test_a_run_whose_only_checkpoint_a_crash_left_aside_goes_on(
+    run_dir: Path, tiny_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(checkpoint.checkpoint_dir(run_dir, 10))
+    newest = checkpoint.checkpoint_dir(run_dir, 20)
+    newest.rename(newest.with_name(f".removing_{newest.name}"))
+    train(tiny_config(train={"stop_at_update": 21}), run_dir, resume="require")
+    assert f"going on from {newest}" in capsys.readouterr().out

@@ -42,3 +42,15 @@ def test_a_checkpoint_that_cannot_be_read_leaves_the_one_before(
     monkeypatch.setattr(Path, broken, fail)
     fault = f"{checkpoint.OPTIMIZER} cannot be read (Input/output error)"
     assert checkpoint.newest_valid(tmp_path) == (before, [f"{newest.name} passed over: {fault}"])
+
+
+def test_a_whole_checkpoint_that_a_crash_left_aside_counts_before_it_is_put_back(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, 2)
+    aside = folder.rename(folder.with_name(f".removing_{folder.name}"))
+    assert checkpoint.has_checkpoint(tmp_path)
+    assert aside.is_dir()
+    (aside / checkpoint.OPTIMIZER).unlink()
+    assert not checkpoint.has_checkpoint(tmp_path)
+    checkpoint_removal.tidy(tmp_path)
+    assert updates_left(tmp_path) == []
+    assert not aside.exists()
