@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ MODEL, OPTIMIZER, SCHEDULER, SCALER = "model.safetensors", "optimizer.bin", "sch
 REMOVING = ".removing_"
 """Prefix of a folder on its way out."""
 NEEDED = frozenset({MODEL, OPTIMIZER, SCHEDULER, STATE})
+# What some file systems, mostly in user space, answer for a folder; their files are synced all the same.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
 FindMisfit = Callable[[Path, TrainState], str | None]
 """What keeps a checkpoint whose files are intact from being loaded into this run, or None."""
@@ -192,15 +195,24 @@ def write_if_other(path: Path, text: str) -> None:
 
 
 def replace_folder(beside: Path, folder: Path) -> None:
-    """Sync the folder `beside` and give it the name `folder`, whose content goes; after a crash `tidy` leaves one."""
+    """Sync the folder `beside` and give it the name `folder`, whose content goes; after a crash `tidy` leaves one.
+
+    Raises: OSError; then `folder` holds what it held, or all of the new.
+    """
     for path in beside.iterdir():
         _sync(path)
     _sync(beside)
     replaced = folder.with_name(REMOVING + folder.name)
     shutil.rmtree(replaced, ignore_errors=True)
-    if folder.exists():
+    is_there = folder.exists()
+    if is_there:
         folder.rename(replaced)
-    beside.rename(folder)
+    try:
+        beside.rename(folder)
+    except OSError:
+        if is_there:
+            replaced.rename(folder)
+        raise
     _sync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
@@ -242,5 +254,8 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in _NO_FOLDER_SYNC):
+            raise
     finally:
         os.close(descriptor)

@@ -54,3 +54,41 @@ def test_a_whole_checkpoint_that_a_crash_left_aside_counts_before_it_is_put_back
     checkpoint_removal.tidy(tmp_path)
     assert updates_left(tmp_path) == []
     assert not aside.exists()
+
+
+def test_what_cannot_be_replaced_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, beside = tmp_path / "best", tmp_path / ".writing_best"
+    for path in (folder, beside):
+        path.mkdir()
+        (path / "x").write_text(path.name)
+    real = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path == beside:
+            raise OSError(errno.EACCES, "Permission denied")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Permission denied"):
+        checkpoint.replace_folder(beside, folder)
+    assert (folder / "x").read_text() == "best"
+    assert not (tmp_path / ".removing_best").exists()
+
+
+@pytest.mark.parametrize(("code", "is_saved"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_sync_folders_can_hold_checkpoints(
+    code: int, is_saved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(code, os.strerror(code))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    if is_saved:
+        assert checkpoint.find_fault(make_checkpoint(tmp_path, 2)) is None
+    else:
+        with pytest.raises(OSError, match=os.strerror(code)):
+            make_checkpoint(tmp_path, 2)
