@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence, Set
 from pathlib import Path
 
-from accel_tx.train.checkpoint import REMOVING, can_come_back, checkpoint_dirs, update_of
+from accel_tx.train.checkpoint import REMOVING, can_come_back, checkpoint_dirs, find_fault, update_of
 from accel_tx.train.state import TrainState
 
 
-def rotate(run_dir: Path, keep: int, save_every_updates: int, state: TrainState) -> None:
-    """Remove all but the `keep` newest checkpoints, the one of the best validation, and the newest regular one.
+def to_keep(folders: Sequence[Path], keep: int, every: int, best_update: int | None) -> set[Path]:
+    """Of good checkpoints, newest first: the `keep` newest, the one of the best validation, the newest regular one.
 
-    A regular one was not made by a stop: a rollback goes there, so that its end does not depend on the stops.
+    A regular one was made by `every`, the run's save_every_updates, and not by a stop: a rollback goes there, so that
+    its end does not depend on the stops.
     """
-    # One of a later update is damaged, or the run would stand there: it must not push out a good one.
+    regular = [path for path in folders if update_of(path) % every == 0]
+    return {*folders[:keep], *regular[:1], *(path for path in folders if update_of(path) == best_update)}
+
+
+def rotate(run_dir: Path, keep: int, every: int, state: TrainState, passed_over: Set[str] = frozenset()) -> None:
+    """Remove all but the checkpoints `to_keep`; a damaged one counts for none of them. Raises: OSError.
+
+    `passed_over`: names of those that the start found damaged, as what the sizes of files do not tell is not looked at.
+    """
+    # One of a later update is damaged, or the run would stand there: it stays until the run has passed it.
     folders = [path for path in checkpoint_dirs(run_dir) if update_of(path) <= state.update]
-    regular = next((path for path in folders if update_of(path) % save_every_updates == 0), None)
-    for path in folders[keep:]:
-        if update_of(path) != state.best_update and path != regular:
+    good = [path for path in folders if path.name not in passed_over and find_fault(path, hash_files=False) is None]
+    kept = to_keep(good, keep, every, state.best_update)
+    for path in folders:
+        if path not in kept:
             remove(path)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from accel_tx.config import UserError
+from accel_tx.config import UserError, load_yaml
 from accel_tx.train import checkpoint, checkpoint_removal, run_lock
 
 
@@ -123,29 +123,45 @@ def weights_fault(folder: Path) -> str | None:
 
 
 def prune(run_dir: Path, keep: int) -> list[str]:
-    """Remove all but the `keep` newest valid checkpoints and the one of the best validation, and leftovers.
+    """Remove leftovers and all but the valid checkpoints `to_keep`: newest, of the best validation, for a rollback.
 
     Every checkpoint is hashed first. Returns the names of what was removed.
-    Raises: UserError if no checkpoint is valid, or while a process writes the run; nothing is removed then.
+    Raises: UserError if no checkpoint is valid, or while a process writes the run; no checkpoint is removed then. Also
+    where the disk refuses.
     """
     if keep < 1:
         raise UserError(f"--prune is {keep}; expected at least 1, the newest checkpoint to keep")
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"{run_dir}: holds no run; expected a run folder made by `train`")
+    every = _save_every_updates(run_dir)
     with run_lock.locked(run_dir):
-        folders = checkpoint.checkpoint_dirs(run_dir)
-        valid = [path for path in folders if checkpoint.find_fault(path) is None]
-        if not valid:
-            raise UserError(f"{run_dir}: no checkpoint in it is valid, so none is removed; see `checkpoints --verify`")
-        best = checkpoint.load_state(valid[0]).best_update
-        kept = {*valid[:keep], *(path for path in valid if checkpoint.update_of(path) == best)}
-        removed = [path for path in folders if path not in kept]
-        for path in removed:
-            checkpoint_removal.remove(path)
-        names = [path.name for path in (*removed, *checkpoint_removal.tidy(run_dir))]
-        if _latest(run_dir) != valid[0].name:
-            checkpoint.write_synced(run_dir / "checkpoints" / "latest", valid[0].name + "\n")
-        return names
+        try:
+            return _prune(run_dir, keep, every)
+        except OSError as error:
+            raise UserError(f"{run_dir}: cannot be pruned: {checkpoint.describe(error, run_dir, 0)}") from None
+
+
+def _prune(run_dir: Path, keep: int, every: int) -> list[str]:
+    mended = checkpoint_removal.tidy(run_dir)
+    folders = checkpoint.checkpoint_dirs(run_dir)
+    valid = [path for path in folders if checkpoint.find_fault(path) is None]
+    if not valid:
+        raise UserError(f"{run_dir}: no checkpoint in it is valid, so none is removed; see `checkpoints --verify`")
+    kept = checkpoint_removal.to_keep(valid, keep, every, checkpoint.load_state(valid[0]).best_update)
+    removed = [path for path in folders if path not in kept]
+    for path in removed:
+        checkpoint_removal.remove(path)
+    if _latest(run_dir) != valid[0].name:
+        checkpoint.write_synced(run_dir / "checkpoints" / "latest", valid[0].name + "\n")
+    return [path.name for path in (*removed, *mended)]
+
+
+def _save_every_updates(run_dir: Path) -> int:
+    train = load_yaml(run_dir / "config.yaml").get("train")
+    every = train.get("save_every_updates") if isinstance(train, dict) else None
+    if not isinstance(every, int) or every < 1:
+        raise UserError(f"{run_dir}/config.yaml: train.save_every_updates is {every}; expected what `train` wrote")
+    return every
 
 
 def as_table(entries: list[Entry], verify: bool) -> Table:

@@ -37,6 +37,8 @@ class CheckpointWriter:
     def __init__(self, run_dir: Path, keep: int, save_every_updates: int, say: Callable[[str], object]) -> None:
         """`keep`: newest checkpoints that stay."""
         self.run_dir, self.keep, self.save_every_updates, self.say = run_dir, keep, save_every_updates, say
+        self.passed_over: set[str] = set()
+        """Names of checkpoints that the start found damaged; a save of the same update replaces one."""
         self.failed: str | None = None
         """Why the newest checkpoint that was asked for is not there."""
         self.slowest_s = 0.0
@@ -71,6 +73,7 @@ class CheckpointWriter:
         try:
             self.failed = write_checkpoint(content, state, self.run_dir)
             if self.failed is None:
+                self.passed_over.discard(checkpoint.checkpoint_dir(self.run_dir, state.update).name)
                 self._rotate(state)
             else:
                 self.say(f"{self.failed}; the training goes on, and the next save is tried again")
@@ -80,7 +83,7 @@ class CheckpointWriter:
 
     def _rotate(self, state: TrainState) -> None:
         try:
-            checkpoint_removal.rotate(self.run_dir, self.keep, self.save_every_updates, state)
+            checkpoint_removal.rotate(self.run_dir, self.keep, self.save_every_updates, state, self.passed_over)
         except OSError as error:
             self.say(f"older checkpoints not removed: {checkpoint.describe(error, self.run_dir, 0)}")
 

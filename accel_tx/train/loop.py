@@ -146,6 +146,9 @@ class Run:
         folder = find_checkpoint(accelerator, self.run_dir, self.parts, self.state)
         if folder is not None:
             self._load(folder)
+            # The start takes the newest that can be loaded.
+            later = checkpoint.checkpoint_dirs(self.run_dir)
+            self.writer.passed_over = {path.name for path in later if checkpoint.update_of(path) > self.state.update}
             accelerator.print(f"going on from {folder}")
         elif init_from is not None:
             self.state.init_from = warm_start.load_initial_weights(init_from, self.raw_model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from accel_tx.cli import main
 from accel_tx.config import Config
-from accel_tx.train import checkpoint
+from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.loop import train
 from accel_tx.train.run_lock import locked
 from tests.conftest import REPOSITORY
@@ -148,3 +149,47 @@ def test_it_answers_without_torch(run_dir: Path) -> None:
     assert imported & {"torch", "accelerate", "datasets", "numpy"} == set()
     assert "update_00000008" in done.stdout
     assert "latest, resumed next" in " ".join(done.stdout.split())
+
+
+def test_prune_keeps_what_a_rollback_needs(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("save_every_updates: 2", "save_every_updates: 3"))
+    main(["checkpoints", "--run_dir", str(run_dir), "--prune", "1"])
+    assert "removed update_00000002" in capsys.readouterr().out
+    names = sorted(path.name for path in (run_dir / "checkpoints").glob("update_*"))
+    best = checkpoint.load_state(checkpoint.checkpoint_dir(run_dir, 8)).best_update
+    assert names == [f"update_{update:08d}" for update in sorted({6, 8, best})]
+
+
+def test_prune_mends_first_and_tells_in_a_line_what_the_disk_refuses(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = checkpoint.checkpoint_dir(run_dir, 8)
+    newest.rename(newest.with_name(f".removing_{newest.name}"))
+
+    def refuse(folder: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_removal, "remove", refuse)
+        said = refused(capsys, "--run_dir", str(run_dir), "--prune", "1")
+    assert f"{run_dir}: cannot be pruned: Read-only file system" in said
+    main(["checkpoints", "--run_dir", str(run_dir), "--prune", "1"])
+    assert newest.is_dir()
+
+
+def test_a_checkpoint_that_rotation_removes_meanwhile_is_not_listed(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = checkpoint.find_fault
+
+    def find_fault(folder: Path, hash_files: bool = True) -> str | None:
+        fault = real(folder, hash_files)
+        if folder.name == "update_00000008":
+            shutil.rmtree(folder)
+        return fault
+
+    monkeypatch.setattr(checkpoint, "find_fault", find_fault)
+    entries = listed(capsys, run_dir)
+    assert [name for name in entries if name.startswith("ch")] == [f"checkpoints/update_{n:08d}" for n in (6, 4, 2)]
+    assert [name for name in entries if entries[name]["is_resumed"]] == ["checkpoints/update_00000006"]

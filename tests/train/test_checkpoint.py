@@ -173,3 +173,12 @@ def test_a_run_whose_only_checkpoint_a_crash_left_aside_goes_on(
     newest.rename(newest.with_name(f".removing_{newest.name}"))
     train(tiny_config(train={"stop_at_update": 21}), run_dir, resume="require")
     assert f"going on from {newest}" in capsys.readouterr().out
+
+
+def test_a_run_that_passed_over_a_damaged_checkpoint_keeps_the_good_one_before_it(
+    run_dir: Path, tiny_config: Callable[..., Config]
+) -> None:
+    flip_bit(checkpoint.checkpoint_dir(run_dir, 20) / "optimizer.bin")
+    train(tiny_config(train={"stop_at_update": 21, "keep_checkpoints": 2, "save_every_updates": 21}), run_dir)
+    kept = [checkpoint.update_of(path) for path in checkpoint.checkpoint_dirs(run_dir)]
+    assert kept == [21, 10]

@@ -92,3 +92,24 @@ def test_a_file_system_that_cannot_sync_folders_can_hold_checkpoints(
     else:
         with pytest.raises(OSError, match=os.strerror(code)):
             make_checkpoint(tmp_path, 2)
+
+
+def test_rotation_and_pruning_keep_the_newest_the_best_and_the_one_for_a_rollback() -> None:
+    folders = [checkpoint.checkpoint_dir(Path("run"), update) for update in (13, 12, 11, 10, 6, 5)]
+    kept = checkpoint_removal.to_keep(folders, keep=1, every=5, best_update=6)
+    assert sorted(map(checkpoint.update_of, kept)) == [6, 10, 13]
+    assert checkpoint_removal.to_keep([], keep=1, every=5, best_update=None) == set()
+
+
+def test_a_damaged_checkpoint_takes_no_good_ones_place(tmp_path: Path) -> None:
+    for update in (6, 8, 9, 10):
+        make_checkpoint(tmp_path, update)
+    state = TrainState("abc", {}, 100, update=10)
+    changed = checkpoint.checkpoint_dir(tmp_path, 9) / checkpoint.OPTIMIZER
+    changed.write_text(changed.read_text().upper())
+    checkpoint_removal.rotate(tmp_path, 2, 100, state, passed_over={"update_00000009"})
+    assert updates_left(tmp_path) == [10, 8]
+    make_checkpoint(tmp_path, 9)
+    (checkpoint.checkpoint_dir(tmp_path, 9) / checkpoint.OPTIMIZER).unlink()
+    checkpoint_removal.rotate(tmp_path, 2, 100, state)
+    assert updates_left(tmp_path) == [10, 8]
