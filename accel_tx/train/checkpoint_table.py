@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -48,18 +49,26 @@ def list_entries(run_dir: Path, verify: bool) -> list[Entry]:
     metrics = _metrics(run_dir / "metrics.jsonl")
     latest = _latest(run_dir)
     entries: list[Entry] = []
-    resumed = None
+    is_found = False
     for path in checkpoint.checkpoint_dirs(run_dir):
         fault = checkpoint.find_fault(path, hash_files=verify)
-        resumed = path if resumed is None and fault is None else resumed
         state = checkpoint.read_json(path / checkpoint.STATE)
         best = _best(state.get("best_metric"), state.get("best_score"), state.get("best_update"))
-        marks = {"best": best, "fault": fault, "is_latest": path.name == latest, "is_resumed": path == resumed}
-        entries.append(_entry(run_dir, path, checkpoint.update_of(path), metrics, **marks))
+        marks = {
+            "best": best,
+            "fault": fault,
+            "is_latest": path.name == latest,
+            "is_resumed": fault is None and not is_found,
+        }
+        # A training beside this may remove or replace what has just been found.
+        with contextlib.suppress(FileNotFoundError):
+            entries.append(_entry(run_dir, path, checkpoint.update_of(path), metrics, **marks))
+            is_found = is_found or fault is None
     for path in (run_dir / name for name in ("best", "final") if (run_dir / name).is_dir()):
         update = checkpoint.read_json(path / "scores.json").get("update")
         marks = {"best": None, "fault": weights_fault(path), "is_latest": False, "is_resumed": False}
-        entries.append(_entry(run_dir, path, update if isinstance(update, int) else None, metrics, **marks))
+        with contextlib.suppress(FileNotFoundError):
+            entries.append(_entry(run_dir, path, update if isinstance(update, int) else None, metrics, **marks))
     return entries
 
 
