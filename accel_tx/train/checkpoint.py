@@ -219,13 +219,13 @@ def replace_folder(beside: Path, folder: Path) -> None:
 
 def describe(error: BaseException, folder: Path, n_bytes: int) -> str:
     """What went wrong in words, with the space needed and free."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:200]
+    text = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())[:200]
     try:
         free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free"
     except OSError:
         free = "free space unknown"
     needs = f"needs {n_bytes / 1e6:,.1f} MB, " if n_bytes else ""
-    return f"{text} ({needs}{free} in {folder})"
+    return f"{text or type(error).__name__} ({needs}{free} in {folder})"
 
 
 def size_bytes(folder: Path) -> int:

@@ -43,30 +43,31 @@ class CheckpointWriter:
         """Why the newest checkpoint that was asked for is not there."""
         self.slowest_s = 0.0
         """What the slowest write took."""
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        # Not `Thread.join`: interrupted by Ctrl-C it takes a running thread for ended.
+        self._done = threading.Event()
+        self._done.set()
 
     def start(self, parts: Parts, state: TrainState) -> None:
-        """Copy everything and begin to write it; then rotate. Raises: what broke in the write before but a disk."""
-        self.wait()
-        content, state = copy_content(parts), copy.deepcopy(state)
-        # No daemon: an interpreter that ends first lets the write finish.
-        self._thread = threading.Thread(target=self._run, args=(content, state), name="checkpoint", daemon=False)
-        self._thread.start()
+        """Copy everything and begin to write it; then rotate. What fails, now or later, is told by `wait`."""
+        self.join()
+        try:
+            content, state = copy_content(parts), copy.deepcopy(state)
+            # No daemon: an interpreter that ends first lets the write finish.
+            thread = threading.Thread(target=self._run, args=(content, state), name="checkpoint", daemon=False)
+            self._done.clear()
+            thread.start()
+        except (RuntimeError, MemoryError) as error:  # no memory, or no thread
+            self._done.set()
+            self._give_up(_not_saved(state, error, self.run_dir, 0))
 
     def wait(self) -> str | None:
         """Wait for the write under way; why the newest checkpoint asked for is not there, or None."""
         self.join()
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
         return self.failed
 
     def join(self) -> None:
         """Wait for the write under way, whatever comes of it."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._done.wait()
 
     def _run(self, content: Content, state: TrainState) -> None:
         began_at_s = time.monotonic()
@@ -76,10 +77,17 @@ class CheckpointWriter:
                 self.passed_over.discard(checkpoint.checkpoint_dir(self.run_dir, state.update).name)
                 self._rotate(state)
             else:
-                self.say(f"{self.failed}; the training goes on, and the next save is tried again")
-        except BaseException as error:
-            self._error = error
-        self.slowest_s = max(self.slowest_s, time.monotonic() - began_at_s)
+                self._give_up(self.failed)
+        except Exception as error:
+            # Raised on this process alone it would leave the others waiting: the end of the run tells all of them.
+            self.failed = self.failed or _not_saved(state, error, self.run_dir, 0)
+        finally:
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began_at_s)
+            self._done.set()
+
+    def _give_up(self, failed: str) -> None:
+        self.failed = failed
+        self.say(f"{failed}; the training goes on, and the next save is tried again")
 
     def _rotate(self, state: TrainState) -> None:
         try:
@@ -99,12 +107,14 @@ def write_checkpoint(content: Content, state: TrainState, run_dir: Path) -> str 
         _make_room(beside, content.n_bytes() + _BESIDES_TENSORS)
         write_content(content, beside, state)
         checkpoint.seal(beside, final, state)
-    except WRITE_ERRORS as error:
+    except Exception as error:  # see `CheckpointWriter._run`
         shutil.rmtree(beside, ignore_errors=True)
-        return (
-            f"checkpoint of update {state.update:,} not saved: {checkpoint.describe(error, run_dir, content.n_bytes())}"
-        )
+        return _not_saved(state, error, run_dir, content.n_bytes())
     return None
+
+
+def _not_saved(state: TrainState, error: Exception, run_dir: Path, n_bytes: int) -> str:
+    return f"checkpoint of update {state.update:,} not saved: {checkpoint.describe(error, run_dir, n_bytes)}"
 
 
 def save_weights(model: nn.Module, folder: Path, scores: dict[str, Any]) -> str | None:

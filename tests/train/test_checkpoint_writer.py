@@ -1,0 +1,97 @@
+"""The thread that writes checkpoints: waiting for it, and what fails in it or before it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from accel_tx.train import checkpoint_writer
+from accel_tx.train.checkpoint_content import Content, Parts
+from accel_tx.train.checkpoint_writer import CheckpointWriter
+from accel_tx.train.state import TrainState
+from tests.train.test_checkpoint_files import make_checkpoint, updates_left
+
+EMPTY = Content({}, {"state": {}}, {}, None)
+STATE = TrainState("abc", {}, 100, update=4)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(checkpoint_writer, "copy_content", lambda parts: EMPTY)
+    return []
+
+
+def start(writer: CheckpointWriter) -> None:
+    parts: Parts = None  # type: ignore[assignment]
+    writer.start(parts, STATE)
+
+
+def test_the_write_is_waited_for_after_a_ctrl_c_during_the_wait(
+    said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, ended = threading.Event(), threading.Event()
+
+    def write(*_: object) -> None:
+        release.wait(20)
+        ended.set()
+
+    monkeypatch.setattr(checkpoint_writer, "write_checkpoint", write)
+    writer = CheckpointWriter(tmp_path, 2, 2, said.append)
+    start(writer)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            writer.join()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    threading.Timer(0.3, release.set).start()
+    began_at_s = time.monotonic()
+    writer.join()
+    assert ended.is_set(), f"waited {time.monotonic() - began_at_s:.2f} s only"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(MemoryError(), "MemoryError"), (RuntimeError("can't allocate memory"), "can't allocate memory")],
+)
+def test_a_copy_that_finds_no_memory_costs_the_save_only(
+    error: Exception, text: str, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Parts) -> Content:
+        raise error
+
+    make_checkpoint(tmp_path, 2)
+    writer = CheckpointWriter(tmp_path, 2, 2, said.append)
+    monkeypatch.setattr(checkpoint_writer, "copy_content", fail)
+    start(writer)
+    failed = writer.wait()
+    assert failed is not None
+    assert failed.startswith(f"checkpoint of update 4 not saved: {text} (")
+    assert said == [f"{failed}; the training goes on, and the next save is tried again"]
+    assert updates_left(tmp_path) == [2]
+
+
+@pytest.mark.parametrize("where", ["write_content", "write_checkpoint"])
+def test_a_defect_in_the_write_is_told_at_the_end_and_raised_nowhere(
+    where: str, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("weights")
+
+    monkeypatch.setattr(checkpoint_writer, where, fail)
+    writer = CheckpointWriter(tmp_path, 2, 2, said.append)
+    start(writer)
+    start(writer)
+    failed = writer.wait()
+    assert failed is not None
+    assert failed.startswith("checkpoint of update 4 not saved: 'weights' (")
+    assert not list(tmp_path.rglob(".writing_*"))
