@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import traceback
 from collections.abc import Iterator
@@ -10,13 +11,16 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 
 from accel_tx.config import TrainConfig, UserError
 
 Precision = Literal["no", "bf16", "fp16"]
 
 _N_KERNELS_KEPT = 64
+# The others wait in a collective operation while the main process waits for a slow disk to take the checkpoint before;
+# NCCL would end them after 10 minutes.
+_WAIT_FOR_OTHERS = datetime.timedelta(hours=1)
 
 
 def resolve_precision(asked: str) -> Precision:
@@ -115,7 +119,10 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         mixed_precision=resolve_precision(config.precision),
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         # The only buffer is the position table, the same everywhere and for ever.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=_WAIT_FOR_OTHERS),
+        ],
     )
     # An environment variable of the launcher may say otherwise; the batch plan does the accumulation here.
     accelerator.gradient_accumulation_steps = 1

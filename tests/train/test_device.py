@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from accel_tx.config import UserError
+from accel_tx.config import Config, UserError
 from accel_tx.train import device
 
 
@@ -127,3 +130,12 @@ def test_an_accumulation_that_the_launcher_asks_for_does_not_change_the_loss(mon
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8")
     accelerator = device.start_accelerator(TrainConfig(max_updates=1, batch_size=1, precision="no"))
     assert accelerator.gradient_accumulation_steps == 1
+
+
+def test_the_others_wait_for_a_slow_save_longer_than_any_backend_would(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    accelerator = device.start_accelerator(tiny_config().train)
+    assert accelerator.init_handler is not None
+    assert accelerator.init_handler.timeout >= datetime.timedelta(hours=1)
