@@ -149,10 +149,10 @@ class Run:
             # The start takes the newest that can be loaded.
             later = checkpoint.checkpoint_dirs(self.run_dir)
             self.writer.passed_over = {path.name for path in later if checkpoint.update_of(path) > self.state.update}
-            accelerator.print(f"going on from {folder}")
+            self._say(f"going on from {folder}")
         elif init_from is not None:
             self.state.init_from = warm_start.load_initial_weights(init_from, self.raw_model)
-            accelerator.print(f"beginning with the weights in {init_from.weights}")
+            self._say(f"beginning with the weights in {init_from.weights}")
         failed = None
         try:
             if accelerator.is_main_process:
@@ -180,7 +180,7 @@ class Run:
         for line in opening_lines(
             self.accelerator, self.state, self.last_update, self.plan, n_pairs, self.n_parameters
         ):
-            self.accelerator.print(line)
+            self._say(line)
 
     def go(self) -> None:
         """Train up to the last update, or until somebody asks for a stop."""
@@ -303,15 +303,15 @@ class Run:
         end_everywhere_if(a, f"{failed}; make room and give the same command again" if failed else None)
         if self.stop.has_file() and a.is_main_process:
             (self.run_dir / STOP_FILE).unlink(missing_ok=True)
-            a.print(f"the file {STOP_FILE} is removed")
+            self._say(f"the file {STOP_FILE} is removed")
         if not is_complete:
             by = "" if self.stopped_by is None else f" by {self.stopped_by}"
-            a.print(f"stopped{by} after update {state.update:,} of {state.n_updates:,}; the same command goes on")
+            self._say(f"stopped{by} after update {state.update:,} of {state.n_updates:,}; the same command goes on")
             return
         best = (
             "" if state.best_update is None else f"; best {self.config.validation.best_metric} at {state.best_update:,}"
         )
-        a.print(f"complete after update {state.update:,}{best}; weights in {self.run_dir}/best and final")
+        self._say(f"complete after update {state.update:,}{best}; weights in {self.run_dir}/best and final")
 
     def updates(self) -> Iterator[tuple[int, list[Batch]]]:
         """Each update still to do: its target tokens over all processes, and this process' micro-batches."""
@@ -387,6 +387,10 @@ class Run:
     def _save_weights(self, name: str, values: dict[str, Any]) -> str | None:
         values = {**values, "data_sha256": self.data.sha256}
         return save_weights(self.raw_model, self.run_dir / name, values)
+
+    def _say(self, text: str) -> None:
+        if self.accelerator.is_main_process:
+            say(text)
 
     def _epoch(self) -> float:
         return self.state.update / self.plan.updates_per_epoch

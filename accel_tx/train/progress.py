@@ -44,9 +44,10 @@ def opening_lines(
 
 
 def say(text: str) -> None:
-    """Print a line, above the bar if one is shown; from any thread."""
-    tqdm.write(text)
-    sys.stdout.flush()
+    """Print a line, above the bar if one is shown; from any thread. Where nobody can read it, the run goes on."""
+    with contextlib.suppress(OSError):
+        tqdm.write(text)
+        sys.stdout.flush()
 
 
 class Progress:

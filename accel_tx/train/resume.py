@@ -11,6 +11,7 @@ from accel_tx.config import UserError
 from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.agreement import broadcast, end_everywhere_if
 from accel_tx.train.checkpoint_content import Parts, find_misfit, put_back, read_content
+from accel_tx.train.progress import say
 from accel_tx.train.state import TrainState
 
 
@@ -19,13 +20,13 @@ def find_checkpoint(accelerator: Accelerator, run_dir: Path, parts: Parts, fresh
 
     Ends every process with status 2 if there are only damaged ones, or one of another run.
     """
-    folder, refusal = _choose(accelerator, run_dir, parts, fresh) if accelerator.is_main_process else (None, None)
+    folder, refusal = _choose(run_dir, parts, fresh) if accelerator.is_main_process else (None, None)
     end_everywhere_if(accelerator, refusal)
     chosen: Path | None = broadcast(accelerator, [folder])[0]
     return chosen
 
 
-def _choose(accelerator: Accelerator, run_dir: Path, parts: Parts, fresh: TrainState) -> tuple[Path | None, str | None]:
+def _choose(run_dir: Path, parts: Parts, fresh: TrainState) -> tuple[Path | None, str | None]:
     """The checkpoint to go on from, if there is one; and why this run must not start, if so."""
     try:
         checkpoint_removal.tidy(run_dir)
@@ -35,7 +36,7 @@ def _choose(accelerator: Accelerator, run_dir: Path, parts: Parts, fresh: TrainS
     except OSError as error:
         return None, f"{run_dir}: cannot be used: {checkpoint.describe(error, run_dir, 0)}"
     for line in passed_over:
-        accelerator.print(line)
+        say(line)
     if folder is None and passed_over:
         return None, f"{run_dir}: no checkpoint in it is valid; give another --run_dir to start anew"
     return folder, None

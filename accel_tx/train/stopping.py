@@ -92,7 +92,8 @@ class Stop:
 
     def has_file(self) -> bool:
         """Whether a STOP file stands in the run folder now."""
-        return self.run_dir is not None and (self.run_dir / STOP_FILE).exists()
+        # Path.exists raises what a network file system in trouble answers.
+        return self.run_dir is not None and os.path.exists(self.run_dir / STOP_FILE)
 
     def poll(self) -> None:
         """Raise StopAsked where a stop was asked for."""
@@ -127,15 +128,15 @@ class Stop:
         if is_interrupt and self._interrupted_at_s is None:
             self._interrupted_at_s = now_s
         if first:
-            _say(
-                f"{name}: stopping after this update, with a checkpoint; Ctrl-C {'again ' * is_interrupt}stops at once"
-            )
+            how = "again" if is_interrupt else "twice"
+            _say(f"{name}: stopping after this update, with a checkpoint; Ctrl-C {how} stops at once")
 
 
 def _say(text: str) -> None:
     # A handler may run inside a print, which must not be entered again; one process of several speaks.
     if os.environ.get("RANK", "0") == "0":
-        os.write(2, f"\naccel_tx: {text}\n".encode())
+        with contextlib.suppress(OSError):  # the terminal whose end this may tell of is gone
+            os.write(2, f"\naccel_tx: {text}\n".encode())
 
 
 def end_with_launcher() -> None:

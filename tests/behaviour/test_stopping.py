@@ -394,3 +394,33 @@ def test_a_killed_loader_worker_ends_the_run_with_a_line_and_nobody_waits(
     assert "the same command goes on" in printed
     assert "Traceback" not in printed
     assert not any(worker.is_running() for worker in workers)
+
+
+@pytest.mark.parametrize("end", ["terminal", "pipe"])
+def test_a_run_whose_reader_is_gone_still_stops_with_a_checkpoint(
+    end: str, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    reader, writer = os.openpty() if end == "terminal" else os.pipe()
+    command = [sys.executable, "-m", "accel_tx", "train", "--config", CONFIG, "--run_dir", str(run_dir)]
+    process = subprocess.Popen(
+        [*command, *as_options(tiny_config(**LONG))],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=writer,
+        stderr=writer,
+        start_new_session=True,
+    )
+    os.close(writer)
+    try:
+        wait_for(lambda: updates_done(run_dir) >= 3)
+        os.close(reader)
+        seen = updates_done(run_dir)
+        wait_for(lambda: updates_done(run_dir) >= seen + 5)
+        process.send_signal(signal.SIGHUP)
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert_stopped_early(run_dir, "SIGHUP")
