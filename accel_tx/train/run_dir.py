@@ -48,12 +48,14 @@ def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
 
 def begin_run_dir(config: Config, run_dir: Path, data: PreparedData, state: TrainState) -> None:
     """Write what stands beside the checkpoints: config, tokenizer, cleaning report; main process only."""
-    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (run_dir / "tokenizer").mkdir(exist_ok=True)
+    # Without config.yaml, folders would be taken for those of something else.
+    run_dir.mkdir(parents=True, exist_ok=True)
     if state.update == 0 and state.init_from is not None:
         checkpoint.write_synced(run_dir / warm_start.ORIGIN, json.dumps(state.init_from, indent=1))
+    checkpoint.write_if_other(run_dir / "config.yaml", dump_yaml(config))
+    for name in ("checkpoints", "tokenizer"):
+        (run_dir / name).mkdir(exist_ok=True)
     for name, text in {
-        "config.yaml": dump_yaml(config),
         "tokenizer/src.json": data.tokenizers.src.fast.to_str(pretty=True),
         "tokenizer/tgt.json": data.tokenizers.tgt.fast.to_str(pretty=True),
         "clean_report.json": json.dumps(data.report.to_dict(), indent=1, ensure_ascii=False),

@@ -87,13 +87,15 @@ class MetricsLog:
         """Append the lines that wait and this one, all or none."""
         if line:
             self.waiting.append(line)
-        before = self.path.stat().st_size if self.path.exists() else 0
+        before: int | None = None
         try:
             with self.path.open("ab", buffering=0) as file:
+                before = os.fstat(file.fileno()).st_size
                 _write_all(file, "".join(self.waiting).encode())
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.truncate(self.path, before)
+                if before is not None:
+                    os.truncate(self.path, before)
             if len(self.waiting) == 1:
                 self.say(f"{self.path}: cannot be written ({error.strerror}); its lines wait in memory")
             return False

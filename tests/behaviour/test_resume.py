@@ -141,3 +141,24 @@ def test_max_hours_stops_with_a_checkpoint_and_the_schedule_unchanged(tiny_confi
     assert checkpoint.newest_valid(tmp_path / "parts")[0] == checkpoint.checkpoint_dir(tmp_path / "parts", 1)
     train(tiny_config(), tmp_path / "parts")
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+def test_a_first_start_cut_off_at_any_file_of_the_run_folder_can_be_given_again(
+    tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(data={"phrasebook_valid_pairs": 3}, train={"max_updates": 2, "stop_at_update": 1})
+    real = checkpoint.write_synced
+    for n_written in range(4):
+        left = [n_written]
+
+        def write(path: Path, text: str, left: list[int] = left) -> None:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            real(path, text)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "write_synced", write)
+            with pytest.raises(KeyboardInterrupt):
+                train(config, tmp_path / str(n_written))
+        train(config, tmp_path / str(n_written))
