@@ -295,7 +295,9 @@ class Run:
         is_complete = state.update >= state.n_updates and not state.validation_is_due
         has_trained = state.update > self.first_update
         unsaved = [self.writer.wait(), self.log.close()]
-        if a.is_main_process and is_complete and (has_trained or not (self.run_dir / "final").exists()):
+        # Weights without the checkpoint behind them would look like a run that is done: the next start makes both.
+        is_saved = unsaved[0] is None
+        if a.is_main_process and is_saved and is_complete and (has_trained or not (self.run_dir / "final").exists()):
             unsaved.append(self._save_weights("final", {"update": state.update}))
         if a.is_main_process and self.stopped_by is not None:
             unsaved.append(leave_preempted(self.run_dir, self.stopped_by, state, is_complete))
