@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from accel_tx.config import UserError
 from accel_tx.train import run_lock
+from accel_tx.train.progress import say
 
 
 def broadcast(accelerator: Accelerator, values: list[Any]) -> list[Any]:
@@ -42,5 +43,5 @@ def run_dir_locked(accelerator: Accelerator, run_dir: Path) -> Iterator[None]:
                 refusal = str(error)
         end_everywhere_if(accelerator, refusal)
         if warning is not None:
-            accelerator.print(warning)
+            say(warning)
         yield

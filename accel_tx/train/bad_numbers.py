@@ -29,7 +29,9 @@ from torch import Tensor
 from accel_tx.config import RunError
 from accel_tx.data.batching import BatchPlan, share
 from accel_tx.data.dataset import PreparedData
+from accel_tx.train.lines import append_whole, keep_lines, update_of_line
 from accel_tx.train.report import Report, sums_dtype
+from accel_tx.train.state import TrainState
 
 GOOD, BAD_LOSS, BAD_GRADIENT, SPIKE, OVERFLOW = range(5)
 WORDS = {
@@ -108,14 +110,14 @@ def check_weights(model: torch.nn.Module, update: int, run_dir: Path) -> None:
         )
 
 
-def forget_bad_updates(run_dir: Path, update: int) -> None:
-    """Take out the lines of later updates, from a start that was lost."""
-    path = run_dir / BAD_UPDATES_FILE
-    if path.exists():
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-        beside = path.with_name(f".{BAD_UPDATES_FILE}.new")
-        beside.write_text("".join(line for line in lines if json.loads(line)["update"] <= update), encoding="utf-8")
-        beside.replace(path)
+def forget_bad_updates(run_dir: Path, state: TrainState) -> None:
+    """Take out the lines of later updates, from a start that was lost, but for those that the run passes over."""
+
+    def is_kept(line: bytes) -> bool:
+        update = update_of_line(line)
+        return update <= state.update or (update < math.inf and state.passes_over(int(update) - 1))
+
+    keep_lines(run_dir / BAD_UPDATES_FILE, is_kept)
 
 
 def write_bad_update(
@@ -133,8 +135,7 @@ def write_bad_update(
         "grad_norm": finite_or_none(report.grad_norm),
         "micro_batches": find_culprits(plan, data, report.update, losses),
     }
-    with (run_dir / BAD_UPDATES_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    append_whole(run_dir / BAD_UPDATES_FILE, (json.dumps(line, ensure_ascii=False) + "\n").encode())
 
 
 def in_words(report: Report, run_dir: Path) -> str:

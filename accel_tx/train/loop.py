@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from accel_tx.config import Config, what_is_learned
+from accel_tx.config import Config, UserError, what_is_learned
 from accel_tx.data.batching import BatchLimits, BatchPlan
 from accel_tx.data.collator import Batch
 from accel_tx.data.dataset import PreparedData, prepare_data
@@ -32,6 +32,7 @@ from accel_tx.train.bad_numbers import (
 )
 from accel_tx.train.checkpoint_content import Parts
 from accel_tx.train.checkpoint_writer import CheckpointWriter, save_weights
+from accel_tx.train.lines import update_of_line
 from accel_tx.train.loading import deaths_told, load_updates
 from accel_tx.train.progress import Progress, opening_lines, say
 from accel_tx.train.report import Report
@@ -150,15 +151,17 @@ class Run:
             later = checkpoint.checkpoint_dirs(self.run_dir)
             self.writer.passed_over = {path.name for path in later if checkpoint.update_of(path) > self.state.update}
             self._say(f"going on from {folder}")
-        elif init_from is not None:
-            self.state.init_from = warm_start.load_initial_weights(init_from, self.raw_model)
-            self._say(f"beginning with the weights in {init_from.weights}")
         failed = None
         try:
+            if folder is None and init_from is not None:
+                self.state.init_from = warm_start.load_initial_weights(init_from, self.raw_model)
+                self._say(f"beginning with the weights in {init_from.weights}")
             if accelerator.is_main_process:
                 begin_run_dir(self.config, self.run_dir, self.data, self.state)
-                forget_bad_updates(self.run_dir, self.state.update)
+                forget_bad_updates(self.run_dir, self.state)
             self.log = self._open_log()
+        except UserError as error:
+            failed = str(error)
         except OSError as error:
             failed = f"{self.run_dir}: cannot be written: {checkpoint.describe(error, self.run_dir, 0)}"
         end_everywhere_if(accelerator, failed)
@@ -280,11 +283,20 @@ class Run:
         saved.n_bad_in_a_row, saved.validation_is_due = now.n_bad_in_a_row, False
         saved.passed_over = [*now.passed_over, [saved.update, update + 1]]
         self.reports.take(every=True)
-        self.log.close()
-        self.log = self._open_log()
+        self._go_back_in_log(saved)
         self.progress.go_back(saved)
         self.progress.say(f"back to {folder.name}; updates {saved.update + 1:,} to {update + 1:,} are passed over")
         return True
+
+    def _go_back_in_log(self, saved: TrainState) -> None:
+        self.log.close()
+        waiting, failed = self.log.waiting, None
+        try:
+            self.log = self._open_log()
+        except OSError as error:
+            failed = f"{self.run_dir}: cannot be written: {checkpoint.describe(error, self.run_dir, 0)}"
+        end_everywhere_if(self.accelerator, failed)
+        self.log.waiting = [line for line in waiting if update_of_line(line.encode()) <= saved.update]
 
     def finish(self) -> None:
         """Write `final/` where the schedule is complete; say how to go on where it is not.
@@ -300,7 +312,9 @@ class Run:
         if a.is_main_process and is_saved and is_complete and (has_trained or not (self.run_dir / "final").exists()):
             unsaved.append(self._save_weights("final", {"update": state.update}))
         if a.is_main_process and self.stopped_by is not None:
-            unsaved.append(leave_preempted(self.run_dir, self.stopped_by, state, is_complete))
+            unsaved.append(
+                leave_preempted(self.run_dir, self.stopped_by, state, is_complete, is_saved=unsaved[0] is None)
+            )
         failed = "; ".join(filter(None, unsaved))
         end_everywhere_if(a, f"{failed}; make room and give the same command again" if failed else None)
         if self.stop.has_file() and a.is_main_process:
@@ -384,6 +398,7 @@ class Run:
         state.loss_average, n_averaged = self.judge.average.tolist()
         state.n_averaged = round(n_averaged)
         if self.accelerator.is_main_process:
+            self.log.flush()
             self.writer.start(self.parts, state)
 
     def _save_weights(self, name: str, values: dict[str, Any]) -> str | None:

@@ -75,12 +75,14 @@ def last_regular_checkpoint(run_dir: Path, every: int, update: int) -> Path | No
     return None
 
 
-def leave_preempted(run_dir: Path, reason: str, state: TrainState, is_complete: bool) -> str | None:
+def leave_preempted(run_dir: Path, reason: str, state: TrainState, is_complete: bool, is_saved: bool) -> str | None:
     """Write the file PREEMPTED unless the run is complete after all; None, or why it could not be written."""
     if is_complete:
         return None
     try:
-        checkpoint.write_synced(run_dir / PREEMPTED_FILE, preempted_text(reason, state.update, state.n_updates))
+        checkpoint.write_synced(
+            run_dir / PREEMPTED_FILE, preempted_text(reason, state.update, state.n_updates, is_saved)
+        )
     except OSError as error:
         return f"{PREEMPTED_FILE} not written: {checkpoint.describe(error, run_dir, 0)}"
     return None

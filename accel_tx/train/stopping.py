@@ -183,14 +183,14 @@ def signals_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def preempted_text(reason: str, update: int, n_updates: int) -> str:
+def preempted_text(reason: str, update: int, n_updates: int, is_saved: bool) -> str:
     """What the file PREEMPTED says, one `key: value` a line."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     lines = {
         "stopped_by": reason,
         "at": now,
         "update": f"{update} of {n_updates}",
-        "checkpoint": f"checkpoints/update_{update:08d}",
+        "checkpoint": f"checkpoints/update_{update:08d}" if is_saved else "that of an earlier update",
         "to_go_on": "start the same command again",
     }
     return "".join(f"{key}: {value}\n" for key, value in lines.items())

@@ -14,6 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from accel_tx.config import Config
+from accel_tx.train.lines import append_whole, keep_lines, update_of_line
 
 
 class MetricsLog:
@@ -40,7 +41,7 @@ class MetricsLog:
         self.tensorboard_failed = False
         if not self.is_main:
             return
-        _forget_after(self.path, update, validation_is_due)
+        keep_lines(self.path, lambda line: _is_before(line, update, validation_is_due))
         self.excepthook = threading.excepthook
         threading.excepthook = self._on_thread_error
         self._open_tensorboard(update)
@@ -83,19 +84,22 @@ class MetricsLog:
             return f"{self.path}: {len(self.waiting)} line(s) could not be written"
         return None
 
+    def flush(self) -> None:
+        """Bring the lines onto the disk that a checkpoint made now relies on."""
+        if not self.is_main:
+            return
+        if self.waiting:
+            self._append("")
+        with contextlib.suppress(OSError), self.path.open("rb") as file:
+            os.fsync(file.fileno())
+
     def _append(self, line: str) -> bool:
         """Append the lines that wait and this one, all or none."""
         if line:
             self.waiting.append(line)
-        before: int | None = None
         try:
-            with self.path.open("ab", buffering=0) as file:
-                before = os.fstat(file.fileno()).st_size
-                _write_all(file, "".join(self.waiting).encode())
+            append_whole(self.path, "".join(self.waiting).encode())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                if before is not None:
-                    os.truncate(self.path, before)
             if len(self.waiting) == 1:
                 self.say(f"{self.path}: cannot be written ({error.strerror}); its lines wait in memory")
             return False
@@ -131,30 +135,10 @@ class MetricsLog:
             self.excepthook(error)
 
 
-def _write_all(file: Any, content: bytes) -> None:
-    while content:
-        content = content[file.write(content) :]
-
-
-def _forget_after(path: Path, update: int, validation_is_due: bool) -> None:
-    if not path.exists():
-        return
-    lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if _update_of(line) <= update]
-    if validation_is_due:
-        kept = [line for line in kept if _update_of(line) < update or b"val_loss" not in line]
-    if len(kept) < len(lines):
-        beside = path.with_name(".metrics.jsonl.new")
-        beside.write_bytes(b"".join(kept))
-        beside.replace(path)
-
-
-def _update_of(line: bytes) -> float:
-    try:
-        # Without its end it was cut off by a crash, and the next line would be glued to it.
-        return int(json.loads(line)["update"]) if line.endswith(b"\n") else float("inf")
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+def _is_before(line: bytes, update: int, validation_is_due: bool) -> bool:
+    if validation_is_due and b"val_loss" in line:
+        return update_of_line(line) < update
+    return update_of_line(line) <= update
 
 
 def _as_markdown(config: Config) -> str:

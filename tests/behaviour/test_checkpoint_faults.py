@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState
 
 from accel_tx.config import Config, TrainConfig, UserError, build_config
 from accel_tx.data.dataset import prepare_data
-from accel_tx.train import checkpoint, device
+from accel_tx.train import agreement, checkpoint, device, loop, resume
 from accel_tx.train.agreement import run_dir_locked
 from accel_tx.train.checkpoint_content import Content, read_content
 from accel_tx.train.checkpoint_writer import write_checkpoint
@@ -127,7 +127,8 @@ def outcomes(
     """The outcome of every row."""
     capture = pytest.MonkeyPatch()
     printed: list[str] = []
-    capture.setattr(Accelerator, "print", lambda self, *values, **_: printed.append(" ".join(map(str, values))))
+    for module in (loop, resume, agreement):
+        capture.setattr(module, "say", printed.append)
 
     def read() -> str:
         text = "\n".join(printed)
