@@ -166,7 +166,7 @@ def _checkpoints(argv: list[str]) -> None:
     parser.add_argument(
         "--prune",
         type=int | None,
-        help="first remove all but so many of the newest valid checkpoints and the one of the best validation, "
+        help="first remove all but so many of the newest valid checkpoints, the best one and the one for a rollback, "
         "and what crashes left; refused while the run is being written",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
