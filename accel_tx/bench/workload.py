@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pyarrow as pa
 
 from accel_tx.config import Config, UserError
 from accel_tx.data.batching import BatchPlan
@@ -16,6 +15,8 @@ from accel_tx.data.dataset import PreparedData, Ragged, TokenPairs, prepare_data
 from accel_tx.data.packing import Indices
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from accel_tx.data.clean_report import CleanReport
     from accel_tx.data.tokenizer import TokenizerPair
 
@@ -41,8 +42,8 @@ class Workload:
             folder=Path(),
             train=self.pairs,
             valid=TokenPairs(nothing, nothing),
-            valid_src=pa.chunked_array([], pa.string()),
-            valid_tgt=pa.chunked_array([], pa.string()),
+            valid_src=cast("pa.ChunkedArray", None),
+            valid_tgt=cast("pa.ChunkedArray", None),
             tokenizers=cast("TokenizerPair", tokenizers),
             report=cast("CleanReport", None),
             sha256="",
