@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -84,6 +83,8 @@ def _mean_loss(
 def _translate_all(
     accelerator: Accelerator, model: Transformer, data: PreparedData, config: Config, poll: Callable[[], None]
 ) -> list[str]:
+    import pyarrow as pa  # late: training on prepared arrays does without
+
     mine = range(accelerator.process_index, len(data.valid_src), accelerator.num_processes)
     translator = Translator(model, data.tokenizers, config.decode, poll)
 
