@@ -1,0 +1,36 @@
+"""The configuration: one frozen dataclass a section, checked on its own and against the others.
+
+A YAML file holds only what differs from the defaults; every run saves its resolved copy.
+"""
+
+from accel_tx.config.checks import nearest_of
+from accel_tx.config.clean import PRESETS, CleanConfig
+from accel_tx.config.data import CorpusEntry, DataConfig
+from accel_tx.config.decode import DecodeConfig
+from accel_tx.config.errors import RunError, UserError
+from accel_tx.config.model import ModelConfig, TokenizerConfig
+from accel_tx.config.train import OptimConfig, TrainConfig, ValidationConfig
+from accel_tx.config.whole import SECTIONS, Config, build_config, check_key, dump_yaml, load_yaml, what_is_learned
+
+__all__ = [
+    "PRESETS",
+    "SECTIONS",
+    "CleanConfig",
+    "Config",
+    "CorpusEntry",
+    "DataConfig",
+    "DecodeConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RunError",
+    "TokenizerConfig",
+    "TrainConfig",
+    "UserError",
+    "ValidationConfig",
+    "build_config",
+    "check_key",
+    "dump_yaml",
+    "load_yaml",
+    "nearest_of",
+    "what_is_learned",
+]

@@ -1,0 +1,37 @@
+"""Checks that several sections share; each raises UserError."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from accel_tx.config.errors import UserError
+
+
+def nearest_of(word: str, known: Iterable[str]) -> str:
+    """The known word that looks most like `word`."""
+    return difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)[0]
+
+
+def exactly_one(section: Any, prefix: str, a: str, b: str) -> None:
+    if (getattr(section, a) is None) == (getattr(section, b) is None):
+        given = "neither" if getattr(section, a) is None else "both"
+        raise UserError(f"{prefix}.{a} and {prefix}.{b}: {given} given; expected exactly one (set the other to null)")
+
+
+def both_or_none(section: Any, prefix: str, a: str, b: str) -> None:
+    if (getattr(section, a) is None) != (getattr(section, b) is None):
+        raise UserError(f"{prefix}.{a} and {prefix}.{b}: only one is given; expected both, line beside line")
+
+
+def at_least(prefix: str, section: Any, low: int, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and value < low:
+            raise UserError(f"{prefix}.{name} is {value}; expected at least {low}")
+
+
+def in_range(key: str, value: float, low: float, high: float, low_open: bool = False) -> None:
+    if not (low < value < high or (value == low and not low_open)):
+        raise UserError(f"{key} is {value}; expected from {low} to below {high}")

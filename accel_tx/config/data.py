@@ -1,0 +1,144 @@
+"""Section `data`: where the pairs come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from accel_tx.config.checks import at_least, both_or_none, in_range, nearest_of
+from accel_tx.config.clean import PRESETS, CleanConfig
+from accel_tx.config.errors import UserError
+
+_LARGEST_WEIGHT = 1000
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pairs come from."""
+
+    corpus: str = "phrasebook"
+    """`phrasebook`, a folder, a file (.tsv .csv .jsonl .parquet, also .gz), or a dataset id of the Hub."""
+    subset: str | None = None
+    """Name of the configuration inside a Hub dataset, such as `en-fr`."""
+    corpora: list[dict[str, Any]] = field(default_factory=list)
+    """Several corpora in place of `corpus`, mixed by weight: a list of {name, corpus, subset, weight, clean}."""
+    streaming: bool = False
+    """Read a Hub dataset row by row as it arrives: neither the download nor its Arrow copy is kept on disk."""
+    src_lang: str = "en"
+    """Source language: the name of its column, of its key in `translation`, or of its plain text file's suffix."""
+    tgt_lang: str = "fr"
+    """Target language, likewise."""
+    train_src: str | None = None
+    """Plain text file with one source sentence a line; given with `train_tgt` it replaces `corpus`."""
+    train_tgt: str | None = None
+    """Plain text file with the translations, line by line."""
+    valid_src: str | None = None
+    """Plain text file with the validation sources; used as it is, never cleaned."""
+    valid_tgt: str | None = None
+    """Plain text file with the validation references."""
+    valid_corpus: str | None = None
+    """Validation pairs as one folder or file, in any form that `corpus` takes; used as it is, never cleaned."""
+    valid_fraction: float = 0.1
+    """Share of the cleaned pairs held out where the corpus brings no validation set; chosen by content hash."""
+    valid_size: int | None = None
+    """Number of pairs held out, in place of `valid_fraction`."""
+    group_column: str | None = None
+    """Column, such as book or document, whose pairs are held out all together or not at all."""
+    test_src: str | None = None
+    """Plain text file with test sources: never trained on; the rule `overlap` keeps training clear of it."""
+    test_tgt: str | None = None
+    """Plain text file with the test references."""
+    test_corpus: str | None = None
+    """Test pairs as one folder (its test split) or file, in any form that `corpus` takes."""
+    phrasebook_train_pairs: int = 60_000
+    """Training pairs that the embedded grammar writes."""
+    phrasebook_valid_pairs: int = 1_000
+    """Validation pairs that the embedded grammar writes."""
+    phrasebook_seed: int = 1
+    """Seed of the embedded grammar."""
+    cache_dir: str = "~/.cache/accel_tx"
+    """Folder for prepared data; a second start with the same input and settings reads it from there."""
+    n_procs: int = 1
+    """Processes that clean and tokenize."""
+
+    def __post_init__(self) -> None:
+        both_or_none(self, "data", "train_src", "train_tgt")
+        both_or_none(self, "data", "valid_src", "valid_tgt")
+        both_or_none(self, "data", "test_src", "test_tgt")
+        for split, meaning in (("valid", "validation"), ("test", "test")):
+            if getattr(self, f"{split}_src") and getattr(self, f"{split}_corpus"):
+                raise UserError(f"data.{split}_corpus and data.{split}_src are both given; expected one {meaning} set")
+        in_range("data.valid_fraction", self.valid_fraction, 0.0, 0.5, low_open=True)
+        at_least("data", self, 1, "phrasebook_train_pairs", "phrasebook_valid_pairs", "n_procs", "valid_size")
+        if self.src_lang == self.tgt_lang:
+            raise UserError(f"data.src_lang and data.tgt_lang are both {self.src_lang!r}; expected two languages")
+        for name in ("train_src", "corpus", "subset"):
+            if self.corpora and getattr(self, name) != getattr(DataConfig, name):
+                raise UserError(f"data.corpora and data.{name} are both given; expected one of them")
+        names = [entry.name for entry in self.entries()]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"data.corpora: the name {name!r} is given twice; expected names of their own")
+
+    def entries(self) -> list[CorpusEntry]:
+        """The corpora to train on, in order; one that stands for `corpus`, or for the two files, where none is listed.
+
+        Raises: UserError that names the entry (counted from 1) and the nearest valid key for an unknown one.
+        """
+        if not self.corpora:
+            name = f"{self.train_src} and {self.train_tgt}" if self.train_src else self.corpus
+            return [CorpusEntry(name, self.corpus, self.subset)]
+        return [_corpus_entry(f"data.corpora, entry {n}", given) for n, given in enumerate(self.corpora, start=1)]
+
+
+@dataclass(frozen=True)
+class CorpusEntry:
+    """One of several corpora."""
+
+    name: str
+    """What the report calls it."""
+    corpus: str
+    """As `data.corpus`."""
+    subset: str | None = None
+    """As `data.subset`."""
+    weight: float = 1.0
+    """How often each of its pairs counts in an epoch; what is left of a whole number is a share of the pairs."""
+    clean: dict[str, Any] = field(default_factory=dict)
+    """Fields of the `clean` section that differ for this corpus."""
+
+    def clean_config(self, base: CleanConfig) -> CleanConfig:
+        """`base` with what differs for this corpus. Raises: UserError for a field or value that does not fit."""
+        where = f"data.corpora, clean of {self.name}"
+        known = [f.name for f in dataclasses.fields(base)]
+        for key in self.clean:
+            if key not in known:
+                raise UserError(f"{where}: unknown key {key}; did you mean {nearest_of(str(key), known)}?")
+        preset = self.clean.get("preset", base.preset)
+        if preset not in list(PRESETS):
+            raise UserError(f"{where}: preset is {preset!r}; expected one of {', '.join(PRESETS)}")
+        try:
+            return dataclasses.replace(base, **self.clean)
+        except (UserError, TypeError, AttributeError) as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+def _corpus_entry(where: str, given: Any) -> CorpusEntry:
+    fields = {f.name: f for f in dataclasses.fields(CorpusEntry)}
+    if not isinstance(given, dict):
+        raise UserError(f"{where} is {given!r}; expected a mapping with {', '.join(fields)}")
+    for key in given:
+        if key not in fields:
+            raise UserError(f"{where}: unknown key {key}; did you mean {nearest_of(str(key), fields)}?")
+    for key in ("name", "corpus"):
+        if not isinstance(given.get(key), str) or not given[key]:
+            raise UserError(f"{where}: {key} is {given.get(key)!r}; expected text")
+    entry = CorpusEntry(**given)
+    if not isinstance(entry.subset, str | None):
+        raise UserError(f"{where}: subset is {entry.subset!r}; expected text or null")
+    number = isinstance(entry.weight, int | float) and not isinstance(entry.weight, bool)
+    if not number or not 0 < entry.weight <= _LARGEST_WEIGHT:
+        raise UserError(f"{where}: weight is {entry.weight!r}; expected a number above 0, at most {_LARGEST_WEIGHT}")
+    if not isinstance(entry.clean, dict):
+        raise UserError(f"{where}: clean is {entry.clean!r}; expected fields of the section clean")
+    return entry

@@ -1,0 +1,134 @@
+"""The whole configuration: its sections, the checks between them, its YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from accel_tx.config.checks import nearest_of
+from accel_tx.config.clean import CleanConfig
+from accel_tx.config.data import DataConfig
+from accel_tx.config.decode import DecodeConfig
+from accel_tx.config.errors import UserError
+from accel_tx.config.model import ModelConfig, TokenizerConfig
+from accel_tx.config.train import OptimConfig, TrainConfig, ValidationConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """All sections; `train` has no defaults for length and batch size, so a config file names them."""
+
+    train: TrainConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+
+    def __post_init__(self) -> None:
+        for entry in self.data.entries():
+            entry.clean_config(self.clean)
+        if self.model.tie_embeddings == "all" and not self.tokenizer.joint:
+            raise UserError(
+                "model.tie_embeddings is 'all' but tokenizer.joint is false; "
+                "expected a joint vocabulary, or tie_embeddings 'decoder' or 'none'"
+            )
+        if self.train.max_tokens is not None and self.train.max_tokens < self.model.max_positions:
+            raise UserError(
+                f"train.max_tokens is {self.train.max_tokens}; expected at least model.max_positions = "
+                f"{self.model.max_positions}, so that the longest pair fits a micro-batch"
+            )
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "clean": CleanConfig,
+    "tokenizer": TokenizerConfig,
+    "model": ModelConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+    "validation": ValidationConfig,
+    "decode": DecodeConfig,
+}
+
+# They say where and how long to run, not what is learned: a resumed run may have other values here.
+# The data section is free as well, because the prepared data carries a hash of its content; and so is the precision
+# asked for, because a checkpoint records the one in effect.
+_FREE_ON_RESUME = {
+    "log_every_updates",
+    "save_every_updates",
+    "keep_checkpoints",
+    "max_hours",
+    "stop_at_update",
+    "on_bad_update",
+    "max_bad_updates",
+    "spike_factor",
+    "cpu_threads",
+    "loader_workers",
+    "precision",
+}
+
+
+def what_is_learned(config: Config) -> dict[str, Any]:
+    """The fields, as `section.field`, that a resumed run must share with the run that it goes on."""
+    flat: dict[str, Any] = {}
+    for section in ("model", "optim", "train"):
+        for name, value in dataclasses.asdict(getattr(config, section)).items():
+            if name not in _FREE_ON_RESUME:
+                flat[f"{section}.{name}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def load_yaml(path: Path, moved: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Read a config file as nested dicts whose keys are all known, those in `moved` (old -> new) under their new names.
+
+    Raises: UserError if the file is missing, is no YAML mapping, or holds a key that no section has.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a config file, see configs/") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds {type(values).__name__}; expected sections such as `model:` with fields")
+    for old, new in (moved or {}).items():
+        (old_section, old_name), (new_section, new_name) = old.split("."), new.split(".")
+        if isinstance(values.get(old_section), dict) and old_name in values[old_section]:
+            values.setdefault(new_section, {})[new_name] = values[old_section].pop(old_name)
+    for section, fields in values.items():
+        check_key(str(section), where=str(path))
+        if not isinstance(fields, dict):
+            raise UserError(f"{path}: {section} is {fields!r}; expected fields below it")
+        for name in fields:
+            check_key(f"{section}.{name}", where=str(path))
+    return values
+
+
+def check_key(key: str, where: str) -> None:
+    """Raise UserError with the nearest valid key unless `key` is a section or `section.field`."""
+    sections = list(SECTIONS)
+    keys = [f"{section}.{f.name}" for section, cls in SECTIONS.items() for f in dataclasses.fields(cls)]
+    if key in sections or key in keys:
+        return
+    raise UserError(f"{where}: unknown key {key}; did you mean {nearest_of(key, sections + keys)}?")
+
+
+def build_config(values: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Make the checked Config from nested values of the right types."""
+    sections = {name: cls(**values.get(name, {})) for name, cls in SECTIONS.items()}
+    return Config(**sections)
+
+
+def dump_yaml(config: Config) -> str:
+    """The resolved config as YAML, every field included."""
+    values = dataclasses.asdict(config)
+    values["optim"]["betas"] = list(values["optim"]["betas"])
+    return yaml.safe_dump({name: values[name] for name in SECTIONS}, sort_keys=False)
