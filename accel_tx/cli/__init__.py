@@ -1,0 +1,60 @@
+"""The command line: parse, call, and turn bad input into one line and exit status 2. A module for each command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+from accel_tx.config import RunError, UserError
+
+USAGE = """\
+usage: python -m accel_tx COMMAND ...
+       accelerate launch [--config_file launch/X.yaml] -m accel_tx COMMAND ...
+
+Train encoder-decoder Transformers for machine translation on HuggingFace Accelerate.
+
+commands:
+  data       load, clean, split and tokenize a corpus; report what was dropped and why, and what training will be like
+             python -m accel_tx data --config configs/quickstart.yaml --html report.html
+  train      train, or go on exactly where an earlier start stopped
+             accelerate launch -m accel_tx train --config configs/quickstart.yaml --run_dir runs/quickstart
+  checkpoints  what a run has saved, and whether it is whole
+             python -m accel_tx checkpoints --run_dir runs/quickstart
+  evaluate   translate a file (or the run's validation set) and score it
+             python -m accel_tx evaluate --run_dir runs/quickstart --src test.en --ref test.fr
+  translate  line in, line out, order kept
+             echo "The old man reads." | python -m accel_tx translate --run_dir runs/quickstart
+  bench      speed, memory and padding on this machine, beside the baselines; one table
+             python -m accel_tx bench --config configs/multi30k_en_fr.yaml --synthetic 20000 --seconds 20
+
+`python -m accel_tx COMMAND --help` lists the options of a command.
+Any field of the config is an option: --section.field value, such as --train.seed 7.
+"""
+_COMMANDS = ("data", "train", "checkpoints", "evaluate", "translate", "bench")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; exits with one line and status 2 on bad input, or status 1 if a run cannot go on."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(USAGE, end="")
+            return
+        if argv[0] not in _COMMANDS:
+            raise UserError(f"unknown command {argv[0]!r}; expected one of {', '.join(_COMMANDS)}")
+        import_module(f"accel_tx.cli.{argv[0]}").run(argv[1:])
+    except (UserError, RunError) as error:
+        rank = os.environ.get("RANK", "0")
+        print(f"accel_tx: {'' if rank == '0' else f'process {rank}: '}{error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt:
+        print("accel_tx: interrupted", file=sys.stderr)
+        # At once: an orderly end of Python may wait for other processes, or abort inside a communication library.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does; Python must not flush to it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

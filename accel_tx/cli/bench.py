@@ -1,0 +1,48 @@
+"""`bench`: measure speed, memory and padding on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from accel_tx import options as opt
+from accel_tx.inference.lines import write_whole
+
+
+def run(argv: list[str]) -> None:
+    """Parse the options and do it."""
+    parser = opt.config_parser(
+        "bench",
+        "Measure on this machine, on the config's model and corpus, and print a table. Example: "
+        "python -m accel_tx bench --config configs/multi30k_en_fr.yaml --synthetic 20000 --precision bf16,no",
+    )
+    parser.add_argument(
+        "--measure",
+        choices=["speed", "padding", "loss"],
+        default="speed",
+        help="speed: tokens/s, padding, time shares and memory of training, beside the baselines; padding: of the "
+        "batch plan, and what planning costs; loss: memory and time of the vocabulary loss beside plain cross-entropy",
+    )
+    parser.add_argument(
+        "--systems",
+        default="ours,original,original-before",
+        help="what trains; original-before pads all to the longest",
+    )
+    parser.add_argument("--peer", choices=["hf", None], default=None, help="hf: also HuggingFace's Seq2SeqTrainer")
+    parser.add_argument("--precision", default=None, help="such as bf16,no: each is measured (default: the config's)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="training of each system, over all rounds")
+    parser.add_argument("--rounds", type=int, default=3, help="in each round every system has a turn")
+    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads (default: train.cpu_threads)")
+    parser.add_argument("--workers", default="0,2", help="loader workers of ours: each number is measured")
+    parser.add_argument("--vocab", type=int | None, default=None, help="size of both vocabularies of the model")
+    parser.add_argument(
+        "--synthetic", type=int | None, default=None, help="so many pairs of book-like lengths instead of the corpus"
+    )
+    parser.add_argument("--json", type=str | None, help="also write everything, each round included, to this file")
+    config, options = opt.parse_with_config(parser, argv)
+    from accel_tx.bench.command import run_bench
+
+    text, found = run_bench(config, options)
+    print(text)
+    if options.json:
+        write_whole(Path(options.json), iter([json.dumps(found, indent=1)]))

@@ -1,0 +1,43 @@
+"""`checkpoints`: list, verify and prune what a run has saved."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from accel_tx import options as opt
+
+
+def run(argv: list[str]) -> None:
+    """Parse the options and do it."""
+    parser = opt.plain_parser("checkpoints", "List what a run has saved, and whether it is whole; remove what is not.")
+    parser.add_argument("--run_dir", type=str, required=True, help="folder of a training run")
+    parser.add_argument("--verify", action="store_true", help="read and hash every file; without it sizes are compared")
+    parser.add_argument(
+        "--prune",
+        type=int | None,
+        help="first remove all but so many of the newest valid checkpoints, the best one and the one for a rollback, "
+        "and what crashes left; refused while the run is being written",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = opt.parse(parser, argv)
+    from accel_tx.train import checkpoint_table, run_lock
+
+    run_dir = Path(options.run_dir)
+    removed = [] if options.prune is None else checkpoint_table.prune(run_dir, options.prune)
+    entries = checkpoint_table.list_entries(run_dir, options.verify)
+    running = run_lock.holder(run_dir)
+    if options.json:
+        print(checkpoint_table.as_json(entries, options.verify, running))
+        return
+    from rich.console import Console
+
+    # A pipe has no width of its own, and what reads it wants whole lines.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for name in removed:
+        console.print(f"removed {name}")
+    console.print(checkpoint_table.as_table(entries, options.verify))
+    if running is not None:
+        console.print(f"{running} is writing this run", highlight=False, soft_wrap=True)
+    if not options.verify:
+        console.print("sizes compared; --verify reads and hashes every checkpoint", soft_wrap=True)

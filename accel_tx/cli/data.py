@@ -1,0 +1,70 @@
+"""`data`: prepare a corpus and report what was done to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accel_tx import options as opt
+from accel_tx.inference.lines import write_whole
+
+if TYPE_CHECKING:
+    from accel_tx.config import Config
+    from accel_tx.data.dataset import PreparedData
+
+_PIPED_COLUMNS = 100
+
+
+def run(argv: list[str]) -> None:
+    """Parse the options and do it."""
+    parser = opt.config_parser("data", "Load, clean, split and tokenize the corpus of a config, and print the report.")
+    parser.add_argument("--report", type=str | None, help="also write the report to this JSON file")
+    parser.add_argument("--html", type=str | None, help="also write the report, with plots, to this HTML file")
+    parser.add_argument(
+        "--suggest",
+        action="store_true",
+        help="print thresholds that fit the corpus, as YAML for a config, instead of the report",
+    )
+    config, options = opt.parse_with_config(parser, argv)
+    from accel_tx.data.dataset import cache_folder, prepare_data
+    from accel_tx.data.forecast import forecast_training
+
+    is_cached = os.path.exists(cache_folder(config))
+    data = prepare_data(config)
+    forecast = forecast_training(config, data).to_dict()
+    if options.suggest:
+        from accel_tx.data.suggest import as_yaml, suggest
+
+        print(as_yaml(suggest(data.report.statistics, config.clean, config.train), data.report.n_read), end="")
+    else:
+        _print_report(config, data, forecast)
+        print(f"{'found in' if is_cached else 'written to'} {data.folder}")
+    if options.report:
+        values = {**data.report.to_dict(), "forecast": forecast}
+        write_whole(Path(options.report), iter([json.dumps(values, indent=1, ensure_ascii=False)]))
+    if options.html:
+        from accel_tx.data.report_page import report_page
+
+        write_whole(Path(options.html), iter([report_page(data.report, config, forecast)]))
+
+
+def _print_report(config: Config, data: PreparedData, forecast: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from accel_tx.data import report_terminal as tables
+    from accel_tx.data.clean_report import report_table
+
+    # Where nobody sees a terminal, rich would take 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
+    console.print(report_table(data.report))
+    console.print(tables.text_table(data.report.statistics))
+    console.print(tables.vocabulary_table(data.report.statistics))
+    console.print(tables.forecast_table(forecast))
+    src, tgt = data.tokenizers.src.vocab_size, data.tokenizers.tgt.vocab_size
+    console.print(f"{len(data.train):,} training pairs, {len(data.valid):,} validation pairs")
+    console.print(f"vocabulary: {src:,} joint" if config.tokenizer.joint else f"vocabularies: {src:,} and {tgt:,}")
+    for note in data.notes:
+        console.print(note, soft_wrap=True, markup=False, highlight=False)

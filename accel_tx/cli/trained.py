@@ -1,0 +1,37 @@
+"""What the commands share that use a trained model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from accel_tx.inference.translator import Translator
+
+
+def add_run_options(parser: ArgumentParser) -> None:
+    """`--run_dir` and `--weights`."""
+    parser.add_argument("--run_dir", type=str, required=True, help="folder of a training run")
+    parser.add_argument(
+        "--weights", default="best", help="folder inside it: best, final or checkpoints/update_00000123"
+    )
+
+
+def load_translator(options: Namespace) -> Translator:
+    """The model that these options name, on the best device."""
+    from accel_tx.inference.translator import Translator, best_device
+
+    return Translator.from_run_dir(Path(options.run_dir), options.weights, best_device())
+
+
+def warn_of_cut_lines(translator: Translator) -> None:
+    """Say on standard error how many lines were too long."""
+    if translator.n_cut:
+        limit = translator.model.config.max_positions
+        print(
+            f"accel_tx: {translator.n_cut} line(s) cut to the model's {limit} positions (model.max_positions)",
+            file=sys.stderr,
+        )
