@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from accel_tx.config import UserError
-from accel_tx.train import run_lock
+from accel_tx.train import checkpoint, run_lock
 from accel_tx.train.progress import say
 
 
@@ -29,6 +29,19 @@ def end_everywhere_if(accelerator: Accelerator, message: str | None) -> None:
     if accelerator.is_main_process:
         raise UserError(messages[0])
     sys.exit(2)
+
+
+@contextlib.contextmanager
+def failing_together(accelerator: Accelerator, run_dir: Path) -> Iterator[None]:
+    """What the input or the disk forbids inside, on any process, ends every process; all of them come by here."""
+    failed = None
+    try:
+        yield
+    except UserError as error:
+        failed = str(error)
+    except OSError as error:
+        failed = f"{run_dir}: cannot be written: {checkpoint.describe(error, run_dir, 0)}"
+    end_everywhere_if(accelerator, failed)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Updates with bad numbers: found and skipped on the device, told to the host, written down with their pairs.
+"""Updates with bad numbers: found and skipped on the device, told to the host.
 
 An update is bad if its loss or its gradient is not finite, or if its loss is `train.spike_factor` times the average of
 the good updates before it. It must not touch the weights, and nobody wants to wait for the device to find out. So the
@@ -11,27 +11,19 @@ the update; that is its daily work and counted apart. A scale below `MIN_SCALE` 
 
 Spikes are off by default: micro-batches hold sentences of similar length, so that the loss of good updates differs by
 their length alone. What to do about bad updates follows Chowdhery et al. 2022 ("PaLM", section 5.1), who went back to
-a checkpoint before the spike and skipped the batches seen from there on.
+a checkpoint before the spike and skipped the batches seen from there on. See `bad_updates` and `rollback`.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from accel_tx.config import RunError
-from accel_tx.data.batching import BatchPlan, share
-from accel_tx.data.dataset import PreparedData
-from accel_tx.train.lines import append_whole, keep_lines, update_of_line
-from accel_tx.train.report import Report, sums_dtype
-from accel_tx.train.state import TrainState
+from accel_tx.train.report import sums_dtype
 
 GOOD, BAD_LOSS, BAD_GRADIENT, SPIKE, OVERFLOW = range(5)
 WORDS = {
@@ -41,7 +33,6 @@ WORDS = {
 }
 MIN_SCALE = 1e-4
 """As `--min-loss-scale` of fairseq; a run that learns keeps its scale far above 1."""
-BAD_UPDATES_FILE = "bad_updates.jsonl"
 # The average covers about the last 100 good updates, and judges from so many on.
 _N_AVERAGED = 100
 
@@ -108,77 +99,3 @@ def check_weights(model: torch.nn.Module, update: int, run_dir: Path) -> None:
             f"{run_dir}: after update {update:,} the weights are not finite; they are not saved, the newest checkpoint "
             "is good; lower optim.max_lr in a new run"
         )
-
-
-def forget_bad_updates(run_dir: Path, state: TrainState) -> None:
-    """Take out the lines of later updates, from a start that was lost, but for those that the run passes over."""
-
-    def is_kept(line: bytes) -> bool:
-        update = update_of_line(line)
-        return update <= state.update or (update < math.inf and state.passes_over(int(update) - 1))
-
-    keep_lines(run_dir / BAD_UPDATES_FILE, is_kept)
-
-
-def write_bad_update(
-    run_dir: Path, report: Report, action: str, plan: BatchPlan, data: PreparedData, losses: list[list[float]]
-) -> None:
-    """Append one line: the update (from 1, as in metrics.jsonl), what was bad, what was done, and the pairs.
-
-    `losses[r][k]`: loss sum of slot k of process r.
-    """
-    line = {
-        "update": report.update + 1,
-        "fault": WORDS[report.verdict],
-        "action": action,
-        "loss": finite_or_none(report.loss),
-        "grad_norm": finite_or_none(report.grad_norm),
-        "micro_batches": find_culprits(plan, data, report.update, losses),
-    }
-    append_whole(run_dir / BAD_UPDATES_FILE, (json.dumps(line, ensure_ascii=False) + "\n").encode())
-
-
-def in_words(report: Report, run_dir: Path) -> str:
-    """A bad update in a line for the terminal."""
-    return f"update {report.update + 1:,}: {WORDS[report.verdict]}; its pairs are in {run_dir / BAD_UPDATES_FILE}"
-
-
-def too_many(report: Report, n_in_a_row: int, run_dir: Path) -> RunError:
-    """What ends the run after so many bad updates in a row."""
-    return RunError(
-        f"{in_words(report, run_dir)}; bad updates in a row: {n_in_a_row}; the newest checkpoint is good: give another "
-        "train.on_bad_update to go on, or begin a new run with a lower optim.max_lr or without these pairs"
-    )
-
-
-def find_culprits(plan: BatchPlan, data: PreparedData, update: int, losses: list[list[float]]) -> list[dict[str, Any]]:
-    """The micro-batches of an update whose loss is not finite, or all if every loss is; with their pairs as text.
-
-    `losses[r][k]`: loss sum of slot k of process r. Pairs are numbered as in the prepared training set.
-    """
-    parts = next(plan.updates(update, update + 1))
-    n_processes, found = len(losses), []
-    for rank, own in enumerate(losses):
-        shares = share(parts, plan.longest, plan.micro_batches_per_update, rank, n_processes)
-        found += [
-            (rank, slot, loss, pairs) for slot, (loss, pairs) in enumerate(zip(own, shares, strict=True)) if len(pairs)
-        ]
-    bad = [entry for entry in found if not math.isfinite(entry[2])] or found
-    return [
-        {"process": rank, "slot": slot, "loss_sum": finite_or_none(loss), **_as_text(data, pairs)}
-        for rank, slot, loss, pairs in bad
-    ]
-
-
-def _as_text(data: PreparedData, pairs: NDArray[np.int64]) -> dict[str, list[Any]]:
-    chosen = data.train.__getitems__(pairs.tolist())
-    return {
-        "pairs": pairs.tolist(),
-        "src": data.tokenizers.src.decode(pair.src.tolist() for pair in chosen),
-        "tgt": data.tokenizers.tgt.decode(pair.tgt.tolist() for pair in chosen),
-    }
-
-
-def finite_or_none(value: float) -> float | None:
-    """JSON has no word for the others."""
-    return value if math.isfinite(value) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -43,3 +44,8 @@ def update_of_line(line: bytes) -> float:
         return int(json.loads(line)["update"]) if line.endswith(b"\n") else float("inf")
     except (ValueError, KeyError, TypeError):
         return float("inf")
+
+
+def finite_or_none(value: float) -> float | None:
+    """JSON has no word for the others."""
+    return value if math.isfinite(value) else None

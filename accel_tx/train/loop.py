@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from accel_tx.config import Config, UserError, what_is_learned
-from accel_tx.data.batching import BatchLimits, BatchPlan
+from accel_tx.config import Config
 from accel_tx.data.collator import Batch
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.model.transformer import Transformer, count_parameters
-from accel_tx.train import checkpoint, device, run_lock, warm_start
-from accel_tx.train.agreement import broadcast, end_everywhere_if, run_dir_locked
-from accel_tx.train.bad_numbers import (
-    BAD_UPDATES_FILE,
-    GOOD,
-    OVERFLOW,
-    check_weights,
-    finite_or_none,
-    forget_bad_updates,
-    in_words,
-    too_many,
-    write_bad_update,
-)
+from accel_tx.train import checkpoint, device, rollback, run_lock, warm_start
+from accel_tx.train.agreement import end_everywhere_if, failing_together, run_dir_locked
+from accel_tx.train.bad_numbers import check_weights
+from accel_tx.train.bad_updates import BadUpdates, forget_bad_updates
 from accel_tx.train.checkpoint_content import Parts
-from accel_tx.train.checkpoint_writer import CheckpointWriter, save_weights
-from accel_tx.train.lines import update_of_line
+from accel_tx.train.checkpoint_writer import CheckpointWriter
+from accel_tx.train.fresh import build, fresh_state, plan_of
+from accel_tx.train.lines import finite_or_none
 from accel_tx.train.loading import deaths_told, load_updates
-from accel_tx.train.progress import Progress, opening_lines, say
-from accel_tx.train.report import Report
+from accel_tx.train.progress import Progress, closing_line, opening_lines, say
+from accel_tx.train.results import Results
 from accel_tx.train.resume import find_checkpoint, load_checkpoint
-from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, last_regular_checkpoint, leave_preempted
-from accel_tx.train.schedule import build_optimizer, build_scheduler
-from accel_tx.train.state import TrainState
+from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, leave_preempted
 from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked
 from accel_tx.train.tracking import MetricsLog
 from accel_tx.train.update import Updater
@@ -109,24 +96,10 @@ class Run:
         self.config, self.run_dir, self.data, self.accelerator = config, run_dir, data, accelerator
         self.stop = stop or Stop()
         self.stopped_by: str | None = None
-        limits = BatchLimits(config.train.max_tokens, config.train.batch_size)
-        self.plan = BatchPlan(
-            data.train.src_lengths,
-            data.train.tgt_lengths,
-            limits,
-            config.train.micro_batches_per_update,
-            config.train.seed,
-        )
-        n_updates = config.train.max_updates or config.train.epochs * self.plan.updates_per_epoch  # type: ignore[operator]
-        # What was asked may be "auto"; what it came to on this machine is what changes the numbers.
-        settings = {**what_is_learned(config), "precision in effect": accelerator.mixed_precision}
-        self.state = TrainState(data.sha256, settings, n_updates)
-        torch.manual_seed(config.train.seed)
-        vocab_sizes = data.tokenizers.src.vocab_size, data.tokenizers.tgt.vocab_size
-        model = Transformer(config.model, *vocab_sizes)
+        self.plan = plan_of(config.train, data)
+        self.state = fresh_state(config, data, self.plan, accelerator.mixed_precision)
+        model, optimizer, scheduler = build(config, data, self.state.n_updates)
         self.n_parameters = count_parameters(model)
-        optimizer = build_optimizer(model.parameters(), config.optim)
-        scheduler = build_scheduler(optimizer, n_updates, config.optim)
         self.model, self.optimizer, self.scheduler = accelerator.prepare(model, optimizer, scheduler)
         self.raw_model: Transformer = accelerator.unwrap_model(self.model, keep_torch_compile=False)
         inner = self.optimizer.optimizer, self.scheduler.scheduler
@@ -134,6 +107,8 @@ class Run:
         self.writer = CheckpointWriter(run_dir, config.train.keep_checkpoints, config.train.save_every_updates, say)
         self.updater = Updater(accelerator, config, self.model, self.optimizer, self.scheduler)
         self.judge, self.reports, self.window = self.updater.judge, self.updater.reports, self.updater.window
+        self.bad_updates = BadUpdates(accelerator, config.train, run_dir, self.plan, data)
+        self.results = Results(self.raw_model, run_dir, config.validation.best_metric, data.sha256)
         self.log: MetricsLog
 
     @property
@@ -151,31 +126,20 @@ class Run:
             later = checkpoint.checkpoint_dirs(self.run_dir)
             self.writer.passed_over = {path.name for path in later if checkpoint.update_of(path) > self.state.update}
             self._say(f"going on from {folder}")
-        failed = None
-        try:
+        with failing_together(accelerator, self.run_dir):
             if folder is None and init_from is not None:
                 self.state.init_from = warm_start.load_initial_weights(init_from, self.raw_model)
                 self._say(f"beginning with the weights in {init_from.weights}")
             if accelerator.is_main_process:
                 begin_run_dir(self.config, self.run_dir, self.data, self.state)
                 forget_bad_updates(self.run_dir, self.state)
-            self.log = self._open_log()
-        except UserError as error:
-            failed = str(error)
-        except OSError as error:
-            failed = f"{self.run_dir}: cannot be written: {checkpoint.describe(error, self.run_dir, 0)}"
-        end_everywhere_if(accelerator, failed)
+            update, is_due = self.state.update, self.state.validation_is_due
+            self.log = MetricsLog(accelerator, self.run_dir, self.config, update, say, is_due)
         self.first_update = self.state.update
-
-    def _open_log(self) -> MetricsLog:
-        state = self.state
-        return MetricsLog(self.accelerator, self.run_dir, self.config, state.update, say, state.validation_is_due)
 
     def _load(self, folder: Path) -> None:
         self.state = load_checkpoint(self.accelerator, folder, self.parts)
-        self.window.restore(self.state.window)
-        average = [self.state.loss_average, self.state.n_averaged]
-        self.judge.average = self.judge.average.new_tensor(average)
+        self.updater.restore(self.state)
 
     def announce(self) -> None:
         """Say what is going to happen."""
@@ -222,11 +186,7 @@ class Run:
         logs = state.update % train.log_every_updates == 0
         validates = state.update % self.config.validation.every_updates == 0 or state.update == state.n_updates
         saves = state.update % train.save_every_updates == 0 or state.update == self.last_update
-        reports = self.reports.take(every=logs or validates or saves)
-        if any(report.n_stops for report in reports):
-            self._agree_on_stop()
-            reports += self.reports.take(every=True)
-        if any(self._went_back_for(report) for report in reports):
+        if self._went_back(every_report=logs or validates or saves):
             return True
         if logs or saves:
             self.judge.check_scale(self.run_dir)
@@ -242,61 +202,36 @@ class Run:
             self._save()
         return False
 
+    def _went_back(self, every_report: bool) -> bool:
+        """Answer to what the reports of updates say: a stop is noted; True if the run went back for a bad one."""
+        reports = self.reports.take(every_report)
+        if any(report.n_stops for report in reports):
+            self._agree_on_stop()
+            reports += self.reports.take(every=True)
+        calls = self.bad_updates.calls_for_rollback
+        return any(calls(report, self.state) and self._go_back(report.update) for report in reports)
+
     def _agree_on_stop(self) -> None:
         """Take the first process' reason for all."""
         reasons = gather_object([self.stop.asked()])
         self.stopped_by = next(reason for reason in reasons if reason is not None)
 
-    def _went_back_for(self, report: Report) -> bool:
-        """Answer to the report of an update; the device has skipped it already if it was bad."""
-        state, train = self.state, self.config.train
-        if report.verdict == GOOD:
-            state.n_bad_in_a_row = 0
-        if report.verdict in (GOOD, OVERFLOW):
-            return False
-        state.n_bad_in_a_row += 1
-        losses = gather_object([report.own_loss_sums.tolist()])
-        if self.accelerator.is_main_process:
-            try:
-                write_bad_update(self.run_dir, report, train.on_bad_update, self.plan, self.data, losses)
-            except OSError as error:
-                self.progress.say(f"{BAD_UPDATES_FILE} not written: {checkpoint.describe(error, self.run_dir, 0)}")
-        self.progress.say(in_words(report, self.run_dir))
-        if train.on_bad_update == "stop" or state.n_bad_in_a_row >= train.max_bad_updates:
-            raise too_many(report, state.n_bad_in_a_row, self.run_dir)
-        return train.on_bad_update == "rollback" and self._go_back(report.update)
-
     def _go_back(self, update: int) -> bool:
         """Go to the last regular checkpoint and take out the updates from there to `update`; False if there is none."""
-        a, now = self.accelerator, self.state
-        every = self.config.train.save_every_updates
         self.writer.wait()
-        folder = last_regular_checkpoint(self.run_dir, every, update) if a.is_main_process else None
-        folder = broadcast(a, [folder])[0]
+        folder = rollback.find_way_back(self.accelerator, self.run_dir, self.config.train.save_every_updates, update)
         if folder is None:
-            self.progress.say("there is no checkpoint to go back to: this update alone is skipped")
+            self._say("there is no checkpoint to go back to: this update alone is skipped")
             return False
+        now = self.state
         self._load(folder)
-        saved = self.state
-        # What is in best/ now was validated, also if that was after the checkpoint.
-        saved.best_metric, saved.best_score, saved.best_update = now.best_metric, now.best_score, now.best_update
-        saved.n_bad_in_a_row, saved.validation_is_due = now.n_bad_in_a_row, False
-        saved.passed_over = [*now.passed_over, [saved.update, update + 1]]
+        rollback.take_out(self.state, now, update)
         self.reports.take(every=True)
-        self._go_back_in_log(saved)
-        self.progress.go_back(saved)
-        self.progress.say(f"back to {folder.name}; updates {saved.update + 1:,} to {update + 1:,} are passed over")
+        with failing_together(self.accelerator, self.run_dir):
+            self.log.go_back(self.state.update)
+        self.progress.go_back(self.state)
+        self._say(f"back to {folder.name}; updates {self.state.update + 1:,} to {update + 1:,} are passed over")
         return True
-
-    def _go_back_in_log(self, saved: TrainState) -> None:
-        self.log.close()
-        waiting, failed = self.log.waiting, None
-        try:
-            self.log = self._open_log()
-        except OSError as error:
-            failed = f"{self.run_dir}: cannot be written: {checkpoint.describe(error, self.run_dir, 0)}"
-        end_everywhere_if(self.accelerator, failed)
-        self.log.waiting = [line for line in waiting if update_of_line(line.encode()) <= saved.update]
 
     def finish(self) -> None:
         """Write `final/` where the schedule is complete; say how to go on where it is not.
@@ -310,7 +245,7 @@ class Run:
         # Weights without the checkpoint behind them would look like a run that is done: the next start makes both.
         is_saved = unsaved[0] is None
         if a.is_main_process and is_saved and is_complete and (has_trained or not (self.run_dir / "final").exists()):
-            unsaved.append(self._save_weights("final", {"update": state.update}))
+            unsaved.append(self.results.write_final(state))
         if a.is_main_process and self.stopped_by is not None:
             unsaved.append(
                 leave_preempted(self.run_dir, self.stopped_by, state, is_complete, is_saved=unsaved[0] is None)
@@ -320,14 +255,7 @@ class Run:
         if self.stop.has_file() and a.is_main_process:
             (self.run_dir / STOP_FILE).unlink(missing_ok=True)
             self._say(f"the file {STOP_FILE} is removed")
-        if not is_complete:
-            by = "" if self.stopped_by is None else f" by {self.stopped_by}"
-            self._say(f"stopped{by} after update {state.update:,} of {state.n_updates:,}; the same command goes on")
-            return
-        best = (
-            "" if state.best_update is None else f"; best {self.config.validation.best_metric} at {state.best_update:,}"
-        )
-        self._say(f"complete after update {state.update:,}{best}; weights in {self.run_dir}/best and final")
+        self._say(closing_line(state, self.stopped_by, is_complete, self.run_dir))
 
     def updates(self) -> Iterator[tuple[int, list[Batch]]]:
         """Each update still to do: its target tokens over all processes, and this process' micro-batches."""
@@ -369,19 +297,15 @@ class Run:
                 self._record(result)
 
     def _record(self, result: Validation) -> None:
-        state, metric = self.state, self.config.validation.best_metric
+        state = self.state
         values = {"update": state.update, "epoch": self._epoch(), **result.to_dict()}
         values["trained_s"] = self.progress.trained_s()
         self.log.write(values, "validation")
         self.log.write_samples(state.update, result.samples)
         self.progress.show_validation(result)
-        is_first = state.best_score is None or state.best_metric != metric or math.isnan(state.best_score)
-        if is_first or result.metric(metric) > cast(float, state.best_score):
-            failed = self._save_weights("best", values)
-            if failed is None:
-                state.best_metric, state.best_score, state.best_update = metric, result.metric(metric), state.update
-            else:
-                self.progress.say(f"{failed}; the training goes on")
+        failed = self.results.keep_if_best(result, values, state)
+        if failed is not None:
+            self._say(f"{failed}; the training goes on")
 
     def _save(self) -> None:
         began_at_s = time.monotonic()
@@ -391,19 +315,11 @@ class Run:
         self.stop.slowest_save_s = max(self.stop.slowest_save_s, took_s)
 
     def _save_checkpoint(self) -> None:
-        state = self.state
-        state.window = self.window.total()
-        state.window.elapsed_s = self.progress.window_s()
-        state.trained_s = self.progress.trained_s()
-        state.loss_average, n_averaged = self.judge.average.tolist()
-        state.n_averaged = round(n_averaged)
+        self.updater.store(self.state)
+        self.progress.store(self.state)
         if self.accelerator.is_main_process:
             self.log.flush()
-            self.writer.start(self.parts, state)
-
-    def _save_weights(self, name: str, values: dict[str, Any]) -> str | None:
-        values = {**values, "data_sha256": self.data.sha256}
-        return save_weights(self.raw_model, self.run_dir / name, values)
+            self.writer.start(self.parts, self.state)
 
     def _say(self, text: str) -> None:
         if self.accelerator.is_main_process:

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -41,6 +42,15 @@ def opening_lines(
             "halved: the same pairs in each update at the same rate, other dropout draws"
         )
     return lines
+
+
+def closing_line(state: TrainState, stopped_by: str | None, is_complete: bool, run_dir: Path) -> str:
+    """How a start ended, and what comes next."""
+    if not is_complete:
+        by = "" if stopped_by is None else f" by {stopped_by}"
+        return f"stopped{by} after update {state.update:,} of {state.n_updates:,}; the same command goes on"
+    best = "" if state.best_update is None else f"; best {state.best_metric} at {state.best_update:,}"
+    return f"complete after update {state.update:,}{best}; weights in {run_dir}/best and final"
 
 
 def say(text: str) -> None:
@@ -134,6 +144,11 @@ class Progress:
         elapsed_s = self.window_s()
         self.window_at_s = time.monotonic()
         return elapsed_s
+
+    def store(self, state: TrainState) -> None:
+        """Note the clocks in `state`, so that the next start goes on with them."""
+        state.window.elapsed_s = self.window_s()
+        state.trained_s = self.trained_s()
 
     @contextlib.contextmanager
     def outside_window(self) -> Iterator[None]:

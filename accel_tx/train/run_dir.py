@@ -63,18 +63,6 @@ def begin_run_dir(config: Config, run_dir: Path, data: PreparedData, state: Trai
         checkpoint.write_if_other(run_dir / name, text)
 
 
-def last_regular_checkpoint(run_dir: Path, every: int, update: int) -> Path | None:
-    """The newest valid checkpoint of at most `update` updates among those that `save_every_updates` makes.
-
-    One that a stop left between two of them would make what follows depend on when the run was stopped.
-    """
-    for regular in range(update - update % every, 0, -every):
-        folder = checkpoint.checkpoint_dir(run_dir, regular)
-        if folder.is_dir() and checkpoint.find_fault(folder) is None:
-            return folder
-    return None
-
-
 def leave_preempted(run_dir: Path, reason: str, state: TrainState, is_complete: bool, is_saved: bool) -> str | None:
     """Write the file PREEMPTED unless the run is complete after all; None, or why it could not be written."""
     if is_complete:

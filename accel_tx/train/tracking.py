@@ -39,12 +39,7 @@ class MetricsLog:
         self.writer: Any = None
         self.waiting: list[str] = []
         self.tensorboard_failed = False
-        if not self.is_main:
-            return
-        keep_lines(self.path, lambda line: _is_before(line, update, validation_is_due))
-        self.excepthook = threading.excepthook
-        threading.excepthook = self._on_thread_error
-        self._open_tensorboard(update)
+        self._open(update, validation_is_due)
         if update == 0:
             self._to_tensorboard(lambda writer: writer.add_text("config", _as_markdown(config), 0))
 
@@ -73,6 +68,12 @@ class MetricsLog:
             rows += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in samples]
             self._to_tensorboard(lambda writer: writer.add_text("samples", "\n".join(rows), update))
 
+    def go_back(self, update: int) -> None:
+        """Take out what was written after `update`, on file and waiting, and go on from there. Raises: OSError."""
+        self.close()
+        self.waiting = [line for line in self.waiting if update_of_line(line.encode()) <= update]
+        self._open(update, validation_is_due=False)
+
     def close(self) -> str | None:
         """Write what waits and close; None, or one line that says what could not be written."""
         if not self.is_main:
@@ -83,6 +84,14 @@ class MetricsLog:
         if self.waiting and not self._append(""):
             return f"{self.path}: {len(self.waiting)} line(s) could not be written"
         return None
+
+    def _open(self, update: int, validation_is_due: bool) -> None:
+        if not self.is_main:
+            return
+        keep_lines(self.path, lambda line: _is_before(line, update, validation_is_due))
+        self.excepthook = threading.excepthook
+        threading.excepthook = self._on_thread_error
+        self._open_tensorboard(update)
 
     def flush(self) -> None:
         """Bring the lines onto the disk that a checkpoint made now relies on."""

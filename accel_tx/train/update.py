@@ -14,6 +14,7 @@ from accel_tx.config import Config
 from accel_tx.data.collator import Batch
 from accel_tx.train.bad_numbers import Judge
 from accel_tx.train.report import Reports
+from accel_tx.train.state import TrainState
 from accel_tx.train.window import OpenWindow
 
 
@@ -67,6 +68,17 @@ class Updater:
         """An update that was taken out: only the learning rate moves on."""
         self._next_rate()
         self.window.add_passed_over()
+
+    def restore(self, saved: TrainState) -> None:
+        """Go on with the open window and the average loss of a checkpoint."""
+        self.window.restore(saved.window)
+        self.judge.average = self.judge.average.new_tensor([saved.loss_average, saved.n_averaged])
+
+    def store(self, state: TrainState) -> None:
+        """Inverse of `restore`; all processes call it; waits for the device."""
+        state.window = self.window.total()
+        state.loss_average, n_averaged = self.judge.average.tolist()
+        state.n_averaged = round(n_averaged)
 
     def _next_rate(self) -> None:
         self.lr = self.optimizer.param_groups[0]["lr"]

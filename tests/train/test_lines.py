@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from accel_tx.train.bad_numbers import BAD_UPDATES_FILE, forget_bad_updates
+from accel_tx.train.bad_updates import BAD_UPDATES_FILE, forget_bad_updates
 from accel_tx.train.lines import append_whole, keep_lines, update_of_line
 from accel_tx.train.state import TrainState
 

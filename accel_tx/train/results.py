@@ -1,0 +1,48 @@
+"""What a run is made for: the weights in `best/` and `final/`. On the main process only."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from accel_tx.train.checkpoint_writer import save_weights
+from accel_tx.train.state import TrainState
+from accel_tx.train.validation import Validation
+
+
+class Results:
+    """Writes the two folders of weights."""
+
+    def __init__(self, model: nn.Module, run_dir: Path, best_metric: str, data_sha256: str) -> None:
+        """`model`: unwrapped. `best_metric`: of `validation.best_metric`."""
+        self.model, self.run_dir, self.best_metric, self.data_sha256 = model, run_dir, best_metric, data_sha256
+
+    def keep_if_best(self, result: Validation, values: dict[str, Any], state: TrainState) -> str | None:
+        """Write `best/` if no validation before was better; `values` is its line of metrics.
+
+        Returns None, or one line that says why the folder and the best score in `state` are what they were.
+        """
+        score = result.metric(self.best_metric)
+        if not is_better(score, self.best_metric, state):
+            return None
+        failed = self._save("best", values)
+        if failed is None:
+            state.best_metric, state.best_score, state.best_update = self.best_metric, score, state.update
+        return failed
+
+    def write_final(self, state: TrainState) -> str | None:
+        """Write `final/`; None, or one line that says why it is what it was."""
+        return self._save("final", {"update": state.update})
+
+    def _save(self, name: str, values: dict[str, Any]) -> str | None:
+        return save_weights(self.model, self.run_dir / name, {**values, "data_sha256": self.data_sha256})
+
+
+def is_better(score: float, metric: str, state: TrainState) -> bool:
+    """Whether a validation is better than the best before it; so is the first one by this metric."""
+    if state.best_score is None or state.best_metric != metric or math.isnan(state.best_score):
+        return True
+    return score > state.best_score
