@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 from accel_tx.config.checks import at_least, exactly_one, in_range
 from accel_tx.config.errors import UserError
+
+_ONE_CYCLE = ("one_cycle",)
+_USED_BY = {
+    **dict.fromkeys(("pct_start", "div_factor", "final_div_factor", "three_phase", "anneal"), _ONE_CYCLE),
+    "warmup_updates": ("inverse_sqrt", "cosine", "linear"),
+    "min_lr": ("cosine", "linear"),
+}
+"""The schedules that use a field, where not all do."""
 
 
 @dataclass(frozen=True)
@@ -15,16 +24,24 @@ class OptimConfig:
 
     name: Literal["adam", "adamw"] = "adam"
     """Adam, with L2 regularisation where weight_decay is set; or AdamW, with decoupled weight decay."""
+    schedule: Literal["one_cycle", "inverse_sqrt", "cosine", "linear"] = "one_cycle"
+    """Rise to max_lr and fall in a wave (`one_cycle`, shaped by the five fields from `pct_start` on); or rise over
+    `warmup_updates`, then fall as 1 / sqrt(update), as a half cosine or straight, the last two to `min_lr`."""
     max_lr: float = 1e-3
-    """Peak learning rate of OneCycle."""
+    """Peak learning rate."""
+    warmup_updates: int | None = None
+    """Of `inverse_sqrt` (needed there), `cosine` and `linear`: the update that gets max_lr, to which the rate rises in
+    equal steps (null: the first one)."""
+    min_lr: float = 0.0
+    """Of `cosine` and `linear`: the rate of the last update."""
     betas: tuple[float, float] = (0.9, 0.98)
     """Adam's decay rates; constant over the run."""
     eps: float = 1e-9
     """Adam's epsilon."""
     weight_decay: float = 0.0
-    """Weight decay, of all parameters."""
+    """Weight decay of matrices, embeddings among them; norms and biases are never decayed."""
     pct_start: float = 0.3
-    """Share of the updates spent rising to max_lr."""
+    """Of `one_cycle`, as the four below: share of the updates spent rising to max_lr."""
     div_factor: float = 25.0
     """The first rate is max_lr / div_factor."""
     final_div_factor: float = 1e4
@@ -45,10 +62,28 @@ class OptimConfig:
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UserError(f"optim.clip_norm is {self.clip_norm}; expected a number above 0, or null for no clipping")
         in_range("optim.pct_start", self.pct_start, 0.0, 0.5 if self.three_phase else 1.0)
+        self._check_schedule()
         in_range("optim.label_smoothing", self.label_smoothing, 0.0, 1.0)
         in_range("optim.weight_decay", self.weight_decay, 0.0, 1.0)
         for beta in self.betas:
             in_range("optim.betas", beta, 0.0, 1.0)
+
+    def _check_schedule(self) -> None:
+        """No field may be set in vain."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for name, schedules in _USED_BY.items():
+            value = getattr(self, name)
+            if self.schedule not in schedules and value != defaults[name]:
+                default = "null" if defaults[name] is None else str(defaults[name]).lower()
+                raise UserError(
+                    f"optim.{name} is {value}, which optim.schedule {self.schedule} does not use; expected its default "
+                    f"{default} here (it belongs to {', '.join(schedules)})"
+                )
+        at_least("optim", self, 1, "warmup_updates")
+        if self.schedule == "inverse_sqrt" and self.warmup_updates is None:
+            raise UserError("optim.warmup_updates is null; optim.schedule inverse_sqrt needs it, such as 2000")
+        if not 0 <= self.min_lr < self.max_lr:
+            raise UserError(f"optim.min_lr is {self.min_lr}; expected from 0 to below optim.max_lr = {self.max_lr}")
 
 
 @dataclass(frozen=True)

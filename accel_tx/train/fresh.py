@@ -9,7 +9,8 @@ from accel_tx.config import Config, TrainConfig, what_is_learned
 from accel_tx.data.batching import BatchLimits, BatchPlan
 from accel_tx.data.dataset import PreparedData
 from accel_tx.model.transformer import Transformer
-from accel_tx.train.schedule import build_optimizer, build_scheduler
+from accel_tx.train.optimizer import build_optimizer
+from accel_tx.train.schedule import build_scheduler
 from accel_tx.train.state import TrainState
 
 

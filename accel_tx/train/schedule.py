@@ -1,16 +1,39 @@
-"""OneCycle as a function of the update alone, and the optimizer that it drives."""
+"""Learning rates as functions of the update alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from functools import partial
 from itertools import pairwise
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from accel_tx.config import OptimConfig
+from accel_tx.config import OptimConfig, UserError
+
+
+def rate_of(update: int, n_updates: int, config: OptimConfig) -> float:
+    """Learning rate of update 0, 1, ... n_updates - 1 under `config.schedule`."""
+    if config.schedule == "one_cycle":
+        return one_cycle_rate(update, n_updates, config)
+    return warmup_rate(update + 1, n_updates, config)
+
+
+def warmup_rate(number: int, n_updates: int, config: OptimConfig) -> float:
+    """Learning rate of update number 1, 2, ... n_updates under the schedules with a warm-up.
+
+    Numbered as people count, so that the first update is not wasted on a rate of 0: equals what `transformers` gives
+    its step `number` (with a warm-up; without one its falling schedules begin below the peak).
+    Source of inverse_sqrt: Vaswani et al. 2017, section 5.3.
+    """
+    peak = config.warmup_updates or 1
+    if number <= peak:
+        return config.max_lr * number / peak
+    if config.schedule == "inverse_sqrt":
+        return config.max_lr * math.sqrt(peak / number)
+    shape = "linear" if config.schedule == "linear" else "cos"
+    share = min(1.0, (number - peak) / max(1, n_updates - peak))
+    return _anneal(config.max_lr, config.min_lr, share, shape)
 
 
 def one_cycle_rate(update: int, n_updates: int, config: OptimConfig) -> float:
@@ -36,17 +59,20 @@ def one_cycle_rate(update: int, n_updates: int, config: OptimConfig) -> float:
 
 
 def _anneal(start: float, end: float, share: float, shape: str) -> float:
+    if share == 1:
+        return end  # exactly
     if shape == "linear":
         return start + (end - start) * share
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
-def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW. Its rate is 1 until the scheduler, which multiplies it, sets the first real one."""
-    cls = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return cls(parameters, lr=1.0, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True)
-
-
 def build_scheduler(optimizer: torch.optim.Optimizer, n_updates: int, config: OptimConfig) -> LambdaLR:
-    """OneCycle over `n_updates`; it sets the rate of update 0 at once and of the next one at every `step()`."""
-    return LambdaLR(optimizer, partial(one_cycle_rate, n_updates=n_updates, config=config))
+    """The schedule over `n_updates`: it sets the rate of update 0 at once and of the next one at every `step()`.
+
+    Raises: UserError if the warm-up is as long as the run, which would end before the rate has fallen.
+    """
+    if (config.warmup_updates or 0) >= max(2, n_updates):
+        raise UserError(
+            f"optim.warmup_updates is {config.warmup_updates}; expected fewer than the run's {n_updates:,} updates"
+        )
+    return LambdaLR(optimizer, partial(rate_of, n_updates=n_updates, config=config))

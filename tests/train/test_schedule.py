@@ -1,12 +1,16 @@
-"""OneCycle: against a table computed by hand and against torch's own."""
+"""Learning rates: against tables computed by hand and against those of torch and transformers."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import pytest
 import torch
 
-from accel_tx.config import OptimConfig
-from accel_tx.train.schedule import build_optimizer, build_scheduler, one_cycle_rate
+from accel_tx.config import OptimConfig, UserError
+from accel_tx.train.optimizer import build_optimizer
+from accel_tx.train.schedule import build_scheduler, one_cycle_rate, rate_of
 
 
 def test_linear_three_phase_equals_a_table_computed_by_hand() -> None:
@@ -86,3 +90,71 @@ def test_a_scheduler_restored_in_the_middle_goes_on_with_the_same_rates() -> Non
     fresh.step()
     restored.step()
     assert fresh.param_groups[0]["lr"] == one_cycle_rate(6, 12, config)
+
+
+# max_lr 8; the first number is the rate of the first update, which is not 0.
+BY_HAND: list[tuple[dict[str, Any], int, list[float]]] = [
+    ({"schedule": "inverse_sqrt", "warmup_updates": 4}, 9,
+     [2, 4, 6, 8, *(8 * math.sqrt(4 / number) for number in (5, 6, 7, 8, 9))]),
+    ({"schedule": "inverse_sqrt", "warmup_updates": 1}, 4, [8, 8 * math.sqrt(0.5), 8 * math.sqrt(1 / 3), 4]),
+    ({"schedule": "linear", "warmup_updates": 2}, 6, [4, 8, 6, 4, 2, 0]),
+    ({"schedule": "linear", "warmup_updates": 2, "min_lr": 4.0}, 6, [4, 8, 7, 6, 5, 4]),
+    ({"schedule": "linear"}, 5, [8, 6, 4, 2, 0]),
+    ({"schedule": "linear"}, 1, [8]),
+    ({"schedule": "cosine", "warmup_updates": 2}, 6, [4, 8, 4 + 4 * math.sqrt(0.5), 4, 4 - 4 * math.sqrt(0.5), 0]),
+    ({"schedule": "cosine", "min_lr": 2.0}, 4, [8, 6.5, 3.5, 2]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "n_updates", "rates"), BY_HAND)
+def test_schedules_with_a_warm_up_equal_tables_worked_out_by_hand(
+    fields: dict[str, Any], n_updates: int, rates: list[float]
+) -> None:
+    config = OptimConfig(max_lr=8.0, **fields)
+    found = [rate_of(update, n_updates, config) for update in range(n_updates)]
+    assert found == pytest.approx(rates, rel=1e-12, abs=0)
+    if fields["schedule"] != "inverse_sqrt" and n_updates > 1:
+        assert rate_of(n_updates - 1, n_updates, config) == config.min_lr
+        assert rate_of(n_updates, n_updates, config) == config.min_lr  # what the scheduler asks for after the last
+
+
+@pytest.mark.parametrize("schedule", ["inverse_sqrt", "cosine", "linear"])
+@pytest.mark.parametrize(("warmup", "n_updates"), [(1, 2), (1, 7), (3, 10), (10, 300)])
+def test_every_rate_equals_what_transformers_gives_its_step_of_that_number(
+    schedule: str, warmup: int, n_updates: int
+) -> None:
+    optimization = pytest.importorskip("transformers.optimization")
+    config = OptimConfig(schedule=schedule, warmup_updates=warmup)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.max_lr)
+    make = getattr(optimization, f"get_{schedule}_schedule" + ("" if schedule == "inverse_sqrt" else "_with_warmup"))
+    length = {} if schedule == "inverse_sqrt" else {"num_training_steps": n_updates}
+    reference = make(optimizer, num_warmup_steps=warmup, **length)
+    for update in range(n_updates):
+        optimizer.step()
+        reference.step()
+        assert rate_of(update, n_updates, config) == pytest.approx(reference.get_last_lr()[0], rel=1e-12, abs=1e-19)
+
+
+@pytest.mark.parametrize("n_updates", [2, 3, 50])
+def test_without_a_warm_up_cosine_and_linear_equal_torchs(n_updates: int) -> None:
+    n_falls = n_updates - 1
+    for schedule, make in (
+        ("cosine", lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, n_falls, eta_min=2e-4)),
+        ("linear", lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.2, n_falls)),
+    ):
+        config = OptimConfig(schedule=schedule, min_lr=2e-4)  # type: ignore[arg-type]
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.max_lr)
+        reference = make(optimizer)
+        for update in range(n_updates):
+            # torch multiplies its way there, step by step
+            assert rate_of(update, n_updates, config) == pytest.approx(reference.get_last_lr()[0], rel=1e-9)
+            optimizer.step()
+            reference.step()
+
+
+def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
+    config = OptimConfig(schedule="linear", warmup_updates=12)
+    optimizer = build_optimizer([torch.nn.Parameter(torch.ones(3))], config)
+    build_scheduler(optimizer, 13, config)
+    with pytest.raises(UserError, match=r"optim\.warmup_updates is 12; expected fewer than the run's 12 updates"):
+        build_scheduler(optimizer, 12, config)
