@@ -1,64 +1,180 @@
-"""`evaluate`: translate and score."""
+"""`evaluate`: translate and score, alone or against other systems."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
+from accel_tx.cli.score_table import print_comparison, print_scores
 from accel_tx.cli.trained import add_run_options, load_translator, warn_of_cut_lines
 from accel_tx.config import UserError
 from accel_tx.inference.lines import read_lines, write_whole
 
 if TYPE_CHECKING:
-    from jsonargparse import Namespace
+    from jsonargparse import ArgumentParser, Namespace
+
+    from accel_tx.inference.comparison import MetricScores
+    from accel_tx.inference.resampling import Resampling
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What is scored."""
+
+    src: list[str]
+    """Empty where translations are given and no source."""
+    references: list[list[str]]
+    """One list of lines a file."""
+
+    @property
+    def n_lines(self) -> int:
+        return len(self.references[0])
 
 
 def run(argv: list[str]) -> None:
     """Parse the options and do it."""
-    parser = opt.plain_parser("evaluate", "Translate a file, or the run's own validation set, and score it.")
-    add_run_options(parser)
+    options = opt.parse(_parser(), argv)
+    _check_what_is_given(options)
+    from accel_tx.inference.comparison import score_systems
+    from accel_tx.inference.external_metric import check_command, external_score
+    from accel_tx.inference.line_metrics import METRICS, TOKENIZERS, line_metric
+    from accel_tx.inference.resampling import Resampling
+
+    if options.tokenize not in TOKENIZERS:
+        raise UserError(f"--tokenize {options.tokenize}: expected one of {', '.join(TOKENIZERS)}")
+    if options.comet is not None:
+        check_command(options.comet)
+    text = _text_to_score(options)
+    others = [_as_many(file, text.n_lines, "the reference") for file in options.against or []]
+    own = _own_translations(options, text)
+    if options.output is not None:
+        write_whole(Path(options.output), iter(own))
+    systems, drawn = [own, *others], Resampling(options.n_resamples, options.n_trials, options.seed)
+    found = {}
+    for key in METRICS:
+        metric = line_metric(key, text.references, options.tokenize, options.lowercase)
+        found[key] = score_systems(metric, systems, drawn)
+    comet = None
+    if options.comet is not None:
+        reference, timeout_s = text.references[0], options.comet_timeout_s
+        comet = [external_score(options.comet, text.src, lines, reference, timeout_s) for lines in systems]
+    if others:
+        names = [options.hyp or f"{options.run_dir} {options.weights}", *options.against]
+        print_comparison(names, found, comet, drawn, text.n_lines)
+    else:
+        print_scores(found, comet[0] if comet else None, drawn, text.n_lines)
+    if options.json is not None:
+        values = _as_dict(options, found, comet, drawn, text.n_lines)
+        write_whole(Path(options.json), iter([json.dumps(values, indent=1, ensure_ascii=False)]))
+
+
+def _parser() -> ArgumentParser:
+    parser = opt.plain_parser(
+        "evaluate", "Score translations: of a run on a file or on its own validation set, or of a file (--hyp)."
+    )
+    add_run_options(parser, required=False)
+    parser.add_argument("--hyp", type=str | None, help="translations to score in place of a run's, one a line")
     parser.add_argument("--src", type=str | None, help="source sentences, one a line; default: the validation set")
-    parser.add_argument("--ref", type=str | None, help="reference translations, line beside line")
+    parser.add_argument(
+        "--ref", type=str, nargs="+", help="reference translations, line beside line; several files too"
+    )
+    parser.add_argument("--against", type=str, nargs="+", help="translations of other systems, line beside line")
+    parser.add_argument("--output", type=str | None, help="also write the run's translations to this file")
     parser.add_argument("--json", type=str | None, help="also write the scores to this file")
     parser.add_argument("--tokenize", default="13a", help="sacreBLEU's tokenizer; `none` for text already tokenized")
-    options = opt.parse(parser, argv)
-    if (options.src is None) != (options.ref is None):
+    parser.add_argument("--lowercase", action="store_true", help="fold case (the signatures tell)")
+    parser.add_argument("--n_resamples", type=int, default=1_000, help="bootstrap resamples, 0: no intervals")
+    parser.add_argument("--n_trials", type=int, default=10_000, help="trials of approximate randomization, 0: none")
+    parser.add_argument("--seed", type=int, default=12345, help="of both; sacreBLEU's own by default")
+    parser.add_argument(
+        "--comet",
+        type=str | None,
+        help="command that prints a score last, such as 'comet-score -s {src} -t {hyp} -r {ref} --only_system'",
+    )
+    parser.add_argument("--comet_timeout_s", type=float, default=3_600.0, help="end the command after this")
+    return parser
+
+
+def _check_what_is_given(options: Namespace) -> None:
+    if (options.run_dir is None) == (options.hyp is None):
+        given = "neither" if options.run_dir is None else "both"
+        raise UserError(f"--run_dir and --hyp: {given} given; expected a run to translate with, or its translations")
+    if options.hyp is not None:
+        if options.ref is None:
+            raise UserError("--hyp: --ref is missing; expected reference translations, line beside line")
+        if options.output is not None:
+            raise UserError("--output: the translations are in --hyp already; leave it out")
+        if "{src}" in (options.comet or "") and options.src is None:
+            raise UserError("--comet: --src is missing; expected the source sentences, line beside line")
+    elif (options.src is None) != (options.ref is None):
         raise UserError("--src and --ref: only one is given; expected both, or neither for the validation set")
-    from sacrebleu.metrics.bleu import BLEU
+    for name in ("n_resamples", "n_trials", "seed"):
+        if options[name] < 0:
+            raise UserError(f"--{name} is {options[name]}; expected 0 or more")
+    if not options.comet_timeout_s > 0:
+        raise UserError(f"--comet_timeout_s is {options.comet_timeout_s:g}; expected seconds above 0")
 
-    from accel_tx.inference.metrics import score_translations
 
-    if options.tokenize not in BLEU.TOKENIZERS:
-        raise UserError(f"--tokenize {options.tokenize}: expected one of {', '.join(BLEU.TOKENIZERS)}")
-    src, ref = _pairs_to_score(options)
-    if not any(line.strip() for line in ref):
-        raise UserError(f"{options.ref}: holds only empty lines; expected reference translations")
+def _text_to_score(options: Namespace) -> _Text:
+    if options.ref is None:
+        return _validation_set(options)
+    first = options.src or options.hyp
+    lines = list(read_lines(first))
+    if not lines:
+        raise UserError(f"{first}: is empty; expected one sentence a line")
+    references = [_as_many(file, len(lines), first) for file in options.ref]
+    if not any(line.strip() for reference in references for line in reference):
+        raise UserError(f"{', '.join(options.ref)}: holds only empty lines; expected reference translations")
+    return _Text(lines if options.src else [], references)
+
+
+def _validation_set(options: Namespace) -> _Text:
+    from accel_tx.data.dataset import prepare_data
+    from accel_tx.inference.translator import load_run_config, load_scores
+
+    run_dir = Path(options.run_dir)
+    data = prepare_data(load_run_config(run_dir))
+    if data.sha256 != load_scores(run_dir / options.weights)["data_sha256"]:
+        raise UserError(f"{run_dir}: its corpus has changed since the training; give --src and --ref")
+    return _Text(data.valid_src.to_pylist(), [data.valid_tgt.to_pylist()])
+
+
+def _as_many(file: str, n_lines: int, other: str) -> list[str]:
+    lines = list(read_lines(file))
+    if len(lines) != n_lines:
+        raise UserError(f"{other} has {n_lines} lines and {file} has {len(lines)}; expected as many")
+    return lines
+
+
+def _own_translations(options: Namespace, text: _Text) -> list[str]:
+    if options.hyp is not None:
+        return _as_many(options.hyp, text.n_lines, "the reference")
     translator = load_translator(options)
-    scores = score_translations(translator.translate(src), ref, options.tokenize)
+    translations = translator.translate(text.src)
     warn_of_cut_lines(translator)
-    print(f"BLEU {scores.bleu:.2f}   {scores.signature}")
-    print(f"chrF {scores.chrf:.2f}   {scores.chrf_signature}")
-    print(f"CER  {scores.cer:.4f}\nWER  {scores.wer:.4f}\n{len(src):,} sentences")
-    if options.json:
-        values = {**scores.to_dict(), "n_sentences": len(src), "weights": options.weights}
-        write_whole(Path(options.json), iter([json.dumps(values, indent=1)]))
+    return [" ".join(line.split("\n")) for line in translations]
 
 
-def _pairs_to_score(options: Namespace) -> tuple[list[str], list[str]]:
-    if options.src is None:
-        from accel_tx.data.dataset import prepare_data
-        from accel_tx.inference.translator import load_run_config, load_scores
-
-        run_dir = Path(options.run_dir)
-        data = prepare_data(load_run_config(run_dir))
-        if data.sha256 != load_scores(run_dir / options.weights)["data_sha256"]:
-            raise UserError(f"{run_dir}: its corpus has changed since the training; give --src and --ref")
-        return data.valid_src.to_pylist(), data.valid_tgt.to_pylist()
-    src, ref = list(read_lines(options.src)), list(read_lines(options.ref))
-    if len(src) != len(ref):
-        raise UserError(f"{options.src} has {len(src)} lines and {options.ref} has {len(ref)}; expected as many")
-    if not src:
-        raise UserError(f"{options.src}: is empty; expected one sentence a line")
-    return src, ref
+def _as_dict(
+    options: Namespace, found: dict[str, MetricScores], comet: list[float] | None, drawn: Resampling, n_sentences: int
+) -> dict[str, Any]:
+    """For JSON: plain scores under the names that metrics.jsonl has, then everything about each system."""
+    values: dict[str, Any] = {key: metric.systems[0].score for key, metric in found.items()}
+    values |= {"signature": found["bleu"].plain_signature, "chrf_signature": found["chrf"].plain_signature}
+    values |= {"n_sentences": n_sentences, "weights": None if options.hyp else options.weights}
+    values |= dataclasses.asdict(drawn)
+    values["signatures"] = {key: metric.signature for key, metric in found.items()}
+    files = [options.hyp, *(options.against or [])]
+    values["systems"] = [
+        {"file": file, **{key: metric.systems[i].to_dict() for key, metric in found.items()}}
+        for i, file in enumerate(files)
+    ]
+    if comet is not None:
+        values["comet"] = comet[0]
+        for system, score in zip(values["systems"], comet, strict=True):
+            system["comet"] = {"score": score}
+    return values

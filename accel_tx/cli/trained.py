@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from accel_tx.inference.translator import Translator
 
 
-def add_run_options(parser: ArgumentParser) -> None:
+def add_run_options(parser: ArgumentParser, required: bool = True) -> None:
     """`--run_dir` and `--weights`."""
-    parser.add_argument("--run_dir", type=str, required=True, help="folder of a training run")
+    kind = str if required else str | None
+    parser.add_argument("--run_dir", type=kind, required=required, help="folder of a training run")
     parser.add_argument(
         "--weights", default="best", help="folder inside it: best, final or checkpoints/update_00000123"
     )

@@ -1,108 +1,87 @@
-"""The metrics behind `score_translations`, as `evaluate.Metric` classes.
+"""BLEU, chrF2, chrF2++, TER and the error rates as `evaluate.Metric` classes.
 
 `evaluate.load` downloads a script for each metric; these classes come with the package and work offline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import datasets
 import evaluate
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
+
+from accel_tx.inference.line_metrics import line_metric
+from accel_tx.inference.resampling import SEED, bootstrap_scores, interval
 
 
-def text_metric_info(description: str, citation: str) -> evaluate.MetricInfo:
-    """Describe a metric of one hypothesis and one reference a line."""
-    text = datasets.Value("string")
-    features = datasets.Features({"predictions": text, "references": text})
-    return evaluate.MetricInfo(description=description, citation=citation, features=features)
+class CorpusMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
+    """One hypothesis a line; one reference, or a list of as many references for each line."""
 
-
-class Bleu(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
-    """BLEU with its signature, as sacreBLEU computes it."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return text_metric_info("BLEU, 0 to 100", "Papineni et al. 2002; Post 2018")
-
-    def _compute(self, predictions: list[str], references: list[str], tokenize: str = "13a") -> dict[str, Any]:
-        if tokenize not in BLEU.TOKENIZERS:
-            raise ValueError(f"tokenize is {tokenize!r}; expected one of {', '.join(sorted(BLEU.TOKENIZERS))}")
-        bleu = BLEU(tokenize=tokenize)
-        score = bleu.corpus_score(predictions, [references]).score
-        return {"score": score, "signature": str(bleu.get_signature())}
-
-
-class ChrF(evaluate.Metric):  # type: ignore[misc]
-    """Character n-gram F-score with its signature, as sacreBLEU computes it."""
+    key: ClassVar[str]
+    """Of `line_metrics.METRICS`."""
+    meaning: ClassVar[str]
+    source: ClassVar[str]
 
     def _info(self) -> evaluate.MetricInfo:
-        return text_metric_info("chrF2, 0 to 100", "Popović 2015; Post 2018")
+        text = datasets.Value("string")
+        several = datasets.Features({"predictions": text, "references": datasets.Sequence(text)})
+        single = datasets.Features({"predictions": text, "references": text})
+        return evaluate.MetricInfo(description=self.meaning, citation=self.source, features=[several, single])
 
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, Any]:
-        chrf = CHRF()
-        score = chrf.corpus_score(predictions, [references]).score
-        return {"score": score, "signature": str(chrf.get_signature())}
-
-
-class CharacterErrorRate(evaluate.Metric):  # type: ignore[misc]
-    """Edits of characters (code points, spaces included) over characters of the references."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return text_metric_info("Character error rate, 0 is best", "Levenshtein 1966")
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return {"error_rate": error_rate(predictions, references)}
-
-
-class WordErrorRate(evaluate.Metric):  # type: ignore[misc]
-    """Edits of words, which are what stands between whitespace, over words of the references."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return text_metric_info("Word error rate, 0 is best", "Levenshtein 1966")
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return {"error_rate": error_rate([line.split() for line in predictions], [line.split() for line in references])}
-
-
-def error_rate(hypotheses: Sequence[Sequence[Hashable]], references: Sequence[Sequence[Hashable]]) -> float:
-    """Edit distances summed over the corpus, divided by the summed lengths of the references.
-
-    Raises: ValueError if all references are empty.
-    """
-    reference_length = sum(map(len, references))
-    if not reference_length:
-        raise ValueError(f"all {len(references)} references are empty; expected text to compare with")
-    return sum(map(edit_distance, hypotheses, references)) / reference_length
+    def _compute(
+        self,
+        predictions: list[str],
+        references: Sequence[str] | Sequence[Sequence[str]],
+        n_resamples: int = 0,
+        seed: int = SEED,
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """`score` and `signature`; with resamples also `mean`, `low` and `high` of the 95 % interval."""
+        lines = [[line] if isinstance(line, str) else line for line in references]
+        if len(set(map(len, lines))) > 1:
+            raise ValueError("some lines have more references than others; expected as many for each")
+        metric = line_metric(self.key, list(zip(*lines, strict=True)), **settings)
+        statistics = metric.statistics(predictions)
+        found: dict[str, Any] = {"score": metric.score(statistics.sum(0)), "signature": metric.signature()}
+        if n_resamples:
+            around = interval(bootstrap_scores(statistics, metric.score, n_resamples, seed))
+            found |= {"mean": around.mean, "low": around.low, "high": around.high}
+            found["signature"] = metric.signature(bs=n_resamples, seed=seed)
+        return found
 
 
-def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
-    """Fewest insertions, deletions and substitutions of one item that turn `a` into `b`.
+class Bleu(CorpusMetric):
+    """BLEU with its signature, as sacreBLEU computes it. Settings: `tokenize`, `lowercase`."""
 
-    A column of the usual table is held as two integers, whose bit i says that row i + 1 is one more, or one less, than
-    row i. So Python works on a whole column at once: len(b) rounds instead of len(a) x len(b).
-    Source: Hyyrö 2003, "A bit-vector algorithm for computing Levenshtein and Damerau edit distances", figure 3.
-    """
-    if not a:
-        return len(b)
-    positions: dict[Hashable, int] = {}
-    for row, item in enumerate(a):
-        positions[item] = positions.get(item, 0) | 1 << row
-    all_rows = (1 << len(a)) - 1
-    last_row = 1 << (len(a) - 1)
-    more, less, distance = all_rows, 0, len(a)
-    for item in b:
-        match = positions.get(item, 0) | less
-        diagonal_same = (((match & more) + more) ^ more) | match
-        right_more = less | ~(more | diagonal_same)
-        right_less = more & diagonal_same
-        if right_more & last_row:
-            distance += 1
-        elif right_less & last_row:
-            distance -= 1
-        right_more = right_more << 1 | 1  # the first row of the table grows by one a column
-        more = (right_less << 1 | ~(diagonal_same | right_more)) & all_rows
-        less = right_more & diagonal_same & all_rows
-    return distance
+    key, meaning, source = "bleu", "BLEU, 0 to 100", "Papineni et al. 2002; Post 2018"
+
+
+class ChrF(CorpusMetric):
+    """Character n-gram F-score (chrF2) with its signature, as sacreBLEU computes it. Settings: `lowercase`."""
+
+    key, meaning, source = "chrf", "chrF2, 0 to 100", "Popović 2015; Post 2018"
+
+
+class ChrFPlusPlus(CorpusMetric):
+    """The same over words and pairs of words besides (chrF2++). Settings: `lowercase`."""
+
+    key, meaning, source = "chrfpp", "chrF2++, 0 to 100", "Popović 2017; Post 2018"
+
+
+class TranslationEditRate(CorpusMetric):
+    """TER with its signature, as sacreBLEU computes it: case does not count."""
+
+    key, meaning, source = "ter", "TER, 0 is best", "Snover et al. 2006; Post 2018"
+
+
+class CharacterErrorRate(CorpusMetric):
+    """Edits of characters over characters of the references. Settings: `lowercase`."""
+
+    key, meaning, source = "cer", "Character error rate, 0 is best", "Levenshtein 1966"
+
+
+class WordErrorRate(CorpusMetric):
+    """Edits of words over words of the references. Settings: `lowercase`."""
+
+    key, meaning, source = "wer", "Word error rate, 0 is best", "Levenshtein 1966"

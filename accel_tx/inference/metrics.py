@@ -54,8 +54,8 @@ def score_translations(hypotheses: Sequence[str], references: Sequence[str], tok
     return Scores(
         bleu=bleu["score"],
         chrf=chrf["score"],
-        cer=cer["error_rate"],
-        wer=wer["error_rate"],
+        cer=cer["score"],
+        wer=wer["score"],
         signature=bleu["signature"],
         chrf_signature=chrf["signature"],
     )

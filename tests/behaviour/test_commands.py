@@ -87,7 +87,7 @@ def test_evaluate_scores_a_file_like_sacrebleu_and_the_validation_set_like_the_t
     assert [scores[name] for name in ("bleu", "chrf", "cer", "wer")] == pytest.approx(
         [recorded[name] for name in ("bleu", "chrf", "cer", "wer")]
     )
-    assert scores["signature"] in done.stdout
+    assert scores["signatures"]["bleu"] in done.stdout
     (tmp_path / "src").write_text("The old man reads.\nWe eat.\n", encoding="utf-8")
     (tmp_path / "ref").write_text("Le vieil homme lit.\nNous mangeons.\n", encoding="utf-8")
     files = ["--src", str(tmp_path / "src"), "--ref", str(tmp_path / "ref"), "--json", str(tmp_path / "file.json")]

@@ -33,7 +33,7 @@ def test_quickstart_trains_scores_and_translates(tmp_path: Path) -> None:
     )
     seconds = time.monotonic() - started_at_s
     assert done.returncode == 0, done.stderr[-3000:]
-    bleu = float(re.search(r"^BLEU (\d+\.\d+)", done.stdout, re.MULTILINE)[1])  # type: ignore[index]
+    bleu = float(re.search(r"^BLEU +(\d+\.\d+)", done.stdout, re.MULTILINE)[1])  # type: ignore[index]
     print(f"quickstart: BLEU {bleu} after {seconds:.0f} s")
     assert bleu >= 85
     translations = done.stdout.strip().splitlines()[-5:]

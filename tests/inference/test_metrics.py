@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel_tx.inference.corpus_metrics import edit_distance
+from accel_tx.inference.line_metrics import edit_distance
 from accel_tx.inference.metrics import Scores, score_translations
 
 HYPOTHESES = ["Un homme en chemise rouge court .", "", "Le chat est assis sur le tapis.", "C’est l'été, déjà ?"]

@@ -1,0 +1,132 @@
+"""`evaluate` as a user types it: a run or a file of translations, alone or against others."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from accel_tx.cli import main
+from accel_tx.config import Config
+from accel_tx.train.loop import train
+from tests.inference.system_texts import damaged, references
+
+REFERENCES = references(40)
+FEW = ["--n_resamples", "50", "--n_trials", "50"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the files `ref`, `a`, `b` and `src`."""
+    texts = {"ref": REFERENCES, "a": damaged(REFERENCES, 0.1, 1), "b": damaged(REFERENCES, 0.4, 2), "src": REFERENCES}
+    for name, lines in texts.items():
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_file_of_translations_is_scored_without_a_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", "--hyp", "a", "--ref", "ref", "--json", "out.json", *FEW])
+    printed = capsys.readouterr().out.splitlines()
+    values = json.loads((folder / "out.json").read_text())
+
+    assert [line.split()[0] for line in printed[:6]] == ["BLEU", "chrF2", "chrF2++", "TER", "CER", "WER"]
+    for line, key in zip(printed, ("bleu", "chrf", "chrfpp", "ter", "cer", "wer"), strict=False):
+        _, score, low, high, signature = line.split()
+        around = values["systems"][0][key]
+        assert float(score) == pytest.approx(values[key], abs=0.006)
+        assert (float(low[1:-1]), float(high[:-1])) == pytest.approx((around["low"], around["high"]), abs=0.006)
+        assert signature == values["signatures"][key]
+        assert "|bs:50|seed:12345|" in signature
+    assert values["signature"].startswith("nrefs:1|case:mixed|")
+    assert (values["n_sentences"], values["n_resamples"], values["weights"]) == (40, 50, None)
+
+
+def test_others_stand_in_a_table_with_difference_and_p_values(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    comet = f"{sys.executable} -c 'import sys; print(len(open(sys.argv[1]).read()))' {{hyp}} {{ref}}"
+    main(
+        [
+            "evaluate",
+            "--hyp",
+            "a",
+            "--ref",
+            "ref",
+            "--against",
+            "b",
+            "ref",
+            "--json",
+            "out.json",
+            "--comet",
+            comet,
+            *FEW,
+        ]
+    )
+    printed = capsys.readouterr().out
+    systems = json.loads((folder / "out.json").read_text())["systems"]
+
+    assert [system["file"] for system in systems] == ["a", "b", "ref"]
+    assert systems[1]["bleu"]["difference"] == systems[1]["bleu"]["score"] - systems[0]["bleu"]["score"] < 0
+    assert systems[2]["bleu"]["score"] == pytest.approx(100)
+    assert [system["comet"]["score"] for system in systems] == [
+        len((folder / f).read_text()) for f in ("a", "b", "ref")
+    ]
+    row = re.search(r"BLEU +a .*\n +b +(\S+) +\[\S+ \S+\] +(\S+) +(\S+) +(\S+)", printed)
+    assert row is not None
+    assert float(row[2]) == pytest.approx(systems[1]["bleu"]["difference"], abs=0.006)
+    assert float(row[3]) == pytest.approx(systems[1]["bleu"]["p_bootstrap"], abs=6e-5)
+    assert float(row[4]) == pytest.approx(systems[1]["bleu"]["p_randomization"], abs=6e-5)
+
+
+def test_a_run_is_scored_against_the_file_that_it_wrote_itself(
+    folder: Path, tiny_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny_config(train={"max_updates": 2}), folder / "run")
+    main(["evaluate", "--run_dir", "run", "--output", "own", "--json", "whole.json", *FEW])
+    main(["evaluate", "--run_dir", "run", "--against", "own", "--json", "compared.json", *FEW])
+    best = json.loads((folder / "run/best/scores.json").read_text())
+    whole, compared = (json.loads((folder / name).read_text()) for name in ("whole.json", "compared.json"))
+
+    assert len((folder / "own").read_text().splitlines()) == whole["n_sentences"] == 23
+    for key in ("bleu", "chrf", "cer", "wer", "signature", "chrf_signature"):
+        assert whole[key] == best[key]
+    for own, other in zip(*(system.items() for system in compared["systems"]), strict=True):
+        assert own[0] == "file" or other[1]["difference"] == 0
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "neither run nor file": (["--ref", "ref"], "--run_dir and --hyp: neither given"),
+    "run and file": (["--run_dir", "run", "--hyp", "a", "--ref", "ref"], "--run_dir and --hyp: both given"),
+    "no reference": (["--hyp", "a"], "--ref is missing"),
+    "no source for a metric that wants it": (
+        ["--hyp", "a", "--ref", "ref", "--comet", "x {src} {hyp}"],
+        "--comet: --src is missing",
+    ),
+    "a file of another length": (["--hyp", "a", "--ref", "ref", "--against", "short"], "has 40 lines and short has 1"),
+    "a reference of another length": (["--hyp", "a", "--ref", "ref", "short"], "has 40 lines and short has 1"),
+    "a missing file": (["--hyp", "a", "--ref", "ref", "--against", "none"], "none: cannot be read"),
+    "less than no resamples": (["--hyp", "a", "--ref", "ref", "--n_resamples", "-1"], "--n_resamples is -1"),
+    "an unknown tokenizer": (["--hyp", "a", "--ref", "ref", "--tokenize", "14a"], "--tokenize 14a: expected one of"),
+    "a failing command": (
+        ["--hyp", "a", "--ref", "ref", "--comet", "/no_such_place {ref} {hyp}"],
+        "/no_such_place cannot be started",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_does_not_fit_is_one_line(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, message = BAD[case]
+    (folder / "short").write_text("un\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", *FEW, *arguments, "--json", "out.json"])
+
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert message in told.err
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+    assert not (folder / "out.json").exists()
