@@ -25,13 +25,15 @@ commands:
              python -m accel_tx evaluate --run_dir runs/quickstart --src test.en --ref test.fr
   translate  line in, line out, order kept
              echo "The old man reads." | python -m accel_tx translate --run_dir runs/quickstart
+  score      how probable given translations are to the model
+             python -m accel_tx score --run_dir runs/quickstart --src test.en --tgt test.fr
   bench      speed, memory and padding on this machine, beside the baselines; one table
              python -m accel_tx bench --config configs/multi30k_en_fr.yaml --synthetic 20000 --seconds 20
 
 `python -m accel_tx COMMAND --help` lists the options of a command.
 Any field of the config is an option: --section.field value, such as --train.seed 7.
 """
-_COMMANDS = ("data", "train", "checkpoints", "evaluate", "translate", "bench")
+_COMMANDS = ("data", "train", "checkpoints", "evaluate", "translate", "score", "bench")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from accel_tx import options as opt
+from accel_tx.cli.pipe import Progress, Remarks, warn_of_replaced, write_blocks
 from accel_tx.cli.trained import add_run_options, load_translator, warn_of_cut_lines
-from accel_tx.inference.lines import blocks_of_lines, write_whole
-
-if TYPE_CHECKING:
-    from accel_tx.inference.translator import Translator
+from accel_tx.inference.stream import read_blocks
 
 
 def run(argv: list[str]) -> None:
@@ -22,14 +18,17 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--output", default="-", help="file for the translations; - for standard output")
     options = opt.parse(parser, argv)
     translator = load_translator(options)
-    answers = (answer for block in blocks_of_lines(options.input) for answer in _one_line_each(translator, block))
-    if options.output == "-":
-        for answer in answers:
-            print(answer, flush=sys.stdin.isatty())
-    else:
-        write_whole(Path(options.output), answers)
+    remarks = Remarks()
+    with Progress([options.input], options.output) as progress:
+
+        def answers() -> Iterator[list[str]]:
+            for block in read_blocks(options.input):
+                for line in block.lines:
+                    warn_of_replaced(remarks, options.input, line)
+                texts = translator.translate([line.text for line in block.lines])
+                yield [" ".join(text.splitlines()) for text in texts]
+                progress.add(len(block.lines), block.n_bytes)
+
+        write_blocks(options.output, answers())
+    remarks.sum_up()
     warn_of_cut_lines(translator)
-
-
-def _one_line_each(translator: Translator, block: list[str]) -> list[str]:
-    return [" ".join(answer.split("\n")) for answer in translator.translate(block)]

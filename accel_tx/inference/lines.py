@@ -10,9 +10,6 @@ from typing import BinaryIO
 
 from accel_tx.config import UserError
 
-# Lines translated together; a terminal gets its answer line by line.
-_LINES_PER_BLOCK = 1_000
-
 
 def read_lines(name: str) -> Iterator[str]:
     """The lines of a file, `-` being standard input, without their ends.
@@ -27,19 +24,6 @@ def read_lines(name: str) -> Iterator[str]:
             yield from _decode(file, name)
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror}); expected one sentence a line") from None
-
-
-def blocks_of_lines(name: str) -> Iterator[list[str]]:
-    """The lines of a file in blocks to work on together."""
-    size = 1 if name == "-" and sys.stdin.isatty() else _LINES_PER_BLOCK
-    block: list[str] = []
-    for line in read_lines(name):
-        block.append(line)
-        if len(block) == size:
-            yield block
-            block = []
-    if block:
-        yield block
 
 
 def write_whole(path: Path, lines: Iterator[str]) -> None:

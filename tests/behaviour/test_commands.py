@@ -133,7 +133,7 @@ def test_data_suggests_thresholds_that_a_config_can_take(tiny_config: Callable[.
 def test_help_is_at_hand_for_every_command() -> None:
     top = run_cli("--help")
     assert top.returncode == 0
-    for command in ("data", "train", "checkpoints", "evaluate", "translate"):
+    for command in ("data", "train", "checkpoints", "evaluate", "translate", "score"):
         assert f"  {command} " in top.stdout
         done = run_cli(command, "--help")
         assert done.returncode == 0
@@ -208,20 +208,15 @@ def test_bad_text_gets_one_line_with_its_place(case: str, tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_lines_to_translate_are_named(run_dir: Path, tmp_path: Path) -> None:
+def test_bad_lines_to_score_are_named(run_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.txt").write_bytes(b"fine\n\xff\n")
-    (tmp_path / "out.txt").write_text("older")
-    files = ["--input", str(tmp_path / "bad.txt"), "--output", str(tmp_path / "out.txt")]
-    done = run_cli("translate", "--run_dir", str(run_dir), *files)
-    assert done.returncode == 2
-    assert "bad.txt: line 2 is not valid UTF-8" in one_line(done.stderr)
-    assert (tmp_path / "out.txt").read_text() == "older"
     (tmp_path / "short").write_text("one\n")
     (tmp_path / "long").write_text("un\ndeux\n")
-    done = run_cli(
-        "evaluate", "--run_dir", str(run_dir), "--src", str(tmp_path / "short"), "--ref", str(tmp_path / "long")
-    )
-    assert "has 1 lines and" in one_line(done.stderr)
+    for src, message in (("bad.txt", "bad.txt: line 2 is not valid UTF-8"), ("short", "has 1 lines and")):
+        files = ["--src", str(tmp_path / src), "--ref", str(tmp_path / "long")]
+        done = run_cli("evaluate", "--run_dir", str(run_dir), *files)
+        assert done.returncode == 2
+        assert message in one_line(done.stderr)
 
 
 def test_damaged_weights_are_one_line(tiny_config: Callable[..., Config], tmp_path: Path) -> None:

@@ -1,0 +1,151 @@
+"""`score`: how probable given translations are to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from accel_tx import options as opt
+from accel_tx.cli.pipe import Progress, Remarks, warn_of_replaced, write_blocks
+from accel_tx.cli.trained import add_run_options, load_translator
+from accel_tx.config import UserError
+from accel_tx.inference.json_lines import dump_line
+from accel_tx.inference.stream import LINES_PER_BLOCK, Line, read_blocks, readable
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from accel_tx.inference.pair_scores import PairScore
+    from accel_tx.inference.translator import Translator
+
+
+def run(argv: list[str]) -> None:
+    """Parse the options and do it."""
+    parser = opt.plain_parser(
+        "score",
+        "The model's log-probability (natural logarithm) of given translations, a line for each pair, in order. "
+        "Example: python -m accel_tx score --run_dir runs/quickstart --src test.en --tgt test.fr > scores.tsv",
+    )
+    add_run_options(parser)
+    parser.add_argument("--src", type=str, required=True, help="source sentences, one a line; - for standard input")
+    parser.add_argument("--tgt", type=str, required=True, help="their translations, line beside line; - likewise")
+    parser.add_argument("--output", default="-", help="file for the scores; - for standard output")
+    parser.add_argument(
+        "--format",
+        choices=["text", "jsonl"],
+        default="text",
+        help="text: log_prob, log_prob per token and number of target tokens (with the end of sentence) between tabs, "
+        "nan where the model has too few positions for a side; jsonl: an object a line, null there",
+    )
+    options = opt.parse(parser, argv)
+    if options.src == options.tgt == "-":
+        raise UserError("--src and --tgt: both are standard input; expected a file for one of them")
+    translator = load_translator(options)
+    remarks, totals = Remarks(), _Totals()
+    with Progress([options.src, options.tgt], options.output) as progress:
+
+        def answers() -> Iterator[list[str]]:
+            for src, tgt in _blocks_of_pairs(options.src, options.tgt, progress):
+                yield _answer(translator, options, src, tgt, remarks, totals)
+                progress.add(n_lines=len(src))
+
+        write_blocks(options.output, answers())
+    remarks.sum_up()
+    remarks.say(totals.summary())
+
+
+@dataclass
+class _Totals:
+    n_pairs: int = 0
+    n_scored: int = 0
+    n_tokens: int = 0
+    n_unknown: int = 0
+    log_prob: float = 0.0
+
+    def add(self, score: PairScore) -> None:
+        self.n_pairs += 1
+        if score.log_prob is not None:
+            self.n_scored += 1
+            self.n_tokens += score.n_tokens
+            self.n_unknown += score.n_unknown
+            self.log_prob += score.log_prob
+
+    def summary(self) -> str:
+        per_token = f", log_prob {self.log_prob / self.n_tokens:.4f} a token" if self.n_tokens else ""
+        too_long = f" of {self.n_pairs:,}" if self.n_scored < self.n_pairs else ""
+        unknown = f" ({self.n_unknown:,} not in the vocabulary, scored as any such word)" if self.n_unknown else ""
+        return f"{self.n_scored:,}{too_long} pairs scored, {self.n_tokens:,} target tokens{unknown}{per_token}"
+
+
+def _blocks_of_pairs(src_name: str, tgt_name: str, progress: Progress) -> Iterator[tuple[list[Line], list[Line]]]:
+    src_lines, tgt_lines = _lines(src_name, progress), _lines(tgt_name, progress)
+    n_read = 0
+    while True:
+        src, tgt = list(islice(src_lines, LINES_PER_BLOCK)), list(islice(tgt_lines, LINES_PER_BLOCK))
+        if len(src) != len(tgt):
+            n_src, n_tgt = (n_read + len(found) for found in (src, tgt))
+            raise UserError(
+                f"{readable(src_name)} has {n_src + sum(1 for _ in src_lines):,} lines and {readable(tgt_name)} has "
+                f"{n_tgt + sum(1 for _ in tgt_lines):,}; expected as many, a line of one translating that of the other"
+            )
+        if not src:
+            return
+        n_read += len(src)
+        yield src, tgt
+
+
+def _lines(name: str, progress: Progress) -> Iterator[Line]:
+    for block in read_blocks(name):
+        yield from block.lines
+        progress.add(n_bytes=block.n_bytes)
+
+
+def _answer(
+    translator: Translator, options: Namespace, src: list[Line], tgt: list[Line], remarks: Remarks, totals: _Totals
+) -> list[str]:
+    from accel_tx.inference.pair_scores import score_pairs
+
+    scores = score_pairs(
+        translator.model,
+        translator.tokenizers,
+        [line.text for line in src],
+        [line.text for line in tgt],
+        translator.decode.max_tokens,
+    )
+    limit = translator.model.config.max_positions
+    for src_line, tgt_line, score in zip(src, tgt, scores, strict=True):
+        totals.add(score)
+        warn_of_replaced(remarks, options.src, src_line)
+        warn_of_replaced(remarks, options.tgt, tgt_line)
+        if score.log_prob is None:
+            text = f"is longer than the model's {limit} positions on a side (model.max_positions); not scored"
+            remarks.add("too long to score", f"line {tgt_line.number}", text)
+    if options.format == "text":
+        return [_as_text(score) for score in scores]
+    return [_as_json(*row) for row in zip(src, tgt, scores, strict=True)]
+
+
+def _as_text(score: PairScore) -> str:
+    numbers = "nan\tnan" if score.log_prob is None else f"{score.log_prob:.6f}\t{score.log_prob_per_token:.6f}"
+    return f"{numbers}\t{score.n_tokens}"
+
+
+def _as_json(src: Line, tgt: Line, score: PairScore) -> str:
+    notes: dict[str, int | bool] = {}
+    if score.log_prob is None:
+        notes["too_long"] = True
+    if score.n_unknown:
+        notes["unknown"] = score.n_unknown
+    if n_replaced := src.n_replaced + tgt.n_replaced:
+        notes["replaced"] = n_replaced
+    values = {
+        "source": src.text,
+        "target": tgt.text,
+        "log_prob": score.log_prob,
+        "log_prob_per_token": score.log_prob_per_token,
+        "n_tokens": score.n_tokens,
+        "notes": notes,
+    }
+    return dump_line(values)

@@ -1,0 +1,46 @@
+"""JSON Lines in and out: one object a line, whatever characters its texts hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from accel_tx.config import UserError
+from accel_tx.inference.stream import Line, clean_text, readable
+
+# Characters that JSON allows in a string and that some readers take for a line's end, and half a surrogate pair, which
+# is no UTF-8.
+_TO_ESCAPE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_LONGEST_REASON_CHARS = 200
+
+
+def dump_line(values: dict[str, Any]) -> str:
+    """One line of JSON, readable where that is safe."""
+    text = json.dumps(values, ensure_ascii=False)
+    return _TO_ESCAPE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+def parse_line(line: Line, key: str, name: str) -> tuple[dict[str, Any], Line]:
+    """The object of a line of the input `name`, and the line of text that stands in it under `key`.
+
+    Raises: UserError if it is no object, or holds no such text.
+    """
+    where = f"{readable(name)}: line {line.number}"
+    expected = f'expected one JSON object a line with a text "{key}"'
+    try:
+        values = json.loads(line.text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:_LONGEST_REASON_CHARS]
+        raise UserError(f"{where} is not valid JSON ({reason}); {expected}") from None
+    if not isinstance(values, dict) or not isinstance(values.get(key), str):
+        found = (
+            f"keys {', '.join(values) or 'none'}"[:_LONGEST_REASON_CHARS] if isinstance(values, dict) else "no object"
+        )
+        raise UserError(f"{where} holds {found}; {expected}")
+    text, n_replaced = clean_text(values[key])
+    return values, Line(line.number, text, line.n_replaced + n_replaced)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")

@@ -1,0 +1,92 @@
+"""The model's log-probability of given translations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from accel_tx.data.batching import BatchLimits, plan_epoch
+from accel_tx.data.collator import DataCollator, TokenPair
+from accel_tx.data.tokenizer import UNK_ID, TokenizerPair
+from accel_tx.model.transformer import Transformer
+
+# Logits in memory at a time, as in the training loss: 2^24 float32 are 64 MiB.
+_LOGITS_PER_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """How probable a target is, given its source."""
+
+    log_prob: float | None
+    """Natural logarithm, summed over the target's tokens; None where a side is longer than the model's positions."""
+    n_tokens: int
+    """Tokens of the target, EOS included."""
+    n_unknown: int
+    """Those among them that the vocabulary lacks: each counts as the probability of any such word."""
+
+    @property
+    def log_prob_per_token(self) -> float | None:
+        """Nats a token; None where `log_prob` is."""
+        return None if self.log_prob is None else self.log_prob / self.n_tokens
+
+
+def score_pairs(
+    model: Transformer, tokenizers: TokenizerPair, src: Sequence[str], tgt: Sequence[str], max_tokens: int
+) -> list[PairScore]:
+    """Score target i given source i, in the order asked, in batches of at most `max_tokens` padded tokens on a side.
+
+    Texts are stripped and encoded as in training, so the sum over a validation set is its loss with the sign turned.
+    The model must be in eval mode. Raises: ValueError if the numbers of texts differ.
+    """
+    if len(src) != len(tgt):
+        raise ValueError(f"{len(src)} sources and {len(tgt)} targets; expected as many")
+    src_ids = tokenizers.src.encode([text.strip() for text in src])
+    tgt_ids = tokenizers.tgt.encode([text.strip() for text in tgt])
+    longest = model.config.max_positions - 1
+    fits = [i for i in range(len(src)) if max(len(src_ids[i]), len(tgt_ids[i])) <= longest]
+    pairs = [TokenPair(np.array(src_ids[i], np.int32), np.array(tgt_ids[i], np.int32)) for i in fits]
+    log_probs: dict[int, float] = {}
+    for rows in _batches(pairs, max_tokens):
+        found = _log_probs(model, [pairs[row] for row in rows])
+        log_probs.update(zip((fits[row] for row in rows), found, strict=True))
+    return [PairScore(log_probs.get(i), len(ids) + 1, ids.count(UNK_ID)) for i, ids in enumerate(tgt_ids)]
+
+
+def _batches(pairs: list[TokenPair], max_tokens: int) -> list[list[int]]:
+    if not pairs:
+        return []
+    src_lengths = np.array([len(pair.src) + 1 for pair in pairs], dtype=np.int64)
+    tgt_lengths = np.array([len(pair.tgt) + 1 for pair in pairs], dtype=np.int64)
+    limit = max(max_tokens, int(src_lengths.max()), int(tgt_lengths.max()))
+    plan = plan_epoch(src_lengths, tgt_lengths, BatchLimits(limit, None), 1, seed=0, epoch=0)
+    batches: list[NDArray[np.int64]] = [plan.update(i)[0] for i in range(plan.n_updates)]
+    return [batch.tolist() for batch in batches]
+
+
+@torch.inference_mode()
+def _log_probs(model: Transformer, pairs: list[TokenPair]) -> list[float]:
+    batch = DataCollator()(pairs).to(model.positions.device)
+    hidden = model.decode(batch.tgt_in, model.encode(batch.src_ids, batch.src_valid), batch.src_valid)
+    real = hidden.flatten(0, 1)[batch.tgt_positions]  # (N, D)
+    targets = batch.tgt_out.flatten()[batch.tgt_positions]
+    of_tokens = _target_log_probs(model, real, targets).double()
+    sums = of_tokens.new_zeros(len(pairs))
+    sums.index_add_(0, batch.tgt_positions // batch.tgt_out.shape[1], of_tokens)
+    return sums.tolist()
+
+
+def _target_log_probs(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability (N,) of each target (N,) int64 given the decoder's output (N, D)."""
+    n_rows = max(1, _LOGITS_PER_CHUNK // len(model.output_bias))
+    chunks = []
+    for states, wanted in zip(torch.split(hidden, n_rows), torch.split(targets, n_rows), strict=True):
+        losses = F.cross_entropy(F.linear(states, model.projection, model.output_bias), wanted, reduction="none")
+        chunks.append(-losses)
+    return torch.cat(chunks)

@@ -1,0 +1,130 @@
+"""`translate` and `score` in a pipe: a line for every line, whatever it holds; answers while the input stays open."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from accel_tx.config import Config
+from accel_tx.train.loop import train
+from tests.conftest import REPOSITORY, TINY, run_cli
+
+_PATIENCE_S = 60
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+    from accel_tx.config import build_config
+
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(build_config({**TINY, "data": {**TINY["data"], "cache_dir": str(cache_dir)}}), folder)
+    return folder
+
+
+def test_every_line_comes_out_as_one_line_and_what_was_replaced_is_named(run_dir: Path, tmp_path: Path) -> None:
+    lines = [
+        b"The old man reads.",
+        b"the old man " * 3_334,
+        b"",
+        "🎉🎉 🐕 ❤️".encode(),
+        b"The old \0 man.",
+        b"The \xff\xfe man \xe2\x82.",
+        "The man.\u2028We eat.\x85No.\x0b\x0c\x1c\rYes.".encode(),
+        b"x" * 20_000,
+        b"last, without an end",
+    ]
+    (tmp_path / "in").write_bytes(b"\n".join(lines))
+    with (tmp_path / "in").open() as stdin:
+        done = subprocess.run(
+            [sys.executable, "-m", "accel_tx", "translate", "--run_dir", str(run_dir)],
+            stdin=stdin,
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "latin-1"},
+            cwd=REPOSITORY,
+            timeout=240,
+        )
+    assert done.returncode == 0, done.stderr
+    answers = done.stdout.decode("utf-8").splitlines()
+    assert len(answers) == len(lines)
+    assert [bool(answer) for answer in answers] == [bool(line) for line in lines]
+    warnings = done.stderr.decode("utf-8", "replace")
+    assert "standard input: line 5: 1 byte(s)" in warnings
+    assert "standard input: line 6: 3 byte(s)" in warnings
+    assert "line 7" not in warnings
+
+
+def test_an_answer_comes_while_the_input_stays_open(run_dir: Path) -> None:
+    command = [sys.executable, "-m", "accel_tx", "translate", "--run_dir", str(run_dir)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            for question in (b"The old man reads.\n", b"We eat.\nNo.\n"):
+                process.stdin.write(question)
+                answer = b""
+                while answer.count(b"\n") < question.count(b"\n"):
+                    assert select.select([process.stdout], [], [], _PATIENCE_S)[0], "no answer came"
+                    answer += os.read(process.stdout.fileno(), 1 << 16)
+                assert answer.count(b"\n") == question.count(b"\n")
+            process.stdin.close()
+            assert process.wait(_PATIENCE_S) == 0
+        finally:
+            process.kill()
+
+
+def test_score_gives_a_line_for_each_pair_and_the_validation_loss_in_sum(
+    run_dir: Path, tmp_path: Path, tiny_config: Callable[..., Config]
+) -> None:
+    from accel_tx.data.dataset import prepare_data
+
+    data = prepare_data(tiny_config())
+    src, tgt = data.valid_src.to_pylist(), data.valid_tgt.to_pylist()
+    (tmp_path / "src").write_text("\n".join([*src, "Non. " * 99, "\0"]) + "\n", encoding="utf-8")
+    (tmp_path / "tgt").write_text("\n".join([*tgt, "Oui.", "Xyz."]) + "\n", encoding="utf-8")
+    files = ["--src", str(tmp_path / "src"), "--tgt", str(tmp_path / "tgt")]
+    done = run_cli("score", "--run_dir", str(run_dir), *files)
+    assert done.returncode == 0, done.stderr
+    rows = [[float(number) for number in line.split("\t")] for line in done.stdout.splitlines()]
+    assert len(rows) == len(src) + 2
+    recorded = json.loads((run_dir / "best" / "scores.json").read_text())["val_loss"]
+    scored = rows[: len(src)]
+    assert -sum(row[0] for row in scored) / sum(row[2] for row in scored) == pytest.approx(recorded, abs=1e-5)
+    assert math.isnan(rows[-2][0])
+    assert f"line {len(src) + 1}: is longer than the model's 96 positions" in done.stderr
+    assert f"{len(src) + 1} of {len(src) + 2} pairs scored" in done.stderr
+    assert "not in the vocabulary, scored as any such word" in done.stderr
+    output = tmp_path / "out.jsonl"
+    done = run_cli("score", "--run_dir", str(run_dir), *files, "--format", "jsonl", "--output", str(output))
+    assert (done.returncode, done.stdout) == (0, "")
+    values = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [value["source"] for value in values[:-1]] == [*src, "Non. " * 99]
+    assert [value["log_prob"] for value in values[: len(src)]] == pytest.approx([row[0] for row in scored], abs=1e-6)
+    assert [value["notes"] for value in values[-2:]] == [
+        {"too_long": True, "unknown": 1},
+        {"unknown": 1, "replaced": 1},
+    ]
+    assert values[-2]["log_prob"] is None
+
+
+def test_score_refuses_files_of_unequal_length(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "src").write_text("a\n" * 5)
+    (tmp_path / "tgt").write_text("a\n" * 3)
+    output = tmp_path / "out.tsv"
+    files = ["--src", str(tmp_path / "src"), "--tgt", str(tmp_path / "tgt"), "--output", str(output)]
+    done = run_cli("score", "--run_dir", str(run_dir), *files)
+    assert done.returncode == 2
+    assert "src has 5 lines and" in done.stderr
+    assert "tgt has 3; expected as many" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not output.exists()
