@@ -70,6 +70,7 @@ _FREE_ON_RESUME = {
     "on_bad_update",
     "max_bad_updates",
     "spike_factor",
+    "gradient_checkpointing",
     "cpu_threads",
     "loader_workers",
     "precision",

@@ -205,22 +205,54 @@ def peak_memory(
 ) -> Memory:
     """Peak of one process that trains on whole micro-batches of these shapes; all gradients are counted at the peak."""
     n_parameters = count_parameters(config.model, src_vocab_size, tgt_vocab_size)
-    kept = activation_bytes(config.model, shapes, precision, device)
+    kept = activation_bytes(config.model, shapes, precision, device, config.train.gradient_checkpointing)
     largest = int(kept.argmax())
     program = _PROGRAM[precision] + round(_FRAGMENTATION * kept[largest]) if device == "cpu" else 0
+    logits, of_loss = _loss_bytes(config.model, int(shapes.n_tgt_tokens[largest]), tgt_vocab_size, device, precision)
+    if config.train.gradient_checkpointing:
+        # The layer that is computed again takes the place of the logits.
+        again = layer_again(config.model, shapes, precision, device)[largest]
+        logits = max(0, logits - int(again))
     return Memory(
         parameters=(4 if precision == "no" else 6) * n_parameters,
         gradients=4 * n_parameters,
         optimizer=8 * n_parameters,
         activations=int(kept[largest]),
-        loss=_loss_bytes(config.model, int(shapes.n_tgt_tokens[largest]), tgt_vocab_size, device, precision),
+        loss=logits + of_loss,
         program=program,
     )
 
 
-def activation_bytes(model: ModelConfig, shapes: Shapes, precision: str, device: Device) -> Indices:
-    """What autograd keeps of the forward pass of each micro-batch, (n_micro_batches,)."""
-    # The residual stream and what the norms see are float32 in every precision, the products' inputs are not.
+def activation_bytes(
+    model: ModelConfig, shapes: Shapes, precision: str, device: Device, checkpointing: bool = False
+) -> Indices:
+    """What autograd keeps of the forward pass of each micro-batch, (n_micro_batches,).
+
+    With gradient checkpointing: the inputs of the layers, and what the largest layer keeps when it is computed again.
+    """
+    d, wide = model.d_model, 4  # the residual stream is float32 in every precision
+    n_src, n_tgt = shapes.n_pairs * shapes.src_width, shapes.n_pairs * shapes.tgt_width
+    ends = d * ((1 if model.dropout else 0) + (wide if model.norm == "pre" else 0))  # behind embedding, in last norm
+    kept = (n_src + n_tgt) * ends
+    if checkpointing:
+        n_inputs = n_src * (model.n_encoder_layers + 1) + n_tgt * model.n_decoder_layers  # the encoder output as well
+        kept = kept + n_inputs * d * wide + layer_again(model, shapes, precision, device)
+    else:
+        encoder_layer, decoder_layer = _layer_bytes(model, shapes, precision, device)
+        kept = kept + model.n_encoder_layers * encoder_layer + model.n_decoder_layers * decoder_layer
+        if precision == "no":
+            kept = kept + n_src * d * wide
+    return np.asarray(kept, dtype=np.int64)
+
+
+def layer_again(model: ModelConfig, shapes: Shapes, precision: str, device: Device) -> Indices:
+    """What the largest layer keeps when gradient checkpointing computes it again, (n_micro_batches,)."""
+    return np.maximum(*_layer_bytes(model, shapes, precision, device))
+
+
+def _layer_bytes(model: ModelConfig, shapes: Shapes, precision: str, device: Device) -> tuple[Indices, Indices]:
+    """What one executed layer keeps of each micro-batch: an encoder layer, a decoder layer; each (n_micro_batches,)."""
+    # What the norms see is float32 in every precision, the products' inputs are not.
     wide, narrow = 4, 4 if precision == "no" else 2
     d, h = model.d_model, model.n_heads
     kept = 1 if model.dropout else 0
@@ -230,28 +262,25 @@ def activation_bytes(model: ModelConfig, shapes: Shapes, precision: str, device:
     cross_attention = norm + 2 * d * narrow + 4 * h + d * kept
     feed_forward = norm + n_inner * model.d_ff * narrow + d * kept
     n_src, n_tgt = shapes.n_pairs * shapes.src_width, shapes.n_pairs * shapes.tgt_width
-    ends = d * (kept + (wide if model.norm == "pre" else 0))  # dropout behind the embedding, input of the last norm
-    encoder = n_src * (model.n_encoder_layers * (self_attention + feed_forward) + ends)
-    decoder = n_tgt * (model.n_decoder_layers * (self_attention + cross_attention + feed_forward) + ends)
-    # Keys and values of the encoder output, and that itself: once, or cast by every layer.
-    n_outputs = 1 if precision == "no" else model.n_decoder_layers
-    memory = n_src * d * narrow * (2 * model.n_decoder_layers + n_outputs)
-    weights = 0
+    encoder_layer = n_src * (self_attention + feed_forward)
+    decoder_layer = n_tgt * (self_attention + cross_attention + feed_forward) + n_src * 2 * d * narrow
+    if precision != "no":  # the encoder output, which every layer casts for itself
+        decoder_layer = decoder_layer + n_src * d * narrow
     # Fused kernels keep no attention weights; on CPU there is none for bf16, nor with dropout of the weights.
-    if device == "cpu" and (precision == "bf16" or model.attention_dropout):
-        n_weights = model.n_encoder_layers * shapes.src_width**2 + model.n_decoder_layers * (
-            shapes.tgt_width**2 + shapes.tgt_width * shapes.src_width
-        )
-        weights = shapes.n_pairs * h * n_weights * (3 * narrow + 1 if model.attention_dropout else narrow)
-    return np.asarray(encoder + decoder + memory + weights, dtype=np.int64)
+    if device == "cpu" and (narrow == 2 or model.attention_dropout):
+        of_weight = h * (3 * narrow + 1 if model.attention_dropout else narrow)
+        encoder_layer = encoder_layer + shapes.n_pairs * of_weight * shapes.src_width**2
+        n_decoder_weights = shapes.tgt_width**2 + shapes.tgt_width * shapes.src_width
+        decoder_layer = decoder_layer + shapes.n_pairs * of_weight * n_decoder_weights
+    return encoder_layer, decoder_layer
 
 
-def _loss_bytes(model: ModelConfig, n_tokens: int, vocab_size: int, device: Device, precision: str) -> int:
+def _loss_bytes(model: ModelConfig, n_tokens: int, vocab_size: int, device: Device, precision: str) -> tuple[int, int]:
+    """What the loss needs for a time, logits, and what it keeps for the backward pass, its gradients."""
     hidden = n_tokens * model.d_model
     if precision == "fp16":  # all logits, in half and in full precision, their logarithms and the gradients of these
-        return n_tokens * vocab_size * (2 + 4 + 4 + 4) + 2 * hidden
+        return n_tokens * vocab_size * (2 + 4 + 4 + 4) + 2 * hidden, 0
     narrow = 4 if precision == "no" else 2
     n_logits = min(n_tokens * vocab_size, _LOGITS_PER_CHUNK[device])
     n_between = min(n_logits, _LOGITS_PER_BLOCK[device])
-    grads = vocab_size * model.d_model + hidden
-    return narrow * n_logits + 4 * (2 * n_between + grads + hidden)
+    return narrow * n_logits + 4 * 2 * n_between, 4 * (vocab_size * model.d_model + 2 * hidden)

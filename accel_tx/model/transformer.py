@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from accel_tx.config import ModelConfig
 from accel_tx.data.collator import Batch
@@ -41,6 +42,8 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, src_vocab_size: int, tgt_vocab_size: int) -> None:
         super().__init__()
         self.config = config
+        self.gradient_checkpointing = False
+        """Keep only the inputs of each executed layer for the backward pass, which computes the layer again."""
         if config.tie_embeddings == "all" and src_vocab_size != tgt_vocab_size:
             raise ValueError(f"tie_embeddings 'all' needs one vocabulary; got {src_vocab_size} and {tgt_vocab_size}")
         # What is tied has no name of its own, so that nothing can come untied in saving, loading or sharding.
@@ -81,7 +84,7 @@ class Transformer(nn.Module):
         x = self._embed(embedding, src_ids, first_position=0)
         attendable = _broadcast_to_heads(src_valid)
         for i in self.encoder_order:
-            x = self.encoder_layers[i](x, attendable)
+            x = self._run_layer(self.encoder_layers[i], x, attendable)
         return self.encoder_norm(x)  # type: ignore[no-any-return]
 
     def decode(self, tgt_in: Tensor, memory: Tensor, src_valid: Tensor | None) -> Tensor:
@@ -89,7 +92,7 @@ class Transformer(nn.Module):
         x = self._embed(self.tgt_embedding, tgt_in, first_position=0)
         attendable = _broadcast_to_heads(src_valid)
         for i in self.decoder_order:
-            x = self.decoder_layers[i](x, memory, attendable)
+            x = self._run_layer(self.decoder_layers[i], x, memory, attendable)
         return self.decoder_norm(x)  # type: ignore[no-any-return]
 
     def start_cache(self, memory: Tensor, src_valid: Tensor | None, max_len: int) -> DecoderCache:
@@ -107,6 +110,12 @@ class Transformer(nn.Module):
             x = self.decoder_layers[i].step(x, own, memory, cache.src_attendable, cache.position)  # type: ignore[operator]
         cache.position += 1
         return F.linear(self.decoder_norm(x).squeeze(1), self.projection, self.output_bias)
+
+    def _run_layer(self, layer: nn.Module, *inputs: Tensor | None) -> Tensor:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            # Dropout draws the same numbers again: the generators' states are kept, a CPU's and the inputs' device's.
+            return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=True)  # type: ignore[no-any-return]
+        return layer(*inputs)  # type: ignore[no-any-return]
 
     def _embed(self, embedding: nn.Module, ids: Tensor, first_position: int) -> Tensor:
         length = ids.shape[1]

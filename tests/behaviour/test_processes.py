@@ -64,6 +64,17 @@ def test_two_processes_end_with_the_weights_of_one(tiny_config: MakeConfig, tmp_
         assert [s[name] for s in scores_one] == pytest.approx([s[name] for s in scores_two], rel=1e-9)
 
 
+def test_gradient_checkpointing_changes_no_byte_on_two_processes(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    for name, checkpointing in (("plain", False), ("again", True)):
+        config = tiny_config(
+            model={"encoder_sharing": "palindrome"},
+            train={"max_updates": 8, "save_every_updates": 8, "gradient_checkpointing": checkpointing},
+            validation={"every_updates": 8},
+        )
+        train_on(2, config, tmp_path / name)
+    assert_same_run(tmp_path / "plain", tmp_path / "again")
+
+
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 4), (4, 1), (4, 4)])
 def test_a_run_goes_on_with_another_number_of_processes(
     before: int, after: int, tiny_config: MakeConfig, tmp_path: Path

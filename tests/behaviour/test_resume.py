@@ -55,6 +55,18 @@ def test_stopped_and_gone_on_ends_with_the_same_bytes(
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
 
 
+def test_gradient_checkpointing_may_begin_and_end_in_a_run(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    def start(name: str, **fields: Any) -> None:
+        train(tiny_config(train={"max_updates": 15, "save_every_updates": 5, **fields}), tmp_path / name)
+
+    start("whole")
+    start("parts", gradient_checkpointing=True, stop_at_update=5)
+    start("parts", stop_at_update=10)
+    start("parts", gradient_checkpointing=True)
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+
+
 def test_a_stop_at_any_update_around_the_end_of_an_epoch_changes_nothing(
     tiny_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -9,12 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
 
 from accel_tx.config import Config, ModelConfig, build_config
 from accel_tx.data.batching import BatchLimits, BatchPlan, plan_epoch
 from accel_tx.data.collator import Batch, DataCollator
 from accel_tx.data.dataset import Ragged, TokenPairs, prepare_data
-from accel_tx.data.forecast import Shapes, activation_bytes, count_parameters, forecast, forecast_training
+from accel_tx.data.forecast import Shapes, activation_bytes, count_parameters, forecast, forecast_training, peak_memory
 from accel_tx.model import transformer
 from accel_tx.model.transformer import Transformer
 
@@ -84,9 +85,24 @@ def test_parameters_are_counted_as_the_model_has_them(norm: Any, tie: Any, shari
     assert count_parameters(asked, *sizes) == transformer.count_parameters(Transformer(asked, *sizes))
 
 
-def saved_bytes(asked: ModelConfig, n: int, src_width: int, tgt_width: int, half: bool) -> int:
+BASE = {"d_model": 64, "d_ff": 256, "n_heads": 4, "n_encoder_layers": 3, "n_decoder_layers": 2, "tie_embeddings": "all"}
+N, SRC_WIDTH, TGT_WIDTH = 40, 17, 21
+
+
+def one_shape() -> Shapes:
+    one = np.array([1])
+    return Shapes(N * one, SRC_WIDTH * one, TGT_WIDTH * one, N * SRC_WIDTH * one, N * TGT_WIDTH * one)
+
+
+def full_batch() -> Batch:
+    src, tgt = torch.full((N, SRC_WIDTH), 7), torch.full((N, TGT_WIDTH), 7)
+    return Batch(src, torch.ones(N, SRC_WIDTH, dtype=torch.bool), tgt, tgt, torch.arange(N * TGT_WIDTH))
+
+
+def saved_bytes(asked: ModelConfig, half: bool, checkpointing: bool = False) -> int:
     """What autograd keeps for the backward pass of one batch beside the parameters and what the loss keeps."""
     model = Transformer(asked, 50, 50).train()
+    model.gradient_checkpointing = checkpointing
     own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), model.positions]}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -97,13 +113,10 @@ def saved_bytes(asked: ModelConfig, n: int, src_width: int, tgt_width: int, half
             kept[storage.data_ptr()] = storage
         return tensor
 
-    src, tgt = torch.full((n, src_width), 7), torch.full((n, tgt_width), 7)
-    valid = torch.ones(n, src_width, dtype=torch.bool)
-    batch = Batch(src, valid, tgt, tgt, torch.arange(n * tgt_width))
     half_precision = torch.autocast("cpu", torch.bfloat16, enabled=half)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), half_precision:
-        model(batch, 0.1)
-    loss = 4 * (n * tgt_width * asked.d_model + 50 * asked.d_model)
+        model(full_batch(), 0.1)
+    loss = 4 * (N * TGT_WIDTH * asked.d_model + 50 * asked.d_model)
     return sum(storage.nbytes() for storage in kept.values()) - loss
 
 
@@ -112,13 +125,49 @@ def saved_bytes(asked: ModelConfig, n: int, src_width: int, tgt_width: int, half
 )
 @pytest.mark.parametrize("half", [False, True])
 def test_activations_are_those_that_autograd_keeps(fields: dict[str, Any], half: bool) -> None:
-    base = {"d_model": 64, "d_ff": 256, "n_heads": 4, "n_encoder_layers": 3, "n_decoder_layers": 2}
-    asked = ModelConfig(**{**base, "tie_embeddings": "all", **fields})  # type: ignore[arg-type]
-    n, src_width, tgt_width = 40, 17, 21
-    one = np.array([1])
-    shapes = Shapes(n * one, src_width * one, tgt_width * one, n * src_width * one, n * tgt_width * one)
-    found = activation_bytes(asked, shapes, "bf16" if half else "no", "cpu")[0]
-    assert found == pytest.approx(saved_bytes(asked, n, src_width, tgt_width, half), rel=0.03)
+    asked = ModelConfig(**{**BASE, **fields})  # type: ignore[arg-type]
+    found = activation_bytes(asked, one_shape(), "bf16" if half else "no", "cpu")[0]
+    assert found == pytest.approx(saved_bytes(asked, half), rel=0.03)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("half", [False, True])
+def test_with_checkpointing_the_inputs_of_the_layers_are_kept_and_one_layer_more(norm: Any, half: bool) -> None:
+    asked, precision = ModelConfig(**{**BASE, "norm": norm}), "bf16" if half else "no"  # type: ignore[arg-type]
+    found = activation_bytes(asked, one_shape(), precision, "cpu", checkpointing=True)[0]
+    shorter = ModelConfig(**{**BASE, "norm": norm, "n_decoder_layers": 1})  # type: ignore[arg-type]
+    plain = [activation_bytes(model, one_shape(), precision, "cpu")[0] for model in (asked, shorter)]
+    one_decoder_layer = plain[0] - plain[1]  # the largest
+    assert found - one_decoder_layer == pytest.approx(saved_bytes(asked, half, checkpointing=True), rel=0.05)
+    assert found < 0.6 * plain[0]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_peak_is_that_of_the_allocator(precision: str, checkpointing: bool) -> None:
+    fields = {**BASE, "n_encoder_layers": 5, "n_decoder_layers": 5}
+    asked = build_config(
+        {"train": {"max_updates": 1, "max_tokens": 4096, "gradient_checkpointing": checkpointing}, "model": fields}
+    )
+    model = Transformer(asked.model, 2000, 2000).train()
+    model.gradient_checkpointing = checkpointing
+    optimizer, batch = torch.optim.Adam(model.parameters(), fused=True), full_batch()
+
+    def forward_and_backward() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(batch, 0.1)
+        loss.backward()
+
+    forward_and_backward()
+    optimizer.step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        forward_and_backward()
+    assert profiled.profiler is not None
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    taken = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
+    weights_gradients_and_moments = 16 * transformer.count_parameters(model)
+    found = peak_memory(asked, one_shape(), 2000, 2000, "cpu", precision)
+    assert found.total - found.program == pytest.approx(weights_gradients_and_moments + taken.max(), rel=0.08)
 
 
 def test_the_largest_micro_batch_decides_and_the_parts_add_up() -> None:

@@ -54,6 +54,39 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     return dict(zip(names, torch.autograd.grad(loss, parameters)))
 
 
+# Memory
+
+
+def losses_and_gradients(model: Transformer, batch: Batch, half: bool) -> list[Tensor]:
+    """Of two forward and backward passes, with dropout drawn anew in each."""
+    found = []
+    torch.manual_seed(5)
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = model(batch, 0.1)
+        found += [loss.detach(), *gradients(model, loss).values()]
+    return [*found, torch.rand(4)]
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("fields", [{}, {"encoder_sharing": "palindrome", "decoder_sharing": "palindrome"}])
+def test_gradient_checkpointing_computes_layers_again_and_changes_no_bit(fields: dict[str, Any], half: bool) -> None:
+    model = make_model(**{"n_encoder_layers": 4, "dropout": 0.3, "attention_dropout": 0.2, **fields}).float().train()
+    runs: list[int] = []
+    for layer in [*model.encoder_layers, *model.decoder_layers]:
+        layer.register_forward_pre_hook(lambda *_: runs.append(1))
+    batch = DataCollator()(make_pairs(LENGTHS))
+    plain = losses_and_gradients(model, batch, half)
+    assert len(runs) == 2 * 6
+    model.gradient_checkpointing = True
+    again = losses_and_gradients(model, batch, half)
+    assert len(runs) == 2 * 6 + 2 * 12
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    with torch.no_grad():
+        model(batch, 0.1)
+    assert len(runs) == 2 * 6 + 2 * 12 + 6
+
+
 # Size
 
 
