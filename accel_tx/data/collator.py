@@ -54,6 +54,29 @@ class Batch:
         """Positions of both sides, padding included."""
         return self.src_ids.numel() + self.tgt_out.numel()
 
+    def split(self, n_parts: int) -> list[Batch]:
+        """The pairs in order in `n_parts` of about as many, each padded to its own longest; for tensors on the CPU."""
+        tgt_valid = torch.zeros(self.tgt_out.numel(), dtype=torch.bool)
+        tgt_valid[self.tgt_positions] = True
+        parts = []
+        for rows in torch.arange(len(self.src_ids)).tensor_split(n_parts):
+            in_tgt = tgt_valid.view_as(self.tgt_out)[rows]
+            in_src = torch.ones_like(self.src_ids[rows], dtype=torch.bool)
+            if self.src_valid is not None:
+                in_src = self.src_valid[rows]
+            # Padding stands at the end of every row.
+            in_src, in_tgt = (valid[:, : int(valid.any(0).sum())] for valid in (in_src, in_tgt))
+            parts.append(
+                Batch(
+                    src_ids=self.src_ids[rows, : in_src.shape[1]],
+                    src_valid=None if in_src.all() else in_src,
+                    tgt_in=self.tgt_in[rows, : in_tgt.shape[1]],
+                    tgt_out=self.tgt_out[rows, : in_tgt.shape[1]],
+                    tgt_positions=in_tgt.flatten().nonzero().flatten(),
+                )
+            )
+        return parts
+
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`; pinned memory is copied without waiting."""
         return Batch(*(_apply(getattr(self, f.name), lambda t: t.to(device, non_blocking=True)) for f in fields(self)))

@@ -27,6 +27,7 @@ from accel_tx.train.progress import Progress, closing_line, opening_lines, say
 from accel_tx.train.results import Results
 from accel_tx.train.resume import find_checkpoint, load_checkpoint
 from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, leave_preempted
+from accel_tx.train.shortage import shortage_told
 from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked
 from accel_tx.train.tracking import MetricsLog
 from accel_tx.train.update import Updater
@@ -80,7 +81,7 @@ def _train_in(
     try:
         run.resume(source)
         run.announce()
-        with deaths_told():
+        with deaths_told(), shortage_told():
             run.go()
         run.finish()
     finally:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import Any, cast
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
 from accel_tx.config import Config
 from accel_tx.data.collator import Batch
 from accel_tx.train.bad_numbers import Judge
+from accel_tx.train.gradient import Gradient
 from accel_tx.train.report import Reports
 from accel_tx.train.state import TrainState
 from accel_tx.train.window import OpenWindow
@@ -30,6 +29,7 @@ class Updater:
         self.judge = Judge(optimizer.optimizer, accelerator.scaler, spike_factor, accelerator.device)
         self.reports = Reports(accelerator)
         self.window = OpenWindow(accelerator)
+        self.gradient = Gradient(accelerator, model, config.train.seed, config.optim.label_smoothing)
         self.lr = 0.0
         """Of the last update."""
 
@@ -37,21 +37,12 @@ class Updater:
         """Make an update (numbered from 0) of `n_tokens` target tokens over all processes; the gradient's norm.
 
         `is_asked`: whether this process was asked to stop.
-        The loss is a sum over tokens. DDP averages over processes, so it is scaled by their number to become the mean
-        over the tokens of all micro-batches of all processes.
         """
         a, optim = self.accelerator, self.config.optim
         self.model.train()
-        losses = []
-        for slot, batch in enumerate(micro_batches):
-            _seed_dropout(self.config.train.seed, update, slot * a.num_processes + a.process_index)
-            is_last = slot + 1 == len(micro_batches)
-            with contextlib.nullcontext() if is_last else a.no_sync(self.model):
-                summed = self.model(batch.to(a.device), optim.label_smoothing)
-                a.backward(summed * (a.num_processes / n_tokens))
-            losses.append(summed.detach())
+        own_losses = self.gradient.take(update, micro_batches, n_tokens)
+        for batch in micro_batches:
             self.window.add_micro_batch(batch)
-        own_losses = torch.stack(losses)
         loss_sum, n_stops = self.reports.share(own_losses, is_asked)
         # Clipping unscales an fp16 gradient first; an infinite bound only measures.
         norm = a.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf)
@@ -84,7 +75,3 @@ class Updater:
         self.lr = self.optimizer.param_groups[0]["lr"]
         # The wrapped scheduler would stand still when fp16 skips an update; the rate depends on the update alone.
         self.scheduler.scheduler.step()
-
-
-def _seed_dropout(seed: int, update: int, micro_batch: int) -> None:
-    torch.manual_seed(int(np.random.SeedSequence([seed, update, micro_batch]).generate_state(1, np.uint64)[0]))

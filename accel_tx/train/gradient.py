@@ -1,0 +1,109 @@
+"""The gradient of an update: forward and backward of its micro-batches, also where one does not fit into the memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from accel_tx.data.collator import Batch
+from accel_tx.train.buckets import Buckets
+from accel_tx.train.progress import say
+from accel_tx.train.shortage import Halving, free_memory, in_words, is_shortage, single_pair
+
+
+@dataclass
+class _Slot:
+    """A micro-batch of this process, and into how many parts it is split."""
+
+    batch: Batch
+    n_parts: int
+    losses: list[Tensor]
+
+
+class Gradient:
+    """Takes the gradient of one update after the other, into the `grad` of the parameters."""
+
+    def __init__(self, accelerator: Accelerator, model: Any, seed: int, label_smoothing: float) -> None:
+        """`model`: as accelerate prepared it; all processes call this."""
+        self.accelerator, self.model = accelerator, model
+        self.seed, self.label_smoothing = seed, label_smoothing
+        self.halving = Halving()
+        self.buckets: Buckets | None = None
+        self.own_model = model
+        """Its backward pass sums up nothing over the processes."""
+        if isinstance(model, DistributedDataParallel):
+            self.buckets, self.own_model = Buckets(model, accelerator.device), model.module
+
+    def take(self, update: int, micro_batches: Sequence[Batch], n_tokens: int) -> Tensor:
+        """Loss sums of this process' micro-batches, (n,); the gradient is averaged over processes.
+
+        `n_tokens`: target tokens of the update over all processes. The loss is a sum over tokens; DDP averages over
+        processes, so it is scaled by their number to become the mean over the tokens of all of them.
+        A micro-batch that does not fit is split, and the update made from its first one again: some parameters had the
+        gradient of the failed one already. Raises: RunError if a single pair does not fit.
+        """
+        slots = [_Slot(batch, self.halving.n_parts(batch), []) for batch in micro_batches]
+        if self.buckets is not None:
+            self.buckets.begin_update()
+        failed = self._pass(update, slots, n_tokens, by_hand=False)
+        if failed is not None:
+            while failed is not None:
+                self._split(failed, update)
+                free_memory(self.accelerator.device)
+                failed = self._pass(update, slots, n_tokens, by_hand=True)
+            if self.buckets is not None:
+                self.buckets.finish()
+        return torch.stack([torch.stack(slot.losses).sum() if slot.n_parts > 1 else slot.losses[0] for slot in slots])
+
+    def _pass(self, update: int, slots: list[_Slot], n_tokens: int, by_hand: bool) -> _Slot | None:
+        """Forward and backward of every micro-batch; the one that did not fit, if any."""
+        a = self.accelerator
+        model = self.own_model if by_hand else self.model
+        if by_hand:
+            self._begin_again()
+        for number, slot in enumerate(slots):
+            slot.losses = []
+            parts = [slot.batch] if slot.n_parts == 1 else slot.batch.split(slot.n_parts)
+            for i, part in enumerate(parts):
+                path = (slot.n_parts, i) if slot.n_parts > 1 else ()
+                _seed_dropout(self.seed, update, number * a.num_processes + a.process_index, *path)
+                is_last = slot is slots[-1] and i + 1 == len(parts)
+                try:
+                    with contextlib.nullcontext() if is_last or by_hand else a.no_sync(self.model):
+                        summed = model(part.to(a.device), self.label_smoothing)
+                        a.backward(summed * (a.num_processes / n_tokens))
+                except RuntimeError as error:
+                    if not is_shortage(error):
+                        raise
+                    return slot
+                slot.losses.append(summed.detach())
+        return None
+
+    def _begin_again(self) -> None:
+        if self.buckets is not None:
+            self.buckets.begin_again()
+        else:
+            self.model.zero_grad()
+
+    def _split(self, slot: _Slot, update: int) -> None:
+        a, n_pairs = self.accelerator, len(slot.batch.src_ids)
+        if slot.n_parts >= n_pairs:
+            raise single_pair(slot.batch, update)
+        if self.halving.too_large is None:
+            say(in_words(slot.batch, update, a.process_index, a.num_processes))
+        self.halving.learn(slot.batch, slot.n_parts)
+        slot.n_parts = min(2 * slot.n_parts, n_pairs)
+
+
+def _seed_dropout(seed: int, update: int, micro_batch: int, *part: int) -> None:
+    """`part`: number of parts of the micro-batch and which one it is, where it is split."""
+    sequence = np.random.SeedSequence([seed, update, micro_batch, *part])
+    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))

@@ -1,0 +1,94 @@
+"""A device that runs out of memory: what tells of it, how micro-batches are split then, and what is said."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+
+import torch
+
+from accel_tx.config import RunError
+from accel_tx.data.collator import Batch
+
+# Beside torch.OutOfMemoryError: of the CPU's allocator, and of libraries that take memory on their own.
+_SIGNS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether this is the device's lack of memory."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    )
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what nothing holds any more; to be called outside of the handler of the error, whose frames hold it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+class Halving:
+    """Into how many parts micro-batches are split so that they fit, learned from those that did not.
+
+    A start forgets it: the next one may be on another device, or have the device for itself.
+    """
+
+    def __init__(self) -> None:
+        self.too_large: int | None = None
+        """Positions, padding included, of the smallest part that did not fit."""
+
+    def n_parts(self, batch: Batch) -> int:
+        """A power of two, or the number of pairs."""
+        n_pairs, n = len(batch.src_ids), 1
+        while self.too_large is not None and n < n_pairs and self._largest(batch, n) >= self.too_large:
+            n = min(2 * n, n_pairs)
+        return n
+
+    def learn(self, batch: Batch, n_parts: int) -> None:
+        """This micro-batch did not fit in `n_parts`, of more than one pair each."""
+        self.too_large = min(self._largest(batch, n_parts), self.too_large or batch.n_padded_tokens)
+
+    @staticmethod
+    def _largest(batch: Batch, n_parts: int) -> int:
+        n_pairs = len(batch.src_ids)
+        return -(-n_pairs // n_parts) * (batch.n_padded_tokens // n_pairs)
+
+
+def in_words(batch: Batch, update: int, process: int, n_processes: int) -> str:
+    """The line on the first micro-batch that did not fit."""
+    who = f"process {process}: " if n_processes > 1 else ""
+    return (
+        f"{who}update {update + 1:,}: a micro-batch of {_shape(batch)} is more than the memory holds. It is computed "
+        "in halves, and so are others as large from now on: the same update, but slower. Better set "
+        "train.gradient_checkpointing true, also in this run, or in a new one a lower train.max_tokens or batch_size"
+    )
+
+
+def single_pair(batch: Batch, update: int) -> RunError:
+    """What ends a run that one pair is too much for."""
+    return RunError(
+        f"update {update + 1:,}: a single pair of up to {_shape(batch)} is more than the memory holds; the newest "
+        "checkpoint is good: set train.gradient_checkpointing true, or drop such pairs in a new run (clean.max_words)"
+    )
+
+
+def _shape(batch: Batch) -> str:
+    n_pairs, src_width = batch.src_ids.shape
+    return f"{n_pairs:,} x ({src_width:,} + {batch.tgt_out.shape[1]:,}) tokens"
+
+
+@contextlib.contextmanager
+def shortage_told() -> Iterator[None]:
+    """Inside, a lack of memory that no smaller micro-batch can help is a RunError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_shortage(error):
+            raise
+        text = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"out of memory in the optimizer or in validation ({text}); the newest checkpoint is good, the same "
+            "command goes on; a lower decode.max_tokens needs less in validation; do other programs hold memory?"
+        ) from None

@@ -1,0 +1,182 @@
+"""A micro-batch that does not fit is computed in parts, and the update is the same, on every process."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from accel_tx.config import Config, RunError
+from accel_tx.data.collator import Batch, DataCollator, TokenPair
+from accel_tx.data.dataset import prepare_data
+from accel_tx.model.transformer import Transformer
+from accel_tx.train import device
+from accel_tx.train.buckets import Buckets
+from accel_tx.train.loop import train
+from tests.behaviour.test_gradients import gradients_of_one_big_batch, plan_of
+from tests.ranks import read_records, start_ranks, train_and_record
+from tests.run_folder import metrics
+
+MakeConfig = Callable[..., Config]
+
+
+class RunsOut(torch.autograd.Function):
+    """Passes a tensor on; its gradient is more than the memory holds."""
+
+    @staticmethod
+    def forward(_: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(_: Any, grad: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("planted, backward")
+
+
+@contextmanager
+def memory_of(n_pairs: int, place: str, n_spared: int = 0) -> Iterator[list[int]]:
+    """Training runs out of memory in batches of more pairs, but for the first few; `place` says where.
+
+    Gives the sizes of those batches.
+    """
+    plain_encode, failed, spared = Transformer.encode, list[int](), list[int]()
+
+    def encode(self: Transformer, src_ids: torch.Tensor, src_valid: torch.Tensor | None) -> torch.Tensor:
+        memory = plain_encode(self, src_ids, src_valid)
+        if not self.training or len(src_ids) <= n_pairs:
+            return memory
+        if len(spared) < n_spared:
+            spared.append(len(src_ids))
+            return memory
+        failed.append(len(src_ids))
+        if place == "forward":
+            raise torch.OutOfMemoryError("planted, forward")
+        # The decoder's gradients are there by then, and DDP is summing up its buckets.
+        return cast(torch.Tensor, RunsOut.apply(memory))
+
+    Transformer.encode = encode  # type: ignore[method-assign]
+    try:
+        yield failed
+    finally:
+        Transformer.encode = plain_encode  # type: ignore[method-assign]
+
+
+def train_short_of_memory(short: list[int], place: str, config: Config, *arguments: Any) -> None:
+    """`train_and_record` with small buckets, where the processes in `short` have memory for two pairs at a time."""
+    plain_finish, shares_begun = Buckets.finish, list[float]()
+
+    def finish(self: Buckets) -> None:
+        shares_begun.append(len(self._begun) / len(self._buckets))
+        plain_finish(self)
+
+    Buckets.finish = finish  # type: ignore[method-assign]
+    kwargs = device.DistributedDataParallelKwargs
+    device.DistributedDataParallelKwargs = functools.partial(kwargs, bucket_cap_mb=0.001)  # type: ignore[assignment, misc]
+    is_short = int(os.environ.get("RANK", "0")) in short
+    with memory_of(2 if is_short else 1000, place, n_spared=1 if place == "last backward" else 0) as failed:
+        train_and_record(config, *arguments)
+    assert bool(failed) == is_short
+    if is_short and "RANK" in os.environ:
+        # DDP had begun to sum up some of the buckets, but not all, where the last backward pass ended.
+        assert (0 < shares_begun[0] < 1) == (place == "last backward")
+
+
+@pytest.fixture
+def _float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("place", ["forward", "backward", "last backward"])
+@pytest.mark.parametrize(("n_processes", "short"), [(1, [0]), (2, [1]), (2, [0, 1])])
+def test_every_update_has_the_gradient_of_one_big_batch(
+    n_processes: int, short: list[int], place: str, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = tiny_config(
+        data={"phrasebook_train_pairs": 61, "phrasebook_valid_pairs": 3},
+        model={"dropout": 0.0},
+        optim={"label_smoothing": 0.1, "clip_norm": None},
+        train={
+            "epochs": 1,
+            "max_updates": None,
+            "max_tokens": None,
+            "batch_size": 5,
+            "micro_batches_per_update": 2 * n_processes,
+            "save_every_updates": 1000,
+            "log_every_updates": 1,
+        },
+        validation={"every_updates": 1000},
+    )
+    data = prepare_data(config)
+    plan = plan_of(config, data)
+    updates = list(plan.updates(0, plan.updates_per_epoch))
+    arguments = short, place, config, tmp_path / "run", tmp_path / "records", True
+    ranks = start_ranks(n_processes, tmp_path / "log", train_short_of_memory, *arguments, float64=True)
+    printed = ranks.wait(timeout_s=120)
+    assert printed.count("is more than the memory holds") == len(short)
+    for rank in read_records(tmp_path / "records"):
+        assert len(rank) == len(updates)
+        for update, found in zip(updates, rank, strict=True):
+            expected = gradients_of_one_big_batch(config, data, np.concatenate(update), found["weights"])
+            for ours, theirs in zip(found["gradients"], expected, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def numbers(run_dir: Path) -> list[dict[str, float]]:
+    return [{name: v for name, v in line.items() if isinstance(v, int | float)} for line in metrics(run_dir)]
+
+
+def test_the_metrics_are_those_of_a_run_that_fits(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(
+        model={"dropout": 0.0}, train={"max_updates": 8, "log_every_updates": 1, "save_every_updates": 8}
+    )
+    train(config, tmp_path / "fits")
+    with memory_of(7, "backward") as failed:
+        train(config, tmp_path / "short")
+    # What does not fit teaches: nothing as large is tried again.
+    assert 0 < len(failed) <= 8
+    assert capsys.readouterr().out.count("is more than the memory holds") == 1
+    for fits, short in zip(numbers(tmp_path / "fits"), numbers(tmp_path / "short"), strict=True):
+        assert short == pytest.approx(fits, rel=1e-4)
+
+
+def test_a_single_pair_that_does_not_fit_ends_the_run_in_one_line(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    with memory_of(0, "forward"), pytest.raises(RunError, match=r"^update 1: a single pair of up to .* tokens is more"):
+        train(tiny_config(train={"max_updates": 4}), tmp_path / "run")
+
+
+def test_the_lack_of_memory_outside_of_the_micro_batches_is_told_in_one_line(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("planted, Adam")
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    with pytest.raises(RunError, match="out of memory in the optimizer or in validation"):
+        train(tiny_config(train={"max_updates": 4}), tmp_path / "run")
+
+
+@pytest.mark.parametrize("n_parts", [2, 3, 6])
+def test_the_parts_of_a_batch_are_the_batches_of_its_pairs(n_parts: int) -> None:
+    rng = np.random.default_rng(1)
+    lengths = [(3, 5), (3, 2), (9, 1), (0, 0), (2, 2), (2, 2)]
+    pairs = [TokenPair(*(rng.integers(4, 50, n, dtype=np.int32) for n in both)) for both in lengths]
+    collate = DataCollator()
+    bounds = [round(i * len(pairs) / n_parts) for i in range(n_parts + 1)]
+    expected = [collate(pairs[first:end]) for first, end in pairwise(bounds)]
+    for part, whole in zip(collate(pairs).split(n_parts), expected, strict=True):
+        for name in Batch.__dataclass_fields__:
+            ours, theirs = getattr(part, name), getattr(whole, name)
+            assert (ours is None) == (theirs is None)
+            assert ours is None or torch.equal(ours, theirs)
