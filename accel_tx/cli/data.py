@@ -64,7 +64,8 @@ def _print_report(config: Config, data: PreparedData, forecast: dict[str, Any]) 
     console.print(tables.vocabulary_table(data.report.statistics))
     console.print(tables.forecast_table(forecast))
     src, tgt = data.tokenizers.src.vocab_size, data.tokenizers.tgt.vocab_size
-    console.print(f"{len(data.train):,} training pairs, {len(data.valid):,} validation pairs")
+    sizes = "".join(f", {name} {len(own.pairs):,}" for name, own in data.valid_sets.items())
+    console.print(f"{len(data.train):,} training pairs, {len(data.valid):,} validation pairs{sizes}")
     console.print(f"vocabulary: {src:,} joint" if config.tokenizer.joint else f"vocabularies: {src:,} and {tgt:,}")
     for note in data.notes:
         console.print(note, soft_wrap=True, markup=False, highlight=False)

@@ -29,6 +29,8 @@ class _Text:
     """Empty where translations are given and no source."""
     references: list[list[str]]
     """One list of lines a file."""
+    tokenize: str = "13a"
+    """sacreBLEU's tokenizer, where the user names no other."""
 
     @property
     def n_lines(self) -> int:
@@ -44,7 +46,7 @@ def run(argv: list[str]) -> None:
     from accel_tx.inference.line_metrics import METRICS, TOKENIZERS, line_metric
     from accel_tx.inference.resampling import Resampling
 
-    if options.tokenize not in TOKENIZERS:
+    if options.tokenize is not None and options.tokenize not in TOKENIZERS:
         raise UserError(f"--tokenize {options.tokenize}: expected one of {', '.join(TOKENIZERS)}")
     if options.comet is not None:
         check_command(options.comet)
@@ -56,7 +58,7 @@ def run(argv: list[str]) -> None:
     systems, drawn = [own, *others], Resampling(options.n_resamples, options.n_trials, options.seed)
     found = {}
     for key in METRICS:
-        metric = line_metric(key, text.references, options.tokenize, options.lowercase)
+        metric = line_metric(key, text.references, options.tokenize or text.tokenize, options.lowercase)
         found[key] = score_systems(metric, systems, drawn)
     comet = None
     if options.comet is not None:
@@ -82,10 +84,16 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--ref", type=str, nargs="+", help="reference translations, line beside line; several files too"
     )
+    parser.add_argument("--valid_set", type=str | None, help="that one of the run's data.valid_sets, in place of files")
     parser.add_argument("--against", type=str, nargs="+", help="translations of other systems, line beside line")
     parser.add_argument("--output", type=str | None, help="also write the run's translations to this file")
     parser.add_argument("--json", type=str | None, help="also write the scores to this file")
-    parser.add_argument("--tokenize", default="13a", help="sacreBLEU's tokenizer; `none` for text already tokenized")
+    parser.add_argument(
+        "--tokenize",
+        type=str | None,
+        help="sacreBLEU's tokenizer, such as `none` for text already tokenized; default: 13a, or validation.tokenize "
+        "for a validation set of the run",
+    )
     parser.add_argument("--lowercase", action="store_true", help="fold case (the signatures tell)")
     parser.add_argument("--n_resamples", type=int, default=1_000, help="bootstrap resamples, 0: no intervals")
     parser.add_argument("--n_trials", type=int, default=10_000, help="trials of approximate randomization, 0: none")
@@ -112,6 +120,8 @@ def _check_what_is_given(options: Namespace) -> None:
             raise UserError("--comet: --src is missing; expected the source sentences, line beside line")
     elif (options.src is None) != (options.ref is None):
         raise UserError("--src and --ref: only one is given; expected both, or neither for the validation set")
+    if options.valid_set is not None and (options.hyp or options.ref):
+        raise UserError("--valid_set: --hyp or --ref is given as well; expected a run's own set, or files")
     for name in ("n_resamples", "n_trials", "seed"):
         if options[name] < 0:
             raise UserError(f"--{name} is {options[name]}; expected 0 or more")
@@ -137,10 +147,17 @@ def _validation_set(options: Namespace) -> _Text:
     from accel_tx.inference.translator import load_run_config, load_scores
 
     run_dir = Path(options.run_dir)
-    data = prepare_data(load_run_config(run_dir))
+    config = load_run_config(run_dir)
+    data = prepare_data(config)
     if data.sha256 != load_scores(run_dir / options.weights)["data_sha256"]:
         raise UserError(f"{run_dir}: its corpus has changed since the training; give --src and --ref")
-    return _Text(data.valid_src.to_pylist(), [data.valid_tgt.to_pylist()])
+    if options.valid_set is None:
+        return _Text(data.valid_src.to_pylist(), [data.valid_tgt.to_pylist()], config.validation.tokenize)
+    if options.valid_set not in data.valid_sets:
+        names = ", ".join(data.valid_sets) or "none (data.valid_sets)"
+        raise UserError(f"--valid_set {options.valid_set}: the run has {names}; leave it out for its main one")
+    own = data.valid_sets[options.valid_set]
+    return _Text(own.src.to_pylist(), [own.tgt.to_pylist()], config.validation.tokenize)
 
 
 def _as_many(file: str, n_lines: int, other: str) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from accel_tx.config.checks import at_least, both_or_none, in_range, nearest_of
+from accel_tx.config.checks import at_least, both_or_none, exactly_one, in_range, nearest_of
 from accel_tx.config.clean import PRESETS, CleanConfig
 from accel_tx.config.errors import UserError
 
@@ -39,6 +41,9 @@ class DataConfig:
     """Plain text file with the validation references."""
     valid_corpus: str | None = None
     """Validation pairs as one folder or file, in any form that `corpus` takes; used as it is, never cleaned."""
+    valid_sets: list[dict[str, Any]] = field(default_factory=list)
+    """More validation sets, each scored at every validation under its name: a list of {name, corpus} or {name, src,
+    tgt}, in any form that `valid_corpus` or `valid_src` takes; used as they are, never cleaned."""
     valid_fraction: float = 0.1
     """Share of the cleaned pairs held out where the corpus brings no validation set; chosen by content hash."""
     valid_size: int | None = None
@@ -76,10 +81,15 @@ class DataConfig:
         for name in ("train_src", "corpus", "subset"):
             if self.corpora and getattr(self, name) != getattr(DataConfig, name):
                 raise UserError(f"data.corpora and data.{name} are both given; expected one of them")
-        names = [entry.name for entry in self.entries()]
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(f"data.corpora: the name {name!r} is given twice; expected names of their own")
+        for key, entries in (("corpora", self.entries()), ("valid_sets", self.valid_set_entries())):
+            names = [entry.name for entry in entries]
+            for name in names:
+                if names.count(name) > 1:
+                    raise UserError(f"data.{key}: the name {name!r} is given twice; expected names of their own")
+
+    def valid_set_entries(self) -> list[ValidSetEntry]:
+        """The further validation sets, in order. Raises: UserError as `entries`."""
+        return [_valid_set_entry(f"data.valid_sets, entry {n}", given) for n, given in enumerate(self.valid_sets, 1)]
 
     def entries(self) -> list[CorpusEntry]:
         """The corpora to train on, in order; one that stands for `corpus`, or for the two files, where none is listed.
@@ -123,16 +133,45 @@ class CorpusEntry:
             raise UserError(f"{where}: {error}") from None
 
 
-def _corpus_entry(where: str, given: Any) -> CorpusEntry:
-    fields = {f.name: f for f in dataclasses.fields(CorpusEntry)}
+@dataclass(frozen=True)
+class ValidSetEntry:
+    """One of the further validation sets."""
+
+    name: str
+    """What its scores are called: `bleu/NAME`."""
+    corpus: str | None = None
+    """As `data.valid_corpus`; or `src` and `tgt`."""
+    src: str | None = None
+    """As `data.valid_src`."""
+    tgt: str | None = None
+    """As `data.valid_tgt`."""
+
+
+def _valid_set_entry(where: str, given: Any) -> ValidSetEntry:
+    _check_entry(where, given, ValidSetEntry, given if isinstance(given, dict) else ())
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", str(given.get("name"))):
+        raise UserError(f"{where}: name is {given.get('name')!r}; expected letters, digits and any of _.+-")
+    entry = ValidSetEntry(**given)
+    both_or_none(entry, where, "src", "tgt")
+    exactly_one(entry, where, "corpus", "src")
+    return entry
+
+
+def _check_entry(where: str, given: Any, cls: type, texts: Iterable[str]) -> None:
+    """Raise UserError unless `given` has only fields of `cls`, and text in those of `texts`."""
+    fields = [f.name for f in dataclasses.fields(cls)]
     if not isinstance(given, dict):
         raise UserError(f"{where} is {given!r}; expected a mapping with {', '.join(fields)}")
     for key in given:
         if key not in fields:
             raise UserError(f"{where}: unknown key {key}; did you mean {nearest_of(str(key), fields)}?")
-    for key in ("name", "corpus"):
+    for key in texts:
         if not isinstance(given.get(key), str) or not given[key]:
             raise UserError(f"{where}: {key} is {given.get(key)!r}; expected text")
+
+
+def _corpus_entry(where: str, given: Any) -> CorpusEntry:
+    _check_entry(where, given, CorpusEntry, ("name", "corpus"))
     entry = CorpusEntry(**given)
     if not isinstance(entry.subset, str | None):
         raise UserError(f"{where}: subset is {entry.subset!r}; expected text or null")

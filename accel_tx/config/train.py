@@ -18,6 +18,9 @@ _USED_BY = {
 """The schedules that use a field, where not all do."""
 
 
+BEST_METRICS = ("bleu", "chrf", "val_loss", "cer", "wer")
+
+
 @dataclass(frozen=True)
 class OptimConfig:
     """Optimizer and learning rate, one value an update."""
@@ -148,11 +151,18 @@ class ValidationConfig:
 
     every_updates: int = 1_000
     """Updates between two validations; the last update is always validated."""
-    best_metric: Literal["bleu", "chrf", "val_loss"] = "bleu"
-    """Decides which weights are kept in `best/`."""
+    best_metric: str = "bleu"
+    """Decides which weights are kept in `best/`: bleu, chrf, val_loss, cer or wer (of the last three the lowest) of the
+    main validation set, or of one of `data.valid_sets`: bleu/NAME."""
+    tokenize: Literal["13a", "none", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200"] = "13a"
+    """sacreBLEU's tokenizer for BLEU; `none` for text that is tokenized already."""
     n_samples: int = 3
     """Translations printed and written to TensorBoard each time."""
 
     def __post_init__(self) -> None:
         at_least("validation", self, 1, "every_updates")
+        name = self.best_metric.partition("/")[0]
+        if name not in BEST_METRICS:
+            expected = f"{', '.join(BEST_METRICS)}, or one of these with /NAME of a set of data.valid_sets"
+            raise UserError(f"validation.best_metric is {self.best_metric!r}; expected {expected}")
         at_least("validation", self, 0, "n_samples")

@@ -35,6 +35,13 @@ class Config:
     def __post_init__(self) -> None:
         for entry in self.data.entries():
             entry.clean_config(self.clean)
+        names = [entry.name for entry in self.data.valid_set_entries()]
+        metric, slash, name = self.validation.best_metric.partition("/")
+        if slash and name not in names:
+            raise UserError(
+                f"validation.best_metric is {metric}/{name}, but data.valid_sets has {', '.join(names) or 'no set'}; "
+                f"expected {metric} of the main validation set, or the name of a set that is given"
+            )
         if self.model.tie_embeddings == "all" and not self.tokenizer.joint:
             raise UserError(
                 "model.tie_embeddings is 'all' but tokenizer.joint is false; "

@@ -38,6 +38,8 @@ class Corpus:
     """None where the corpora bring none."""
     test: datasets.Dataset | None
     """None where none is given."""
+    valid_sets: dict[str, datasets.Dataset]
+    """Further validation sets by name."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class _Sources:
     valid: tuple[_Source, ...]
     """All that the corpora bring, or the one that is given on its own."""
     test: _Source | None
+    valid_sets: dict[str, _Source]
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,13 @@ def load_corpus(config: DataConfig, work_dir: Path) -> Corpus:
     test = _map_into_memory(sources.test, work_dir, "test") if sources.test else None
     if test is None and config.test_corpus:
         raise UserError(f"data.test_corpus {config.test_corpus}: has no split test; expected one")
-    return Corpus(tuple(train), datasets.concatenate_datasets(valid) if valid else None, test)
+    more = {}
+    for n, (name, source) in enumerate(sources.valid_sets.items()):
+        pairs = _map_into_memory(source, work_dir, f"valid_set_{n}")
+        if pairs is None:
+            raise UserError(f"data.valid_sets {name} {source.shown}: has no split validation; expected one")
+        more[name] = pairs
+    return Corpus(tuple(train), datasets.concatenate_datasets(valid) if valid else None, test, more)
 
 
 def input_fingerprint(config: DataConfig) -> str:
@@ -100,6 +109,7 @@ def input_fingerprint(config: DataConfig) -> str:
     parts: list[object] = [config.src_lang, config.tgt_lang, config.group_column]
     for split in (sources.train, sources.valid, (sources.test,)):
         parts.append([source and _identity(source) for source in split])
+    parts += [[name, _identity(source)] for name, source in sources.valid_sets.items()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -148,23 +158,30 @@ def _find_sources(config: DataConfig) -> _Sources:
     with_group = dataclasses.replace(columns, group=config.group_column)
     valid: list[_Source | None] = []
     if config.train_src and config.train_tgt:
-        train = [_line_files("train", config.train_src, config.train_tgt, with_group)]
+        train = [_line_files("train_", config.train_src, config.train_tgt, with_group)]
     else:
         key = "data.corpora" if config.corpora else "data.corpus"
         found = [_find_corpus(f"{key} {entry.corpus}", entry, config, with_group) for entry in config.entries()]
         train, valid = [split for split, _ in found], [split for _, split in found]
     if config.valid_src and config.valid_tgt:
-        valid = [_line_files("valid", config.valid_src, config.valid_tgt, columns)]
+        valid = [_line_files("valid_", config.valid_src, config.valid_tgt, columns)]
     elif config.valid_corpus:
         valid = [_find_split("data.valid_corpus", config.valid_corpus, "validation", config, columns)]
     test = None
     if config.test_src and config.test_tgt:
-        test = _line_files("test", config.test_src, config.test_tgt, columns)
+        test = _line_files("test_", config.test_src, config.test_tgt, columns)
     elif config.test_corpus:
         test = _find_split("data.test_corpus", config.test_corpus, "test", config, columns)
     elif not config.corpora and not config.train_src:
         test = _test_beside(config, columns)
-    return _Sources(tuple(train), tuple(source for source in valid if source), test)
+    more = {}
+    for entry in config.valid_set_entries():
+        key = f"data.valid_sets {entry.name}"
+        if entry.corpus:
+            more[entry.name] = _find_split(key, entry.corpus, "validation", config, columns)
+        elif entry.src and entry.tgt:
+            more[entry.name] = _line_files(f"valid_sets {entry.name}: ", entry.src, entry.tgt, columns)
+    return _Sources(tuple(train), tuple(source for source in valid if source), test, more)
 
 
 def _test_beside(config: DataConfig, columns: readers.Columns) -> _Source | None:
@@ -238,10 +255,10 @@ def _phrasebook(
     return _Source("phrasebook", f"phrasebook {split} {n_pairs} {seed} {grammar.hexdigest()}", (), columns, batches)
 
 
-def _line_files(split: str, src: str, tgt: str, columns: readers.Columns) -> _Source:
+def _line_files(key: str, src: str, tgt: str, columns: readers.Columns) -> _Source:
     paths = Path(src).expanduser(), Path(tgt).expanduser()
     for side, path in zip(("src", "tgt"), paths, strict=True):
-        _check_is_file(f"data.{split}_{side} {path}", path, "plain text, one sentence a line, also .gz")
+        _check_is_file(f"data.{key}{side} {path}", path, "plain text, one sentence a line, also .gz")
     return _plain_pair(*paths, columns)
 
 

@@ -7,8 +7,8 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +112,17 @@ class TokenPairs:
 
 
 @dataclass(frozen=True)
+class ValidSet:
+    """Validation pairs: their ids for the loss, their text for the scores."""
+
+    pairs: TokenPairs
+    src: pa.ChunkedArray
+    """Sources as they stand in the input, mapped from disk."""
+    tgt: pa.ChunkedArray
+    """References, likewise: never tokenized and decoded again."""
+
+
+@dataclass(frozen=True)
 class PreparedData:
     """All that training needs to know of the data."""
 
@@ -119,15 +130,17 @@ class PreparedData:
     train: TokenPairs
     valid: TokenPairs
     valid_src: pa.ChunkedArray
-    """Validation sources as they stand in the input, mapped from disk."""
+    """As in ValidSet."""
     valid_tgt: pa.ChunkedArray
-    """Validation references, likewise: never tokenized and decoded again."""
+    """As in ValidSet."""
     tokenizers: TokenizerPair
     report: CleanReport
     sha256: str
-    """Of the training pairs' ids and the validation pairs' ids."""
+    """Of the training pairs' ids and the ids of all validation pairs."""
     notes: list[str]
     """What the user should know: sizes that could not be met exactly, samples taken, weights."""
+    valid_sets: dict[str, ValidSet] = field(default_factory=dict)
+    """Further validation sets by name."""
 
 
 def prepare_data(config: Config) -> PreparedData:
@@ -182,11 +195,17 @@ def load_prepared(folder: Path) -> PreparedData:
             report=CleanReport.from_dict(meta["report"]),
             sha256=meta["sha256"],
             notes=meta["notes"],
+            valid_sets={name: _open_set(folder, files) for name, files in meta.get("valid_sets", {}).items()},
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder}: the prepared data is damaged ({error}); remove this folder and start again"
         ) from None
+
+
+def _open_set(folder: Path, files: Sequence[str]) -> ValidSet:
+    table = _open(folder, files)
+    return ValidSet(TokenPairs.from_tables([(table, 1)]), table.column("src"), table.column("tgt"))
 
 
 def _open(folder: Path, files: Sequence[str]) -> pa.Table:
@@ -220,6 +239,7 @@ def _build(config: Config, folder: Path) -> None:
         tokenizers, n_learned_from = train_tokenizers(epoch, config.tokenizer)
         tokenizers.save(folder / "tokenizer")
         meta, report = _encode_all(epoch, valid, n_split_off, tokenizers, config, report, folder)
+        meta |= _encode_valid_sets(corpus.valid_sets, tokenizers, config, folder, meta["sha256"])
         give_back_memory()
         statistics |= _describe_ids(epoch, valid, meta, tokenizers, config, folder)
     n_epoch = sum(len(segment.pairs) * segment.times for segment in epoch)
@@ -227,7 +247,7 @@ def _build(config: Config, folder: Path) -> None:
         notes.append(f"vocabulary learned from {n_learned_from:,} of {n_epoch:,} training pairs")
     notes += _weights_told(config, meta["train"])
     unchecked = [e.name for e in entries if "overlap" not in e.clean_config(config.clean).rules()]
-    given = [name for name, pairs in (("validation", corpus.valid), ("test", corpus.test)) if pairs is not None]
+    given = list(_held_out(corpus))
     if given and unchecked:
         notes.append(f"clean.overlap is off for {', '.join(unchecked)}: {' and '.join(given)} text may be in training")
     shutil.rmtree(folder / "work")
@@ -261,11 +281,17 @@ def _clean(corpus: Corpus, config: Config) -> tuple[list[datasets.Dataset], Clea
         Part(entry.name, pairs, entry.clean_config(config.clean), *languages)
         for entry, pairs in zip(entries, corpus.train, strict=True)
     ]
-    given = (("validation", corpus.valid), ("test", corpus.test))
-    held_out = [HeldOut.from_dataset(name, pairs) for name, pairs in given if pairs is not None]
+    held_out = [HeldOut.from_dataset(name, pairs) for name, pairs in _held_out(corpus).items()]
     cleaned, report = clean_pairs(parts, held_out, config.data.n_procs)
     weighed = [dataclasses.replace(p, weight=e.weight) for p, e in zip(report.parts, entries, strict=True)]
     return cleaned, dataclasses.replace(report, parts=weighed)
+
+
+def _held_out(corpus: Corpus) -> dict[str, datasets.Dataset]:
+    """The text that was given and that training must be clear of, by what a report calls it."""
+    given = {"validation": corpus.valid, "test": corpus.test}
+    found = {name: pairs for name, pairs in given.items() if pairs is not None}
+    return found | {f"validation set {name}": pairs for name, pairs in corpus.valid_sets.items()}
 
 
 def _drop_overlong(
@@ -330,17 +356,12 @@ def _encode_all(
 
     limit, n_procs = config.model.max_positions, config.data.n_procs
     if n_split_off is None:
-        check_text_lengths(valid, limit)
+        check_text_lengths(valid, limit, "validation")
     encoded_valid, too_long = encode(
         valid, tokenizers, folder / "valid.arrow", None if n_split_off is None else limit, n_procs, keep_text=True
     )
     validation = TokenPairs.from_tables([(_open(folder, encoded_valid.files), 1)])
-    longest = np.maximum(validation.src_lengths, validation.tgt_lengths)
-    if len(longest) and longest.max() > limit:
-        raise UserError(
-            f"validation pair {int(longest.argmax()) + 1} has {longest.max()} tokens; expected at most "
-            f"model.max_positions = {limit}: raise it, or take the pair out"
-        )
+    _check_token_lengths(validation, limit, "validation")
     ends = np.cumsum([0, *(n_split_off or [])])
     n_too_long = np.diff(np.searchsorted(too_long, ends)).tolist()
     counts = Counter({part.name: n for part, n in zip(report.parts, n_too_long, strict=False)})
@@ -358,6 +379,33 @@ def _encode_all(
     training = TokenPairs.from_tables([(_open(folder, segment["files"]), segment["times"]) for segment in train])
     digest = hashlib.sha256((training.sha256() + validation.sha256()).encode()).hexdigest()
     return {"sha256": digest, "train": train, "valid": dataclasses.asdict(encoded_valid)}, report
+
+
+def _encode_valid_sets(
+    sets: Mapping[str, datasets.Dataset], tokenizers: TokenizerPair, config: Config, folder: Path, sha256: str
+) -> dict[str, Any]:
+    """Further validation sets on disk as they are: their files, and the hash `sha256` with them in it."""
+    from accel_tx.data.encode import check_text_lengths, encode
+
+    files, limit = {}, config.model.max_positions
+    for n, (name, pairs) in enumerate(sets.items()):
+        what = f"data.valid_sets {name}:"
+        check_text_lengths(pairs, limit, what)
+        path = folder / f"valid_set_{n}.arrow"
+        files[name] = encode(pairs, tokenizers, path, None, config.data.n_procs, keep_text=True)[0].files
+        ids = _open_set(folder, files[name]).pairs
+        _check_token_lengths(ids, limit, what)
+        sha256 = hashlib.sha256(f"{sha256} {name} {ids.sha256()}".encode()).hexdigest()
+    return {"sha256": sha256, "valid_sets": files}
+
+
+def _check_token_lengths(pairs: TokenPairs, limit: int, what: str) -> None:
+    longest = np.maximum(pairs.src_lengths, pairs.tgt_lengths)
+    if len(longest) and longest.max() > limit:
+        raise UserError(
+            f"{what} pair {int(longest.argmax()) + 1} has {longest.max()} tokens; expected at most "
+            f"model.max_positions = {limit}: raise it, or take the pair out"
+        )
 
 
 def _weights_told(config: Config, train: Sequence[dict[str, Any]]) -> list[str]:

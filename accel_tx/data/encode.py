@@ -123,12 +123,15 @@ def encode(
     return Encoded([Path(f["filename"]).name for f in done.cache_files], len(done)), np.sort(np.concatenate(found))
 
 
-def check_text_lengths(pairs: datasets.Dataset, max_positions: int) -> None:
-    """Raise UserError for the first pair that is not `short_enough`: validation pairs are used as they are."""
+def check_text_lengths(pairs: datasets.Dataset, max_positions: int, what: str) -> None:
+    """Raise UserError for the first pair that is not `short_enough`: validation pairs are used as they are.
+
+    `what` names the set.
+    """
     too_long = ~short_enough(pairs, max_positions)
     if too_long.any():
         raise UserError(
-            f"validation pair {int(too_long.argmax()) + 1} has more than {BYTES_PER_POSITION * max_positions:,} bytes, "
+            f"{what} pair {int(too_long.argmax()) + 1} has more than {BYTES_PER_POSITION * max_positions:,} bytes, "
             f"{BYTES_PER_POSITION} for each of model.max_positions; take the pair out"
         )
 

@@ -124,6 +124,11 @@ class Progress:
             f"update {self.state.update:,}: val_loss {result.val_loss:.3f}  BLEU {scores.bleu:.2f}  "
             f"chrF {scores.chrf:.2f}  CER {scores.cer:.3f}  WER {scores.wer:.3f}  ({result.seconds:.0f} s)"
         )
+        for name, found in result.more.items():
+            self.say(
+                f"  {name}: val_loss {found.val_loss:.3f}  BLEU {found.scores.bleu:.2f}  chrF {found.scores.chrf:.2f}  "
+                f"CER {found.scores.cer:.3f}  WER {found.scores.wer:.3f}"
+            )
         for src, reference, hypothesis in result.samples:
             self.say(f"  source      {src}\n  reference   {reference}\n  translation {hypothesis}")
 

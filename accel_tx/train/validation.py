@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,12 +13,27 @@ from accelerate.utils import gather_object
 
 from accel_tx.config import Config
 from accel_tx.data.collator import Batch
-from accel_tx.data.dataset import PreparedData
+from accel_tx.data.dataset import PreparedData, ValidSet
 from accel_tx.inference.evaluate import loss_sum
 from accel_tx.inference.metrics import Scores, score_translations
 from accel_tx.inference.translator import Translator
 from accel_tx.model.transformer import Transformer
 from accel_tx.train.stopping import StopAsked
+
+_MAIN = ""  # among the names of validation sets
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """What validation found on one set."""
+
+    val_loss: float
+    """Cross-entropy without label smoothing, nats a target token."""
+    scores: Scores
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers, and the signatures."""
+        return {"val_loss": self.val_loss, **self.scores.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -31,14 +46,21 @@ class Validation:
     samples: list[tuple[str, str, str]]
     """Source, reference and translation of the first few sentences."""
     seconds: float
+    more: dict[str, SetScores] = field(default_factory=dict)
+    """Of the further validation sets, by name."""
 
     def metric(self, name: str) -> float:
-        """The metric that decides which weights are best; higher is better."""
-        return -self.val_loss if name == "val_loss" else float(getattr(self.scores, name))
+        """The metric that decides which weights are best; higher is better, so losses and error rates are negative."""
+        value = float(self.to_dict()[name])
+        return -value if name.partition("/")[0] in ("val_loss", "cer", "wer") else value
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers of a line of metrics."""
-        return {"val_loss": self.val_loss, **self.scores.to_dict(), "validation_s": self.seconds}
+        """The numbers of a line of metrics; those of further sets, which have the same signatures, as `bleu/NAME`."""
+        values = {"val_loss": self.val_loss, **self.scores.to_dict()}
+        for name, found in self.more.items():
+            numbers = {key: value for key, value in found.to_dict().items() if isinstance(value, float)}
+            values |= {f"{key}/{name}": value for key, value in numbers.items()}
+        return {**values, "validation_s": self.seconds}
 
 
 def validate(
@@ -52,22 +74,30 @@ def validate(
     """
     started_at_s = time.monotonic()
     model.eval()
-    val_loss = _mean_loss(accelerator, model, data, config, poll)
-    hypotheses = _translate_all(accelerator, model, data, config, poll)
+    sets = {_MAIN: ValidSet(data.valid, data.valid_src, data.valid_tgt), **data.valid_sets}
+    losses = {name: _mean_loss(accelerator, model, own, config, poll) for name, own in sets.items()}
+    translator = Translator(model, data.tokenizers, config.decode, poll)
+    hypotheses = {name: _translate_all(accelerator, translator, own) for name, own in sets.items()}
     if not accelerator.is_main_process:
         return None
+    found = {}
+    for name, own in sets.items():
+        scores = score_translations(hypotheses[name], own.tgt.to_pylist(), config.validation.tokenize)
+        found[name] = SetScores(losses[name], scores)
     n_shown = config.validation.n_samples
     shown = [column[:n_shown].to_pylist() for column in (data.valid_src, data.valid_tgt)]
+    main = found.pop(_MAIN)
     return Validation(
-        val_loss=val_loss,
-        scores=score_translations(hypotheses, data.valid_tgt.to_pylist()),
-        samples=list(zip(*shown, hypotheses[:n_shown], strict=True)),
+        val_loss=main.val_loss,
+        scores=main.scores,
+        samples=list(zip(*shown, hypotheses[_MAIN][:n_shown], strict=True)),
         seconds=time.monotonic() - started_at_s,
+        more=found,
     )
 
 
 def _mean_loss(
-    accelerator: Accelerator, model: Transformer, data: PreparedData, config: Config, poll: Callable[[], None]
+    accelerator: Accelerator, model: Transformer, data: ValidSet, config: Config, poll: Callable[[], None]
 ) -> float:
     max_tokens = max(config.decode.max_tokens, config.model.max_positions)
     rank, n_processes = accelerator.process_index, accelerator.num_processes
@@ -76,28 +106,25 @@ def _mean_loss(
         poll()
         return model(batch, label_smoothing)  # type: ignore[no-any-return]
 
-    totals = _from_all(lambda: [loss_sum(forward, data.valid, max_tokens, accelerator.device, rank, n_processes)])
+    totals = _from_all(lambda: [loss_sum(forward, data.pairs, max_tokens, accelerator.device, rank, n_processes)])
     return float(sum(loss for loss, _ in totals) / sum(n_tokens for _, n_tokens in totals))
 
 
-def _translate_all(
-    accelerator: Accelerator, model: Transformer, data: PreparedData, config: Config, poll: Callable[[], None]
-) -> list[str]:
+def _translate_all(accelerator: Accelerator, translator: Translator, data: ValidSet) -> list[str]:
     import pyarrow as pa  # late: training on prepared arrays does without
 
-    mine = range(accelerator.process_index, len(data.valid_src), accelerator.num_processes)
-    translator = Translator(model, data.tokenizers, config.decode, poll)
+    mine = range(accelerator.process_index, len(data.src), accelerator.num_processes)
 
     def translate() -> list[tuple[int, str]]:
         # Only the forward of the prepared model runs in mixed precision by itself.
         with accelerator.autocast(), torch.inference_mode():
-            sources = data.valid_src.take(pa.array(mine, pa.int64())).to_pylist()
+            sources = data.src.take(pa.array(mine, pa.int64())).to_pylist()
             return list(zip(mine, translator.translate(sources), strict=True))
 
     by_index = dict(_from_all(translate))
-    if len(by_index) != len(data.valid_src):
-        raise RuntimeError(f"{len(by_index)} of {len(data.valid_src)} validation sentences came back")
-    return [by_index[i] for i in range(len(data.valid_src))]
+    if len(by_index) != len(data.src):
+        raise RuntimeError(f"{len(by_index)} of {len(data.src)} validation sentences came back")
+    return [by_index[i] for i in range(len(data.src))]
 
 
 def _from_all(compute: Callable[[], list[Any]]) -> list[Any]:
