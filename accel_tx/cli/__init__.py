@@ -21,6 +21,8 @@ commands:
              accelerate launch -m accel_tx train --config configs/quickstart.yaml --run_dir runs/quickstart
   checkpoints  what a run has saved, and whether it is whole
              python -m accel_tx checkpoints --run_dir runs/quickstart
+  average    the mean of weights that a run has saved
+             python -m accel_tx average --run_dir runs/quickstart --last 5
   evaluate   translate a file (or the run's validation set) and score it
              python -m accel_tx evaluate --run_dir runs/quickstart --src test.en --ref test.fr
   translate  line in, line out, order kept
@@ -33,7 +35,7 @@ commands:
 `python -m accel_tx COMMAND --help` lists the options of a command.
 Any field of the config is an option: --section.field value, such as --train.seed 7.
 """
-_COMMANDS = ("data", "train", "checkpoints", "evaluate", "translate", "score", "bench")
+_COMMANDS = ("data", "train", "checkpoints", "average", "evaluate", "translate", "score", "bench")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,7 +10,16 @@ from accel_tx.config.decode import DecodeConfig
 from accel_tx.config.errors import RunError, UserError
 from accel_tx.config.model import ModelConfig, TokenizerConfig
 from accel_tx.config.train import OptimConfig, TrainConfig, ValidationConfig
-from accel_tx.config.whole import SECTIONS, Config, build_config, check_key, dump_yaml, load_yaml, what_is_learned
+from accel_tx.config.whole import (
+    SECTIONS,
+    Config,
+    build_config,
+    check_key,
+    default_of,
+    dump_yaml,
+    load_yaml,
+    what_is_learned,
+)
 
 __all__ = [
     "PRESETS",
@@ -29,6 +38,7 @@ __all__ = [
     "ValidationConfig",
     "build_config",
     "check_key",
+    "default_of",
     "dump_yaml",
     "load_yaml",
     "nearest_of",

@@ -127,6 +127,9 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Keep only each layer's input for the backward pass and compute the layer again there: the same numbers, far less
     memory, a third more computing."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the weights, this much of which stays at an update (0.999 covers about the
+    last 1,000; less early on); validation scores it beside the raw weights (null: none is kept)."""
     cpu_threads: int | None = None
     """Threads of a process on CPU (null: cores over local processes)."""
     loader_workers: int = 0
@@ -139,6 +142,8 @@ class TrainConfig:
         at_least("train", self, 1, "log_every_updates", "save_every_updates", "keep_checkpoints")
         at_least("train", self, 1, "stop_at_update", "cpu_threads", "max_bad_updates")
         at_least("train", self, 0, "loader_workers", "seed")
+        if self.ema_decay is not None:
+            in_range("train.ema_decay", self.ema_decay, 0.0, 1.0, low_open=True)
         if self.max_hours is not None and not self.max_hours > 0:
             raise UserError(f"train.max_hours is {self.max_hours}; expected hours above 0")
         if self.spike_factor is not None and not self.spike_factor > 1:
@@ -156,6 +161,13 @@ class ValidationConfig:
     main validation set, or of one of `data.valid_sets`: bleu/NAME."""
     tokenize: Literal["13a", "none", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200"] = "13a"
     """sacreBLEU's tokenizer for BLEU; `none` for text that is tokenized already."""
+    average_last: int | None = None
+    """Also score the mean of the weights at so many last validations, this one included; they are kept in `validated/`
+    (null: none). Each kind of weights costs a validation of its own, and the best of them goes into `best/`."""
+    patience: int | None = None
+    """End the run, complete, after so many validations in a row without a better best_metric (null: never)."""
+    min_delta: float = 0.0
+    """For `patience`, better means by more than this, in units of best_metric."""
     n_samples: int = 3
     """Translations printed and written to TensorBoard each time."""
 
@@ -165,4 +177,8 @@ class ValidationConfig:
         if name not in BEST_METRICS:
             expected = f"{', '.join(BEST_METRICS)}, or one of these with /NAME of a set of data.valid_sets"
             raise UserError(f"validation.best_metric is {self.best_metric!r}; expected {expected}")
-        at_least("validation", self, 0, "n_samples")
+        at_least("validation", self, 0, "n_samples", "min_delta")
+        at_least("validation", self, 2, "average_last")
+        at_least("validation", self, 1, "patience")
+        if self.min_delta and self.patience is None:
+            raise UserError(f"validation.min_delta is {self.min_delta} but validation.patience is null; give both")

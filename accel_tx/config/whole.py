@@ -94,6 +94,14 @@ def what_is_learned(config: Config) -> dict[str, Any]:
     return flat
 
 
+def default_of(key: str) -> Any:
+    """The default of `section.field`; None where there is none, or no such field."""
+    section, _, name = key.partition(".")
+    fields = {f.name: f.default for f in dataclasses.fields(SECTIONS[section])} if section in SECTIONS else {}
+    default = fields.get(name)
+    return None if default is dataclasses.MISSING else list(default) if isinstance(default, tuple) else default
+
+
 def load_yaml(path: Path, moved: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Read a config file as nested dicts whose keys are all known, those in `moved` (old -> new) under their new names.
 

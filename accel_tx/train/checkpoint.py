@@ -14,15 +14,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accel_tx.config import UserError
+from accel_tx.config import UserError, default_of
 from accel_tx.train.state import TrainState
 
 MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
 MODEL, OPTIMIZER, SCHEDULER, SCALER = "model.safetensors", "optimizer.bin", "scheduler.bin", "scaler.pt"
+EMA = "ema.safetensors"
+VALIDATED = "validated"
+"""Folder of the weights at the last validations; see `validated.py`."""
 REMOVING = ".removing_"
 """Prefix of a folder on its way out."""
 NEEDED = frozenset({MODEL, OPTIMIZER, SCHEDULER, STATE})
+OPTIONAL = frozenset({SCALER, EMA})
 # What some file systems, mostly in user space, answer for a folder; their files are synced all the same.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
@@ -99,7 +103,7 @@ def find_fault(folder: Path, hash_files: bool = True) -> str | None:
         return f"its files are not those of its manifest: {', '.join(sorted(present ^ set(files)))}"
     if missing := NEEDED - present:
         return f"{', '.join(sorted(missing))} is missing, in its manifest as well"
-    if foreign := present - NEEDED - {SCALER}:
+    if foreign := present - NEEDED - OPTIONAL:
         return f"{', '.join(sorted(foreign))} is no part of a checkpoint"
     for name, (size, digest) in sorted(files.items()):
         path = folder / name
@@ -137,7 +141,8 @@ def load_state(folder: Path) -> TrainState:
 def check_belongs(saved: TrainState, fresh: TrainState, folder: Path) -> None:
     """Raise UserError, naming both values, if a checkpoint belongs to other data, settings or schedule."""
     for key in sorted(saved.settings.keys() | fresh.settings.keys()):
-        before, now = saved.settings.get(key), fresh.settings.get(key)
+        # A field that the version of the saved run did not have yet: what it did then is the default now.
+        before, now = saved.settings.get(key, default_of(key)), fresh.settings.get(key)
         if before != now:
             raise UserError(
                 f"{folder}: was made with {key} = {before}, this start has {now}; "
@@ -152,6 +157,12 @@ def check_belongs(saved: TrainState, fresh: TrainState, folder: Path) -> None:
                 f"{folder}: was made with another {name} ({before}, this start has {now}); "
                 "give the same data, or another --run_dir"
             )
+
+
+def run_identity(state: TrainState) -> str:
+    """What all weights of a run carry, so that they are not averaged with those of another."""
+    values = [state.data_sha256, state.settings, state.n_updates]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def identity(state: TrainState) -> str:
@@ -169,7 +180,7 @@ def seal(beside: Path, final: Path, state: TrainState) -> None:
     files = sorted(beside.iterdir())
     manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
     write_synced(beside / MANIFEST, json.dumps(manifest, indent=1))
-    if {*manifest} - {SCALER} != NEEDED:
+    if {*manifest} - OPTIONAL != NEEDED:
         raise ValueError(f"{beside}: holds {', '.join(manifest)}; expected {', '.join(sorted(NEEDED))}")
     replace_folder(beside, final)
     with contextlib.suppress(OSError):  # a hint for people: the checkpoint is there without it

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from accel_tx.train.checkpoint import MODEL, OPTIMIZER, SCALER, SCHEDULER, identity
+from accel_tx.train.averaging import RunningAverage
+from accel_tx.train.checkpoint import EMA, MODEL, OPTIMIZER, SCALER, SCHEDULER, identity
 from accel_tx.train.state import TrainState
 
 STAMP = "checkpoint_of"
@@ -25,12 +26,16 @@ _UNREADABLE = "is damaged, or cannot be read without running code"
 
 @dataclass(frozen=True)
 class Parts:
-    """What of a run is saved, each as it is without Accelerate's wrappers; `scaler` is None but for fp16."""
+    """What of a run is saved, each as it is without Accelerate's wrappers.
+
+    `scaler` is None but for fp16, `ema` but where `train.ema_decay` is set.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler
     scaler: Any
+    ema: RunningAverage | None = None
 
 
 @dataclass(frozen=True)
@@ -41,22 +46,28 @@ class Content:
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
     scaler: dict[str, Any] | None
+    ema: dict[str, Tensor] | None = None
 
     def n_bytes(self) -> int:
         """Bytes of all tensors."""
         state = self.optimizer["state"].values()
         in_optimizer = [value for entry in state for value in entry.values() if isinstance(value, Tensor)]
-        return sum(tensor.nbytes for tensor in [*self.model.values(), *in_optimizer])
+        return sum(tensor.nbytes for tensor in [*self.model.values(), *(self.ema or {}).values(), *in_optimizer])
 
 
 def copy_content(parts: Parts) -> Content:
     """A copy of everything; it takes as much host memory as the checkpoint, and waits for the device."""
     return Content(
-        {name: tensor.contiguous() for name, tensor in _copy(parts.model.state_dict()).items()},
+        _copy_weights(parts.model.state_dict()),
         _copy(parts.optimizer.state_dict()),
         _copy(parts.scheduler.state_dict()),
         None if parts.scaler is None else _copy(parts.scaler.state_dict()),
+        None if parts.ema is None else _copy_weights(parts.ema.weights),
     )
+
+
+def _copy_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in _copy(weights).items()}
 
 
 def _copy(value: Any) -> Any:
@@ -75,7 +86,9 @@ def write_content(content: Content, folder: Path, state: TrainState) -> None:
     Raises: OSError, RuntimeError or SafetensorError from the writing; OSError where a file holds something else.
     """
     stamp = identity(state)
-    save_file(content.model, folder / MODEL, metadata={STAMP: stamp})
+    weights = {MODEL: content.model} if content.ema is None else {MODEL: content.model, EMA: content.ema}
+    for name, tensors in weights.items():
+        save_file(tensors, folder / name, metadata={STAMP: stamp})
     pickled = {OPTIMIZER: content.optimizer, SCHEDULER: content.scheduler, SCALER: content.scaler}
     for name, values in pickled.items():
         if values is not None:
@@ -87,13 +100,18 @@ def write_content(content: Content, folder: Path, state: TrainState) -> None:
                 damaged = name
             if damaged is not None:
                 raise OSError(f"{name} is not what was written")
-    # safetensors lets only the owner read what it writes.
-    shutil.copymode(folder / SCHEDULER, folder / MODEL)
-    with safe_open(folder / MODEL, framework="pt") as file:
-        for name, tensor in content.model.items():
+    for name, tensors in weights.items():
+        # safetensors lets only the owner read what it writes.
+        shutil.copymode(folder / SCHEDULER, folder / name)
+        _check_written(folder / name, tensors)
+
+
+def _check_written(path: Path, tensors: dict[str, Tensor]) -> None:
+    with safe_open(path, framework="pt") as file:
+        for name, tensor in tensors.items():
             read, meant = (t.reshape(-1).view(torch.uint8) for t in (file.get_tensor(name), tensor))
             if not torch.equal(read, meant):
-                raise OSError(f"{MODEL} is not what was written: {name}")
+                raise OSError(f"{path.name} is not what was written: {name}")
 
 
 def read_content(folder: Path, state: TrainState) -> Content:
@@ -102,16 +120,22 @@ def read_content(folder: Path, state: TrainState) -> Content:
     Raises: ValueError that names the file that cannot be read or belongs to another checkpoint.
     """
     stamp = identity(state)
-    try:
-        with safe_open(folder / MODEL, framework="pt") as file:
-            model_stamp = (file.metadata() or {}).get(STAMP)
-            model = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception:  # whatever damaged bytes bring about
-        raise ValueError(f"{MODEL} {_UNREADABLE}") from None
-    if model_stamp != stamp:
-        raise ValueError(f"{MODEL} belongs to another checkpoint")
+    model = _load_weights(folder / MODEL, stamp)
+    ema = _load_weights(folder / EMA, stamp) if (folder / EMA).exists() else None
     scaler = _load(folder / SCALER, stamp) if (folder / SCALER).exists() else None
-    return Content(model, _load(folder / OPTIMIZER, stamp), _load(folder / SCHEDULER, stamp), scaler)
+    return Content(model, _load(folder / OPTIMIZER, stamp), _load(folder / SCHEDULER, stamp), scaler, ema)
+
+
+def _load_weights(path: Path, stamp: str) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            found_stamp = (file.metadata() or {}).get(STAMP)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception:  # whatever damaged bytes bring about
+        raise ValueError(f"{path.name} {_UNREADABLE}") from None
+    if found_stamp != stamp:
+        raise ValueError(f"{path.name} belongs to another checkpoint")
+    return weights
 
 
 def _load(path: Path, stamp: str) -> dict[str, Any]:
@@ -133,6 +157,10 @@ def find_misfit(content: Content, parts: Parts, state: TrainState) -> str | None
     misfit = _shape_misfit(content.model, parts.model.state_dict())
     if misfit is not None:
         return f"{MODEL} {misfit}"
+    if (content.ema is None) != (parts.ema is None):
+        return f"{EMA} is missing" if content.ema is None else f"{EMA} is there, but this run has no train.ema_decay"
+    if content.ema is not None and parts.ema is not None and (misfit := _shape_misfit(content.ema, parts.ema.weights)):
+        return f"{EMA} {misfit}"
     parameters = [p for group in parts.optimizer.param_groups for p in group["params"]]
     misfit = _optimizer_misfit(content.optimizer, parts.optimizer.state_dict(), parameters)
     if misfit is not None:
@@ -179,6 +207,8 @@ def _optimizer_misfit(saved: dict[str, Any], own: dict[str, Any], parameters: li
 def put_back(content: Content, parts: Parts) -> None:
     """Load what `find_misfit` has found to fit."""
     parts.model.load_state_dict(content.model)
+    if parts.ema is not None and content.ema is not None:
+        parts.ema.put_back(content.ema)
     parts.optimizer.load_state_dict(content.optimizer)
     parts.scheduler.load_state_dict(content.scheduler)
     if parts.scaler is not None:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-from accel_tx.train.checkpoint import REMOVING, can_come_back, checkpoint_dirs, find_fault, update_of
+from accel_tx.train.checkpoint import REMOVING, VALIDATED, can_come_back, checkpoint_dirs, find_fault, update_of
 from accel_tx.train.state import TrainState
 
 
@@ -62,5 +62,5 @@ def tidy(run_dir: Path) -> list[Path]:
 
 def leftovers(run_dir: Path) -> list[Path]:
     """What interrupted writing and removing left in a run folder."""
-    folders = (run_dir, run_dir / "checkpoints")
+    folders = (run_dir, run_dir / "checkpoints", run_dir / VALIDATED)
     return [path for f in folders for pattern in (f"{REMOVING}*", ".writing_*", ".*.new") for path in f.glob(pattern)]

@@ -40,7 +40,9 @@ class Entry:
 
 
 def list_entries(run_dir: Path, verify: bool) -> list[Entry]:
-    """Checkpoints, newest first, then `best` and `final`; with `verify` every byte is hashed, else sizes are compared.
+    """Checkpoints, newest first, then `best`, `final` and `average`.
+
+    With `verify` every byte is hashed, else sizes are compared.
 
     Raises: UserError if the folder is no run folder.
     """
@@ -64,7 +66,7 @@ def list_entries(run_dir: Path, verify: bool) -> list[Entry]:
         with contextlib.suppress(FileNotFoundError):
             entries.append(_entry(run_dir, path, checkpoint.update_of(path), metrics, **marks))
             is_found = is_found or fault is None
-    for path in (run_dir / name for name in ("best", "final") if (run_dir / name).is_dir()):
+    for path in (run_dir / name for name in ("best", "final", "average") if (run_dir / name).is_dir()):
         update = checkpoint.read_json(path / "scores.json").get("update")
         marks = {"best": None, "fault": weights_fault(path), "is_latest": False, "is_resumed": False}
         with contextlib.suppress(FileNotFoundError):

@@ -8,13 +8,13 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor
 
 from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.checkpoint_content import Content, Parts, copy_content, write_content
@@ -117,17 +117,17 @@ def _not_saved(state: TrainState, error: Exception, run_dir: Path, n_bytes: int)
     return f"checkpoint of update {state.update:,} not saved: {checkpoint.describe(error, run_dir, n_bytes)}"
 
 
-def save_weights(model: nn.Module, folder: Path, scores: dict[str, Any]) -> str | None:
+def save_weights(weights: Mapping[str, Tensor], folder: Path, scores: dict[str, Any]) -> str | None:
     """Write `model.safetensors` and `scores.json` into `folder`, replacing it whole; main process only.
 
     Returns None, or one line that says why; then the folder is what it was.
     """
     beside = folder.with_name(f".writing_{folder.name}")
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    n_bytes = sum(tensor.nbytes for tensor in weights.values())
+    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    n_bytes = sum(tensor.nbytes for tensor in on_host.values())
     try:
         _make_room(beside, n_bytes + _BESIDES_TENSORS)
-        save_file(weights, beside / checkpoint.MODEL)
+        save_file(on_host, beside / checkpoint.MODEL)
         (beside / "scores.json").write_text(json.dumps(scores, indent=1, ensure_ascii=False), encoding="utf-8")
         # safetensors lets only the owner read what it writes.
         shutil.copymode(beside / "scores.json", beside / checkpoint.MODEL)

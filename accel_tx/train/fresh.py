@@ -38,5 +38,5 @@ def build(config: Config, data: PreparedData, n_updates: int) -> tuple[Transform
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model, data.tokenizers.src.vocab_size, data.tokenizers.tgt.vocab_size)
     model.gradient_checkpointing = config.train.gradient_checkpointing
-    optimizer = build_optimizer(model.parameters(), config.optim)
+    optimizer = build_optimizer(model, config.optim)
     return model, optimizer, build_scheduler(optimizer, n_updates, config.optim)

@@ -14,10 +14,12 @@ from accel_tx.config import Config
 from accel_tx.data.collator import Batch
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.model.transformer import Transformer, count_parameters
-from accel_tx.train import checkpoint, device, rollback, run_lock, warm_start
+from accel_tx.train import checkpoint, device, patience, rollback, run_lock, warm_start
 from accel_tx.train.agreement import end_everywhere_if, failing_together, run_dir_locked
+from accel_tx.train.averaging import RunningAverage
 from accel_tx.train.bad_numbers import check_weights
 from accel_tx.train.bad_updates import BadUpdates, forget_bad_updates
+from accel_tx.train.candidates import Candidates, line_of, winner_of
 from accel_tx.train.checkpoint_content import Parts
 from accel_tx.train.checkpoint_writer import CheckpointWriter
 from accel_tx.train.fresh import build, fresh_state, plan_of
@@ -31,7 +33,7 @@ from accel_tx.train.shortage import shortage_told
 from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked
 from accel_tx.train.tracking import MetricsLog
 from accel_tx.train.update import Updater
-from accel_tx.train.validation import Validation, validate
+from accel_tx.train.validation import Validation
 from accel_tx.train.window import window_values
 
 
@@ -104,11 +106,14 @@ class Run:
         self.model, self.optimizer, self.scheduler = accelerator.prepare(model, optimizer, scheduler)
         self.raw_model: Transformer = accelerator.unwrap_model(self.model, keep_torch_compile=False)
         inner = self.optimizer.optimizer, self.scheduler.scheduler
-        self.parts = Parts(self.raw_model, *inner, accelerator.scaler)
+        decay = config.train.ema_decay
+        ema = None if decay is None else RunningAverage(self.raw_model, decay)
+        self.parts = Parts(self.raw_model, *inner, accelerator.scaler, ema)
         self.writer = CheckpointWriter(run_dir, config.train.keep_checkpoints, config.train.save_every_updates, say)
-        self.updater = Updater(accelerator, config, self.model, self.optimizer, self.scheduler)
+        self.updater = Updater(accelerator, config, self.model, self.optimizer, self.scheduler, ema)
         self.judge, self.reports, self.window = self.updater.judge, self.updater.reports, self.updater.window
         self.bad_updates = BadUpdates(accelerator, config.train, run_dir, self.plan, data)
+        self.candidates = Candidates(accelerator, self.raw_model, ema, config, data, run_dir)
         self.results = Results(self.raw_model, run_dir, config.validation.best_metric, data.sha256)
         self.log: MetricsLog
 
@@ -116,6 +121,12 @@ class Run:
     def last_update(self) -> int:
         """Where this start ends: the end of the schedule, or `stop_at_update` before it."""
         return min(self.state.n_updates, self.config.train.stop_at_update or self.state.n_updates)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this start has no update left to make."""
+        is_early = patience.has_run_out(self.state, self.config.validation)
+        return self.stopped_by is not None or is_early or self.state.update >= self.last_update
 
     def resume(self, init_from: warm_start.Source | None = None) -> None:
         """Load the newest valid checkpoint, the same one on every process, or begin the run folder."""
@@ -141,6 +152,7 @@ class Run:
     def _load(self, folder: Path) -> None:
         self.state = load_checkpoint(self.accelerator, folder, self.parts)
         self.updater.restore(self.state)
+        self.candidates.forget_later(self.state.update)
 
     def announce(self) -> None:
         """Say what is going to happen."""
@@ -162,9 +174,9 @@ class Run:
                 # Without the limit, or one that is shorter than a validation would never let the run go on.
                 with stop.without_limit():
                     self._validate()
-                if self.stopped_by is None and state.update == self.last_update:
+                if self.stopped_by is None and self.is_over:
                     self._save()
-            while self.stopped_by is None and self.state.update < self.last_update:
+            while not self.is_over:
                 self._train_on()
 
     def _train_on(self) -> None:
@@ -178,7 +190,7 @@ class Run:
             self.state.update += 1
             self.progress.advance()
             went_back = self._do_what_is_due(grad_norm)
-            if went_back or self.stopped_by is not None:
+            if went_back or self.is_over:
                 return
 
     def _do_what_is_due(self, grad_norm: torch.Tensor | None) -> bool:
@@ -199,7 +211,7 @@ class Run:
             self._validate()
         elif validates:
             state.validation_is_due = True
-        if saves or self.stopped_by is not None:
+        if saves or self.is_over:
             self._save()
         return False
 
@@ -240,7 +252,8 @@ class Run:
         Raises: UserError, ending every process, if what this start was to leave could not be written.
         """
         state, a = self.state, self.accelerator
-        is_complete = state.update >= state.n_updates and not state.validation_is_due
+        is_early = patience.has_run_out(state, self.config.validation) and state.update < state.n_updates
+        is_complete = is_early or (state.update >= state.n_updates and not state.validation_is_due)
         has_trained = state.update > self.first_update
         unsaved = [self.writer.wait(), self.log.close()]
         # Weights without the checkpoint behind them would look like a run that is done: the next start makes both.
@@ -256,7 +269,8 @@ class Run:
         if self.stop.has_file() and a.is_main_process:
             (self.run_dir / STOP_FILE).unlink(missing_ok=True)
             self._say(f"the file {STOP_FILE} is removed")
-        self._say(closing_line(state, self.stopped_by, is_complete, self.run_dir))
+        early = patience.in_words(state, self.config.validation) if is_early else None
+        self._say(closing_line(state, self.stopped_by, is_complete, self.run_dir, early))
 
     def updates(self) -> Iterator[tuple[int, list[Batch]]]:
         """Each update still to do: its target tokens over all processes, and this process' micro-batches."""
@@ -289,22 +303,27 @@ class Run:
         with self.progress.outside_window():
             self.state.validation_is_due = True
             try:
-                result = validate(self.accelerator, self.raw_model, self.data, self.config, self.stop.poll)
+                results = self.candidates.validate(self.state, self.stop.poll)
             except StopAsked:
                 self._agree_on_stop()
                 return
             self.state.validation_is_due = False
-            if result is not None:
-                self._record(result)
+            if results is not None:
+                self._record(results)
+            patience.share(self.accelerator, self.state)
 
-    def _record(self, result: Validation) -> None:
-        state = self.state
-        values = {"update": state.update, "epoch": self._epoch(), **result.to_dict()}
-        values["trained_s"] = self.progress.trained_s()
-        self.log.write(values, "validation")
-        self.log.write_samples(state.update, result.samples)
-        self.progress.show_validation(result)
-        failed = self.results.keep_if_best(result, values, state)
+    def _record(self, results: dict[str, Validation]) -> None:
+        state, metric = self.state, self.config.validation.best_metric
+        winner = winner_of(results, metric)
+        best = results[winner]
+        at = {"update": state.update, "epoch": self._epoch()}
+        trained_s = self.progress.trained_s()
+        self.log.write({**at, **line_of(results, metric), "trained_s": trained_s}, "validation")
+        self.log.write_samples(state.update, best.samples)
+        self.progress.show_validation(results, winner)
+        patience.count_validation(state, best.metric(metric), self.config.validation)
+        values = {**at, **best.to_dict(), "trained_s": trained_s, "weights": winner}
+        failed = self.results.keep_if_best(best, values, state, self.candidates.weights_of(winner))
         if failed is not None:
             self._say(f"{failed}; the training goes on")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,14 +10,14 @@ from torch import nn
 from accel_tx.config import OptimConfig
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Adam or AdamW, fused. Its rate is 1 until the scheduler, which multiplies it, sets the first real one."""
     cls = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    groups = decay_groups(list(parameters), config.weight_decay)
+    groups = decay_groups(list(model.parameters()), config.weight_decay)
     return cls(groups, lr=1.0, betas=config.betas, eps=config.eps, fused=True)
 
 
-def decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
+def decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Matrices, embeddings among them, with `weight_decay`; gains and biases, which are vectors, without.
 
     One group where nothing is decayed. A gain pulled towards 0 would undo the norm, and vectors are too few numbers to

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from accel_tx.data.batching import BatchPlan
 from accel_tx.train.state import TrainState
-from accel_tx.train.validation import Validation
+from accel_tx.train.validation import SetScores, Validation
 
 
 def opening_lines(
@@ -44,13 +44,16 @@ def opening_lines(
     return lines
 
 
-def closing_line(state: TrainState, stopped_by: str | None, is_complete: bool, run_dir: Path) -> str:
-    """How a start ended, and what comes next."""
+def closing_line(
+    state: TrainState, stopped_by: str | None, is_complete: bool, run_dir: Path, early: str | None = None
+) -> str:
+    """How a start ended, and what comes next. `early`: why before the end of the schedule, where patience ran out."""
     if not is_complete:
         by = "" if stopped_by is None else f" by {stopped_by}"
         return f"stopped{by} after update {state.update:,} of {state.n_updates:,}; the same command goes on"
     best = "" if state.best_update is None else f"; best {state.best_metric} at {state.best_update:,}"
-    return f"complete after update {state.update:,}{best}; weights in {run_dir}/best and final"
+    ended = f"complete after update {state.update:,}{best}; weights in {run_dir}/best and final"
+    return ended if early is None else f"{ended}\n{early}"
 
 
 def say(text: str) -> None:
@@ -117,19 +120,14 @@ class Progress:
         shown = "  ".join(f"{name} {value}" for name, value in numbers.items())
         self.say(f"update {done:,}/{n_updates:,}  epoch {values['epoch']:.2f}  {shown}  left {left_s / 60:.1f} min")
 
-    def show_validation(self, result: Validation) -> None:
-        """Show what validation found, and the sample translations."""
-        scores = result.scores
-        self.say(
-            f"update {self.state.update:,}: val_loss {result.val_loss:.3f}  BLEU {scores.bleu:.2f}  "
-            f"chrF {scores.chrf:.2f}  CER {scores.cer:.3f}  WER {scores.wer:.3f}  ({result.seconds:.0f} s)"
-        )
-        for name, found in result.more.items():
-            self.say(
-                f"  {name}: val_loss {found.val_loss:.3f}  BLEU {found.scores.bleu:.2f}  chrF {found.scores.chrf:.2f}  "
-                f"CER {found.scores.cer:.3f}  WER {found.scores.wer:.3f}"
-            )
-        for src, reference, hypothesis in result.samples:
+    def show_validation(self, results: dict[str, Validation], winner: str) -> None:
+        """Show what validation found of each kind of weights, and the best one's sample translations."""
+        for name, result in results.items():
+            of = "" if len(results) == 1 else f", {name}{' (best)' if name == winner else ''}"
+            self.say(f"update {self.state.update:,}{of}: {_in_numbers(result)}  ({result.seconds:.0f} s)")
+            for of_set, found in result.more.items():
+                self.say(f"  {of_set}: {_in_numbers(found)}")
+        for src, reference, hypothesis in results[winner].samples:
             self.say(f"  source      {src}\n  reference   {reference}\n  translation {hypothesis}")
 
     def this_start_s(self) -> float:
@@ -161,3 +159,11 @@ class Progress:
         entered_at_s = time.monotonic()
         yield
         self.window_at_s += time.monotonic() - entered_at_s
+
+
+def _in_numbers(found: Validation | SetScores) -> str:
+    scores = found.scores
+    return (
+        f"val_loss {found.val_loss:.3f}  BLEU {scores.bleu:.2f}  chrF {scores.chrf:.2f}  "
+        f"CER {scores.cer:.3f}  WER {scores.wer:.3f}"
+    )

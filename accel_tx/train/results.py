@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from accel_tx.train import checkpoint
+from accel_tx.train.averaging import Weights
 from accel_tx.train.checkpoint_writer import save_weights
 from accel_tx.train.state import TrainState
 from accel_tx.train.validation import Validation
@@ -20,25 +22,28 @@ class Results:
         """`model`: unwrapped. `best_metric`: of `validation.best_metric`."""
         self.model, self.run_dir, self.best_metric, self.data_sha256 = model, run_dir, best_metric, data_sha256
 
-    def keep_if_best(self, result: Validation, values: dict[str, Any], state: TrainState) -> str | None:
-        """Write `best/` if no validation before was better; `values` is its line of metrics.
+    def keep_if_best(
+        self, result: Validation, values: dict[str, Any], state: TrainState, weights: Weights | None = None
+    ) -> str | None:
+        """Write `best/` if no validation before was better; `values` stands beside it, `weights` are those validated.
 
         Returns None, or one line that says why the folder and the best score in `state` are what they were.
         """
         score = result.metric(self.best_metric)
         if not is_better(score, self.best_metric, state):
             return None
-        failed = self._save("best", values)
+        failed = self._save("best", values, state, weights)
         if failed is None:
             state.best_metric, state.best_score, state.best_update = self.best_metric, score, state.update
         return failed
 
     def write_final(self, state: TrainState) -> str | None:
         """Write `final/`; None, or one line that says why it is what it was."""
-        return self._save("final", {"update": state.update})
+        return self._save("final", {"update": state.update}, state)
 
-    def _save(self, name: str, values: dict[str, Any]) -> str | None:
-        return save_weights(self.model, self.run_dir / name, {**values, "data_sha256": self.data_sha256})
+    def _save(self, name: str, values: dict[str, Any], state: TrainState, weights: Weights | None = None) -> str | None:
+        values = {**values, "data_sha256": self.data_sha256, "run": checkpoint.run_identity(state)}
+        return save_weights(self.model.state_dict() if weights is None else weights, self.run_dir / name, values)
 
 
 def is_better(score: float, metric: str, state: TrainState) -> bool:

@@ -48,6 +48,12 @@ class TrainState:
     loss_average: float = 0.0
     """Of the good updates, nats a target token; kept where `train.spike_factor` is set."""
     n_averaged: int = 0
+    patience_metric: str | None = None
+    """What `patience_score` is a value of."""
+    patience_score: float | None = None
+    """What a validation must beat to count as a gain; higher is better."""
+    n_without_gain: int = 0
+    """Validations in a row that did not."""
     window: Window = field(default_factory=Window)
     init_from: dict[str, Any] | None = None
     """The weights that the run began with, where they are not random; see `warm_start.py`."""

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from accel_tx.config import Config
 from accel_tx.data.collator import Batch
+from accel_tx.train.averaging import RunningAverage
 from accel_tx.train.bad_numbers import Judge
 from accel_tx.train.gradient import Gradient
 from accel_tx.train.report import Reports
@@ -20,11 +21,19 @@ from accel_tx.train.window import OpenWindow
 class Updater:
     """What an update changes beside the TrainState: model, optimizer and scheduler, as accelerate prepared them."""
 
-    def __init__(self, accelerator: Accelerator, config: Config, model: Any, optimizer: Any, scheduler: Any) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        config: Config,
+        model: Any,
+        optimizer: Any,
+        scheduler: Any,
+        ema: RunningAverage | None = None,
+    ) -> None:
         self.accelerator, self.config = accelerator, config
         # All Accelerators of a process share it: another trainer may have left it False, and then no step is made.
         accelerator.sync_gradients = True
-        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.model, self.optimizer, self.scheduler, self.ema = model, optimizer, scheduler, ema
         spike_factor = config.train.spike_factor
         self.judge = Judge(optimizer.optimizer, accelerator.scaler, spike_factor, accelerator.device)
         self.reports = Reports(accelerator)
@@ -48,6 +57,8 @@ class Updater:
         norm = a.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf)
         verdict = self.judge.judge(loss_sum, n_tokens, norm)
         self.optimizer.step()
+        if self.ema is not None:
+            self.ema.add(update)
         self._next_rate()
         self.optimizer.zero_grad()
         self.window.add_update(n_tokens, loss_sum, verdict)

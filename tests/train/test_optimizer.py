@@ -19,7 +19,7 @@ def small_model() -> Transformer:
 def test_matrices_and_embeddings_are_decayed_and_norms_and_biases_are_not(name: str) -> None:
     model = small_model()
     config = OptimConfig(name=name, weight_decay=0.1)  # type: ignore[arg-type]
-    optimizer = build_optimizer(model.parameters(), config)
+    optimizer = build_optimizer(model, config)
     optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.5
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     for parameter in model.parameters():
@@ -34,8 +34,8 @@ def test_matrices_and_embeddings_are_decayed_and_norms_and_biases_are_not(name: 
 
 def test_every_parameter_is_in_one_group_and_without_decay_there_is_one_group() -> None:
     model = small_model()
-    decayed = build_optimizer(model.parameters(), OptimConfig(weight_decay=0.1)).param_groups
-    plain = build_optimizer(model.parameters(), OptimConfig()).param_groups
+    decayed = build_optimizer(model, OptimConfig(weight_decay=0.1)).param_groups
+    plain = build_optimizer(model, OptimConfig()).param_groups
     for groups, n_groups in ((decayed, 2), (plain, 1)):
         found: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         assert len(groups) == n_groups

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from accel_tx.config import OptimConfig, UserError
 from accel_tx.train.optimizer import build_optimizer
@@ -65,7 +66,7 @@ def test_the_last_update_gets_exactly_the_minimum_and_so_does_any_later(n_update
 def test_the_optimizer_gets_the_rate_of_each_update_and_keeps_its_betas(name: str) -> None:
     config = OptimConfig(name=name)  # type: ignore[arg-type]
     parameter = torch.nn.Parameter(torch.ones(3))
-    optimizer = build_optimizer([parameter], config)
+    optimizer = build_optimizer(nn.ParameterList([parameter]), config)
     scheduler = build_scheduler(optimizer, 12, config)
     for update in range(12):
         assert optimizer.param_groups[0]["lr"] == one_cycle_rate(update, 12, config)
@@ -77,12 +78,12 @@ def test_the_optimizer_gets_the_rate_of_each_update_and_keeps_its_betas(name: st
 
 def test_a_scheduler_restored_in_the_middle_goes_on_with_the_same_rates() -> None:
     config = OptimConfig()
-    optimizer = build_optimizer([torch.nn.Parameter(torch.ones(3))], config)
+    optimizer = build_optimizer(nn.ParameterList([torch.ones(3)]), config)
     scheduler = build_scheduler(optimizer, 12, config)
     for _ in range(5):
         optimizer.step()
         scheduler.step()
-    fresh = build_optimizer([torch.nn.Parameter(torch.ones(3))], config)
+    fresh = build_optimizer(nn.ParameterList([torch.ones(3)]), config)
     restored = build_scheduler(fresh, 12, config)
     fresh.load_state_dict(optimizer.state_dict())
     restored.load_state_dict(scheduler.state_dict())
@@ -154,7 +155,7 @@ def test_without_a_warm_up_cosine_and_linear_equal_torchs(n_updates: int) -> Non
 
 def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
     config = OptimConfig(schedule="linear", warmup_updates=12)
-    optimizer = build_optimizer([torch.nn.Parameter(torch.ones(3))], config)
+    optimizer = build_optimizer(nn.ParameterList([torch.ones(3)]), config)
     build_scheduler(optimizer, 13, config)
     with pytest.raises(UserError, match=r"optim\.warmup_updates is 12; expected fewer than the run's 12 updates"):
         build_scheduler(optimizer, 12, config)
