@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
-from accel_tx.inference.lines import write_whole
+from accel_tx.inference.lines import check_can_write, write_whole
 
 if TYPE_CHECKING:
     from accel_tx.config import Config
@@ -29,6 +29,8 @@ def run(argv: list[str]) -> None:
         help="print thresholds that fit the corpus, as YAML for a config, instead of the report",
     )
     config, options = opt.parse_with_config(parser, argv)
+    for file in filter(None, (options.report, options.html)):
+        check_can_write(Path(file))
     from accel_tx.data.dataset import cache_folder, prepare_data
     from accel_tx.data.forecast import forecast_training
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from accel_tx.config import UserError
 
@@ -31,17 +31,35 @@ def write_whole(path: Path, lines: Iterator[str]) -> None:
 
     Raises: UserError if it cannot be written.
     """
+    with _open_beside(path) as (file, target):
+        file.writelines(f"{line}\n" for line in lines)
+        file.close()
+        if target is not None:
+            Path(file.name).replace(target)
+
+
+def check_can_write(path: Path) -> None:
+    """Raise the UserError of `write_whole` now, before the work on what is to be written."""
+    # A reader of a pipe would take the opening for the whole.
+    if not path.exists() or path.is_file() or path.is_dir():
+        with _open_beside(path):
+            pass
+
+
+@contextmanager
+def _open_beside(path: Path) -> Iterator[tuple[TextIO, Path | None]]:
+    """A file to write, which is gone afterwards unless it was renamed to the place that is given with it.
+
+    A device or a pipe, such as /dev/null, is written to and not replaced: None.
+    """
     target = path.resolve()
     if target.is_dir() or not target.name:
         raise UserError(f"{path}: is a folder; expected a file to write")
-    # A device or a pipe, such as /dev/null, is written to and not replaced.
     is_special = target.exists() and not target.is_file()
     beside = target if is_special else target.with_name(f".{target.name}.new")
     try:
         with beside.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        if not is_special:
-            beside.replace(target)
+            yield file, None if is_special else target
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     finally:

@@ -118,6 +118,17 @@ def test_data_prints_the_report_and_finds_its_cache_the_second_time(
     assert "tokenize" not in second.stderr
 
 
+def test_data_refuses_a_report_that_it_could_not_write_before_it_prepares_anything(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    options = as_options(tiny_config(data={"cache_dir": str(tmp_path / "cache")}))
+    page = tmp_path / "missing" / "report.html"
+    done = run_cli("data", "--config", CONFIG, *options, "--html", str(page))
+    assert done.returncode == 2
+    assert done.stderr == f"accel_tx: {page}: cannot be written (No such file or directory)\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_data_suggests_thresholds_that_a_config_can_take(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
     options = as_options(tiny_config(clean={"max_words": None}))
     done = run_cli("data", "--config", CONFIG, *options, "--suggest")

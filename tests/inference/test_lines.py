@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from accel_tx.config import UserError
-from accel_tx.inference.lines import read_lines, write_whole
+from accel_tx.inference.lines import check_can_write, read_lines, write_whole
 
 
 def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
@@ -55,6 +55,17 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is a folder|cannot be written"):
         write_whole(tmp_path / name, iter(["text"]))
+    with pytest.raises(UserError, match=r"is a folder|cannot be written"):
+        check_can_write(tmp_path / name)
+
+
+def test_asking_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "older").write_text("older")
+    os.mkfifo(tmp_path / "pipe")  # to open it would wait for a reader
+    for name in ("older", "new", "pipe"):
+        check_can_write(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["older", "pipe"]
+    assert (tmp_path / "older").read_text() == "older"
 
 
 def test_a_missing_file_is_named() -> None:
