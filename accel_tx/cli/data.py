@@ -45,12 +45,12 @@ def run(argv: list[str]) -> None:
         _print_report(config, data, forecast)
         print(f"{'found in' if is_cached else 'written to'} {data.folder}")
     if options.report:
-        values = {**data.report.to_dict(), "forecast": forecast}
+        values = {**data.report.to_dict(), "forecast": forecast, "notes": data.notes}
         write_whole(Path(options.report), iter([json.dumps(values, indent=1, ensure_ascii=False)]))
     if options.html:
         from accel_tx.data.report_page import report_page
 
-        write_whole(Path(options.html), iter([report_page(data.report, config, forecast)]))
+        write_whole(Path(options.html), iter([report_page(data.report, config, forecast, data.notes)]))
 
 
 def _print_report(config: Config, data: PreparedData, forecast: dict[str, Any]) -> None:

@@ -141,6 +141,11 @@ class Forecast:
         return dataclasses.asdict(self)
 
 
+def shown_epochs(n_epochs: float) -> str:
+    """Three digits of a small number, a large one whole: 0.04, 15, 5,556."""
+    return f"{n_epochs:.3g}" if n_epochs < 100 else f"{n_epochs:,.0f}"
+
+
 def forecast_training(config: Config, data: PreparedData) -> Forecast:
     """`forecast` of prepared data."""
     vocab_sizes = data.tokenizers.src.vocab_size, data.tokenizers.tgt.vocab_size

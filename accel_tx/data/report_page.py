@@ -9,16 +9,23 @@ from typing import Any
 from accel_tx.config import Config, dump_yaml
 from accel_tx.data.charts import Axis, Series, bar_chart, count_axis, ratio_axis, short_number
 from accel_tx.data.clean_report import CleanReport
+from accel_tx.data.forecast import shown_epochs
 from accel_tx.data.histogram import Histogram
 from accel_tx.data.report_style import STYLE
 
 
-def report_page(report: CleanReport, config: Config, forecast: Mapping[str, Any] | None = None) -> str:
-    """The page for a report whose `statistics` are filled, and a `Forecast.to_dict()`. All text is escaped."""
+def report_page(
+    report: CleanReport, config: Config, forecast: Mapping[str, Any] | None = None, notes: Sequence[str] = ()
+) -> str:
+    """The page for a report whose `statistics` are filled, a `Forecast.to_dict()` and `PreparedData.notes`.
+
+    All text is escaped.
+    """
     statistics = report.statistics
     title = f"Data report: {', '.join(corpus['name'] for corpus in statistics['corpora'])}"
     sections = [
         _header(title, report, config, forecast),
+        _section("Notes", "".join(f"<p>{escape(note)}</p>" for note in notes)) if notes else "",
         _section("From read to kept", _flow(report)),
         _section("Rules", _rules(report)),
         _section("Lengths", _lengths(statistics, config)),
@@ -51,7 +58,7 @@ def _header(title: str, report: CleanReport, config: Config, forecast: Mapping[s
     if forecast:
         tiles += [
             ("padding", f"{forecast['padding_share']:.1%}", "of the positions of both sides"),
-            ("updates", f"{forecast['n_updates']:,}", f"{forecast['epochs']:.3g} epochs"),
+            ("updates", f"{forecast['n_updates']:,}", f"{shown_epochs(forecast['epochs'])} epochs"),
             ("parameters", short_number(forecast["n_parameters"]), ""),
         ]
     boxes = "".join(
@@ -229,7 +236,7 @@ def _forecast(forecast: Mapping[str, Any]) -> str:
         ],
         ["target tokens an update", f"{forecast['tgt_tokens_per_update']:,.0f}"],
         ["updates an epoch", f"{forecast['updates_per_epoch']:,}"],
-        ["updates in all", f"{forecast['n_updates']:,} ({forecast['epochs']:.3g} epochs)"],
+        ["updates in all", f"{forecast['n_updates']:,} ({shown_epochs(forecast['epochs'])} epochs)"],
         ["parameters", f"{forecast['n_parameters']:,}"],
     ]
     memory = forecast["memory_mib"]

@@ -13,6 +13,7 @@ h2{font-size:17px;margin:0 0 10px}
 i{font-style:normal;color:var(--soft);font-weight:400}
 .sub{margin:2px 0 18px;color:var(--soft)}
 .note{margin:0 0 10px;color:var(--soft);font-size:14px;max-width:76ch}
+section>p{margin:0 0 6px;overflow-wrap:anywhere}
 section{background:var(--paper);border:1px solid var(--line);border-radius:10px;padding:16px 18px;margin-top:16px}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(128px,1fr));gap:10px}
 .tiles div{background:var(--paper);border:1px solid var(--line);border-radius:10px;padding:10px 12px}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from accel_tx.data.forecast import shown_epochs
 from accel_tx.data.histogram import Histogram
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def forecast_table(forecast: Mapping[str, Any]) -> Table:
         values = f"{spread['mean']:,.0f} ± {spread['std']:,.0f}", f"{spread['least']:,} to {spread['most']:,}"
         table.add_row(label, *values)
     table.add_row("target tokens an update", f"{forecast['tgt_tokens_per_update']:,.0f}")
-    epochs = f"{forecast['updates_per_epoch']:,} an epoch, {forecast['epochs']:.3g} epochs"
+    epochs = f"{forecast['updates_per_epoch']:,} an epoch, {shown_epochs(forecast['epochs'])} epochs"
     table.add_row("updates", f"{forecast['n_updates']:,}", epochs)
     table.add_row("parameters", f"{forecast['n_parameters']:,}")
     for setting, memory in forecast["memory_mib"].items():

@@ -108,6 +108,7 @@ def test_data_prints_the_report_and_finds_its_cache_the_second_time(
     assert report["n_read"] == 600
     assert report["n_read"] == report["n_kept"] + sum(report["dropped"].values())
     assert report["dropped"]["min_src_chars"] > 0
+    assert report["notes"] == []
     assert "written to" in first.stdout
     assert max(len(line) for line in first.stdout.splitlines()[:-1]) <= 100
     assert f"{report['forecast']['n_parameters']:,}" in first.stdout

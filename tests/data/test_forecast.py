@@ -15,7 +15,15 @@ from accel_tx.config import Config, ModelConfig, build_config
 from accel_tx.data.batching import BatchLimits, BatchPlan, plan_epoch
 from accel_tx.data.collator import Batch, DataCollator
 from accel_tx.data.dataset import Ragged, TokenPairs, prepare_data
-from accel_tx.data.forecast import Shapes, activation_bytes, count_parameters, forecast, forecast_training, peak_memory
+from accel_tx.data.forecast import (
+    Shapes,
+    activation_bytes,
+    count_parameters,
+    forecast,
+    forecast_training,
+    peak_memory,
+    shown_epochs,
+)
 from accel_tx.model import transformer
 from accel_tx.model.transformer import Transformer
 
@@ -64,6 +72,13 @@ def test_updates_are_those_that_training_makes(tiny_config: Callable[..., Config
     assert (found.updates_per_epoch, found.n_updates) == (plan.updates_per_epoch, 7 * plan.updates_per_epoch)
     assert found.epochs == 7
     assert found.n_pairs == len(data.train)
+
+
+@pytest.mark.parametrize(
+    ("n_epochs", "shown"), [(0.0412, "0.0412"), (15.0, "15"), (99.96, "100"), (999.6, "1,000"), (5555.6, "5,556")]
+)
+def test_epochs_are_shown_as_people_write_them(n_epochs: float, shown: str) -> None:
+    assert shown_epochs(n_epochs) == shown
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

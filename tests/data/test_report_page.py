@@ -79,6 +79,15 @@ def test_the_page_is_well_formed_and_text_stays_text(mean_page: tuple[str, Prepa
     assert found.tags.count("svg") == 7
 
 
+def test_the_page_tells_the_notes_where_there_are_any(
+    mean_page: tuple[str, PreparedData], tiny_config: Callable[..., Config]
+) -> None:
+    page, data = mean_page
+    assert "Notes" not in outline(page).text
+    found = outline(report_page(data.report, tiny_config(), notes=[MEAN]))
+    assert found.text[found.text.index("Notes") + 1] == MEAN
+
+
 def test_the_page_needs_nothing_from_elsewhere(mean_page: tuple[str, PreparedData]) -> None:
     page, _ = mean_page
     assert outline(page).addresses == []
