@@ -161,4 +161,8 @@ def _check_sum(n_read: int, n_kept: int, dropped: Mapping[str, int]) -> None:
 
 
 def _shorten(text: str, n_chars: int) -> str:
-    return text if len(text) <= n_chars else text[: n_chars - 1] + "…"
+    """The beginning and the end, since sides often differ in the latter: a full stop, or all that was cut off."""
+    if len(text) <= n_chars:
+        return text
+    n_last = n_chars // 3
+    return f"{text[: n_chars - 1 - n_last]}…{text[-n_last:]}"

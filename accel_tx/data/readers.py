@@ -270,8 +270,9 @@ def _pair_names(where: str, names: list[str], columns: Columns) -> tuple[str, st
 
 
 def _wrong_width(path: Path, line: int, n_found: int, n_expected: int) -> UserError:
+    columns = "1 column" if n_found == 1 else f"{n_found} columns"
     return UserError(
-        f"{path}, line {line}: has {n_found} columns; expected {n_expected} as in the header; "
+        f"{path}, line {line}: has {columns}; expected {n_expected} as in the header; "
         "look there for a stray or missing separator"
     )
 

@@ -149,7 +149,18 @@ def test_examples_are_the_first_five_and_short() -> None:
     _, report = clean_pairs(dataset(pairs), min_tgt_chars=1)
     shown = report.examples["min_tgt_chars"]
     assert [src[0] for src, _ in shown] == ["0", "1", "2", "3", "4"]
-    assert all(len(src) == 120 and src.endswith("é…") for src, _ in shown)
+    assert all(len(src) == 120 and "é…é" in src for src, _ in shown)
+
+
+def test_a_shortened_example_shows_how_both_sides_end() -> None:
+    src, tgt = "word " * 30 + "and the rest.", "mot " * 40
+    _, report = clean_pairs(dataset([("keep this", "oui"), (src, tgt)]), max_words=20)
+    shown = report.examples["max_words"][0]
+    assert shown[0].startswith("word word")
+    assert shown[0].endswith("and the rest.")
+    assert len(shown[0]) == 120
+    assert shown[1].endswith("mot mot ")
+    assert report.meanings["max_words"] == "at most 20 words a side"
 
 
 def test_the_report_survives_json_and_can_be_extended() -> None:
@@ -157,7 +168,7 @@ def test_the_report_survives_json_and_can_be_extended() -> None:
     assert CleanReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
     more = report.with_dropped("max_positions", "at most 9 tokens", [1], [("d" * 200, "e")])
     assert (more.n_read, more.n_kept, list(more.dropped.items())) == (3, 1, [("empty side", 1), ("max_positions", 1)])
-    assert more.examples["max_positions"] == [["d" * 119 + "…", "e"]]
+    assert more.examples["max_positions"] == [["d" * 79 + "…" + "d" * 40, "e"]]
     assert more.meanings["max_positions"] == "at most 9 tokens"
     assert [(p.n_kept, p.dropped) for p in more.parts] == [(1, more.dropped)]
     assert "max_positions" not in more.alone
@@ -310,7 +321,7 @@ def test_a_rule_with_a_threshold_for_each_corpus_has_a_meaning_without_them() ->
     parts = [Part(f"{c.overlap}.tsv", dataset([("abc", "def"), ("hi", "ho")]), c, "en", "fr") for c in clean_configs]
     _, report = clean.clean_pairs(parts, [HeldOut.from_dataset("validation", dataset([("hi", "ha")]))], 1)
     assert report.dropped["overlap"] == 2
-    assert report.meanings["overlap"] == "not in validation; one side counts from … bytes on (as each corpus says)"
+    assert report.meanings["overlap"] == "not in validation, nor is a side of … bytes or more (as each corpus says)"
     assert report.meanings["min_chars"] == "at least … (as each corpus says)"
 
 
