@@ -29,11 +29,14 @@ def run(argv: list[str]) -> None:
         help="print thresholds that fit the corpus, as YAML for a config, instead of the report",
     )
     config, options = opt.parse_with_config(parser, argv)
-    for file in filter(None, (options.report, options.html)):
-        check_can_write(Path(file))
     from accel_tx.data.dataset import cache_folder, prepare_data
     from accel_tx.data.forecast import forecast_training
 
+    if os.environ.get("RANK", "0") != "0":  # under a launcher: on a machine of its own the data is made, but not told
+        prepare_data(config)
+        return
+    for file in filter(None, (options.report, options.html)):
+        check_can_write(Path(file))
     is_cached = os.path.exists(cache_folder(config))
     data = prepare_data(config)
     forecast = forecast_training(config, data).to_dict()

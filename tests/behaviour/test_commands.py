@@ -130,6 +130,16 @@ def test_data_refuses_a_report_that_it_could_not_write_before_it_prepares_anythi
     assert list(tmp_path.iterdir()) == []
 
 
+def test_of_two_processes_one_tells_what_both_prepared(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    options = as_options(tiny_config(data={"cache_dir": str(tmp_path / "cache")}))
+    done = launch(2, "-m", "accel_tx", "data", "--config", CONFIG, *options, "--report", str(tmp_path / "report.json"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Cleaning:") == done.stdout.count("written to") == 1
+    assert json.loads((tmp_path / "report.json").read_text())["n_read"] == 600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "report.json"]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
 def test_data_suggests_thresholds_that_a_config_can_take(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
     options = as_options(tiny_config(clean={"max_words": None}))
     done = run_cli("data", "--config", CONFIG, *options, "--suggest")
