@@ -18,8 +18,8 @@ from accel_tx.bench.turns import Shape, Turns
 from accel_tx.bench.workload import Workload, sampled_batches_of
 from accel_tx.config import Config, ModelConfig, UserError
 from accel_tx.data.batching import BatchLimits, BatchPlan
-from accel_tx.data.dataset import TokenPairs
 from accel_tx.data.packing import Indices
+from accel_tx.data.token_pairs import TokenPairs
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from accel_tx.model.transformer import count_parameters
 

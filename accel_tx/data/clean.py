@@ -21,10 +21,10 @@ from accel_tx.config import CleanConfig, UserError
 from accel_tx.data import duplicates
 from accel_tx.data.characters import Bools
 from accel_tx.data.clean_report import N_EXAMPLES, CleanReport, PartReport, merged, shortened
-from accel_tx.data.corpus import progress_on_terminal_only
 from accel_tx.data.language import check_language_is_known
 from accel_tx.data.marks import ROWS_PER_BATCH, ROWS_PER_CHUNK, mark_pairs, mended_column
 from accel_tx.data.processes import processes_for
+from accel_tx.data.progress import progress_on_terminal_only
 from accel_tx.data.repair import repair
 from accel_tx.data.rules import EMPTY_SIDE, GLOBAL_RULES, REPAIRS, RULES, meaning_of, pair_rules
 from accel_tx.data.selection import beside, first_rows, select

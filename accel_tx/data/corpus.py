@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
-import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import datasets
 import pyarrow as pa
-import yaml
 
 from accel_tx.config import CorpusEntry, DataConfig, UserError
 from accel_tx.data import readers
-from accel_tx.data.disk import is_disk_full
+from accel_tx.data.hub import HubDataset, has_hub_header
 
 _STEMS = {"train": ("train",), "validation": ("valid", "val", "validation", "dev"), "test": ("test",)}
 _FORMS = ".tsv .csv .jsonl .json (each also .gz) or .parquet"
@@ -118,19 +114,6 @@ def _identity(source: _Source) -> list[object]:
     return [source.identity, [(str(path), s.st_size, s.st_mtime_ns) for path, s in stats]]
 
 
-@contextlib.contextmanager
-def progress_on_terminal_only() -> Iterator[None]:
-    """Inside, `datasets` draws progress bars only if stderr is a terminal."""
-    silence = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()
-    if silence:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if silence:
-            datasets.enable_progress_bars()
-
-
 def _map_into_memory(source: _Source, work_dir: Path, split: str) -> datasets.Dataset | None:
     batches = source.batches(work_dir)
     if batches is None:
@@ -187,7 +170,7 @@ def _find_sources(config: DataConfig) -> _Sources:
 def _test_beside(config: DataConfig, columns: readers.Columns) -> _Source | None:
     """The test split in the folder of the training split, if there is one."""
     path = Path(config.corpus).expanduser()
-    is_plain_folder = path.is_dir() and config.subset is None and not _has_hub_header(path)
+    is_plain_folder = path.is_dir() and config.subset is None and not has_hub_header(path)
     return _split_in_folder(path, "test", columns) if is_plain_folder else None
 
 
@@ -203,9 +186,9 @@ def _find_corpus(
         )
     path = Path(entry.corpus).expanduser()
     if path.is_dir():
-        if entry.subset is not None or _has_hub_header(path):
-            hub = _Hub(str(path), entry.subset, path, config.streaming)
-            return hub.split("train", columns), hub.split("validation", plain)
+        if entry.subset is not None or has_hub_header(path):
+            hub = HubDataset(str(path), entry.subset, path, config.streaming)
+            return _hub_split(hub, "train", columns), _hub_split(hub, "validation", plain)
         train = _split_in_folder(path, "train", columns)
         return train or _nothing_usable(where, path, "train", columns), _split_in_folder(path, "validation", plain)
     if path.exists():
@@ -213,8 +196,8 @@ def _find_corpus(
     suffixes = (*readers.READERS, ".gz", ".txt")
     if entry.corpus.startswith((".", "/", "~")) or entry.corpus.count("/") > 1 or path.name.endswith(suffixes):
         raise UserError(f"{where}: no such file or folder; expected {_FORMS}, or a folder of these")
-    hub = _Hub(entry.corpus, entry.subset, None, config.streaming)
-    return hub.split("train", columns), hub.split("validation", plain)
+    hub = HubDataset(entry.corpus, entry.subset, None, config.streaming)
+    return _hub_split(hub, "train", columns), _hub_split(hub, "validation", plain)
 
 
 def _find_split(key: str, given: str, split: str, config: DataConfig, columns: readers.Columns) -> _Source:
@@ -222,9 +205,15 @@ def _find_split(key: str, given: str, split: str, config: DataConfig, columns: r
     path = Path(given).expanduser()
     if not path.is_dir():
         return _one_file(f"{key} {given}", path, columns)
-    if _has_hub_header(path):
-        return _Hub(str(path), config.subset, path, config.streaming).split(split, columns)
+    if has_hub_header(path):
+        return _hub_split(HubDataset(str(path), config.subset, path, config.streaming), split, columns)
     return _split_in_folder(path, split, columns) or _nothing_usable(f"{key} {given}", path, split, columns)
+
+
+def _hub_split(hub: HubDataset, split: str, columns: readers.Columns) -> _Source:
+    """One split, which may turn out not to exist."""
+    batches = functools.partial(hub.batches, split, columns)
+    return _Source(hub.shown, f"{hub.identity} {split}", hub.files, columns, batches)
 
 
 def _phrasebook(
@@ -322,78 +311,3 @@ def _nothing_usable(where: str, folder: Path, split: str, columns: readers.Colum
         f"{where}: holds {found or 'nothing'}; looked for {stem} with {_FORMS}, for {stem}.{columns.src_lang} + "
         f"{stem}.{columns.tgt_lang} (each also .gz), and for a README.md with `configs:` in its YAML header"
     )
-
-
-def _has_hub_header(folder: Path) -> bool:
-    readme = folder / "README.md"
-    if not readme.is_file():
-        return False
-    text = readme.read_text(encoding="utf-8", errors="replace")
-    if not text.startswith("---\n"):
-        return False
-    try:
-        header = yaml.safe_load(text[4:].split("\n---", 1)[0])
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"{readme}: its header is not valid YAML ({readers.one_line(error)}); mend or remove it"
-        ) from None
-    return isinstance(header, dict) and "configs" in header
-
-
-class _Hub:
-    """A dataset in the Hub's layout, loaded once for all of its splits: a local folder, or an id to fetch."""
-
-    def __init__(self, name: str, subset: str | None, folder: Path | None, streaming: bool) -> None:
-        self.name, self.subset, self.folder, self.streaming = name, subset, folder, streaming
-        self.shown = name if subset is None else f"{name}, subset {subset}"
-        self._loaded: dict[Path, Any] = {}
-
-    def split(self, split: str, columns: readers.Columns) -> _Source:
-        """One split, which may turn out not to exist."""
-        files = sorted(f for f in self.folder.rglob("*") if f.is_file() and f.name[0] != ".") if self.folder else []
-        identity = json.dumps(["datasets", "" if self.folder else self.name, self.subset])
-        batches = functools.partial(self._batches, split, columns)
-        return _Source(self.shown, f"{identity} {split}", tuple(files), columns, batches)
-
-    def _batches(self, split: str, columns: readers.Columns, work_dir: Path) -> Iterator[pa.RecordBatch] | None:
-        if work_dir not in self._loaded:
-            with self._failures_told(), progress_on_terminal_only():
-                self._loaded[work_dir] = self._load(work_dir)
-        loaded = self._loaded[work_dir]
-        if split not in loaded:
-            return None
-        return self._read(loaded[split], f"{self.shown}, split {split}", columns)
-
-    def _load(self, work_dir: Path) -> Any:
-        if self.streaming:
-            return datasets.load_dataset(self.name, name=self.subset, streaming=True)
-        if not self.folder:  # a download stays in the Hub's own cache, for other projects too
-            return datasets.load_dataset(self.name, name=self.subset)
-        cache_dir = work_dir / f"datasets_{hashlib.sha256(self.shown.encode()).hexdigest()[:8]}"
-        # An older copy there could pass for the folder's present content.
-        shutil.rmtree(cache_dir, ignore_errors=True)
-        return datasets.load_dataset(self.name, name=self.subset, cache_dir=str(cache_dir))
-
-    def _read(self, data: Any, where: str, columns: readers.Columns) -> Iterator[pa.RecordBatch]:
-        with self._failures_told():
-            tables = data.with_format("arrow").iter(batch_size=readers.ROWS_PER_BATCH)
-            first = next(tables, None)
-            if first is not None:
-                record_batches = (batch for table in chain([first], tables) for batch in table.to_batches())
-                yield from readers.read_arrow(record_batches, first.schema, where, columns)
-
-    @contextlib.contextmanager
-    def _failures_told(self) -> Iterator[None]:
-        try:
-            yield
-        except UserError:
-            raise
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            if is_disk_full(error):
-                raise
-            task = "read this folder" if self.folder else "get it from the Hub"
-            raise UserError(
-                f"data.corpus {self.shown}: datasets.load_dataset could not {task} "
-                f"({type(error).__name__}: {readers.one_line(error)}); check the name, data.subset and the network, "
-                "or give a local folder or file, or phrasebook"
-            ) from None

@@ -16,7 +16,7 @@ from accel_tx.data.tokenizer import SPECIAL_TOKENS, UNK_ID, Tokenizer, Tokenizer
 if TYPE_CHECKING:
     import datasets
 
-    from accel_tx.data.dataset import Ragged, TokenPairs
+    from accel_tx.data.token_pairs import Ragged, TokenPairs
 
 N_SAMPLE = 5_000
 """Pairs in which words are looked at one by one; the counts of tokens are of all pairs."""

@@ -9,15 +9,14 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from accel_tx.config import Config, UserError
-from accel_tx.data.collator import TokenPair
+from accel_tx.data.token_pairs import TokenPairs
 
 if TYPE_CHECKING:
     import datasets
@@ -30,85 +29,8 @@ if TYPE_CHECKING:
 
 # Goes up when the same input and settings would give other token ids, or other files.
 _FORMAT = 6
-_SIDES = ("src", "tgt")
 # Fields of the data section that choose among the pairs of the input.
 _CHOOSING_FIELDS = ("valid_fraction", "valid_size", "group_column")
-
-
-class Ragged:
-    """Sequences of token ids as views on flat arrays, in as many chunks as the Arrow file has."""
-
-    def __init__(self, chunks: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> None:
-        """Each chunk: the ids of its sequences end to end, and the offset at which each begins and the last ends."""
-        self.chunks = list(chunks)
-        counts = [len(offsets) - 1 for _, offsets in self.chunks]
-        self._first_of_chunk = np.cumsum([0, *counts])
-
-    def lengths(self, n_more: int = 0) -> NDArray[np.int32]:
-        """Ids of each sequence, and so many more, (n,) int32."""
-        lengths = np.full(len(self), n_more, dtype=np.int32)
-        for (_, offsets), start, stop in zip(self.chunks, self._first_of_chunk, self._first_of_chunk[1:], strict=False):
-            lengths[start:stop] += np.diff(offsets)
-        return lengths
-
-    @classmethod
-    def from_lists(cls, sequences: Sequence[Sequence[int]]) -> Ragged:
-        """Copy lists of ids into one chunk."""
-        offsets = np.cumsum([0, *map(len, sequences)]).astype(np.int32)
-        return cls([(np.fromiter(chain.from_iterable(sequences), np.int32, offsets[-1]), offsets)])
-
-    @classmethod
-    def from_columns(cls, columns: Sequence[tuple[pa.ChunkedArray, int]]) -> Ragged:
-        """Views on list-of-int32 columns of memory-mapped tables, each so many times over; no id is read yet."""
-        chunks = [[(a.values.to_numpy(), a.offsets.to_numpy()) for a in column.chunks] for column, _ in columns]
-        return cls([chunk for views, (_, times) in zip(chunks, columns, strict=True) for chunk in views * times])
-
-    def __len__(self) -> int:
-        return int(self._first_of_chunk[-1])
-
-    def __getitem__(self, index: int) -> NDArray[np.int32]:
-        chunk = int(np.searchsorted(self._first_of_chunk, index, side="right")) - 1
-        values, offsets = self.chunks[chunk]
-        i = index - int(self._first_of_chunk[chunk])
-        return values[offsets[i] : offsets[i + 1]]
-
-
-class TokenPairs:
-    """Token ids of sentence pairs, for torch's DataLoader."""
-
-    def __init__(self, src: Ragged, tgt: Ragged) -> None:
-        if len(src) != len(tgt):
-            raise ValueError(f"{len(src)} sources and {len(tgt)} targets; expected as many of each")
-        self.src, self.tgt = src, tgt
-        self.src_lengths = src.lengths(n_more=1)
-        """Tokens with EOS, (n,) int32."""
-        self.tgt_lengths = tgt.lengths(n_more=1)
-
-    @classmethod
-    def from_tables(cls, tables: Sequence[tuple[pa.Table, int]]) -> TokenPairs:
-        """The columns `src_ids` and `tgt_ids` of memory-mapped tables, each so many times over."""
-        src, tgt = (Ragged.from_columns([(t.column(f"{side}_ids"), times) for t, times in tables]) for side in _SIDES)
-        return cls(src, tgt)
-
-    def __len__(self) -> int:
-        return len(self.src)
-
-    def __getitem__(self, index: int) -> TokenPair:
-        return TokenPair(self.src[index], self.tgt[index])
-
-    def __getitems__(self, indices: list[int]) -> list[TokenPair]:
-        """A whole micro-batch at once."""
-        return [self[i] for i in indices]
-
-    def sha256(self) -> str:
-        """Hash of all ids in their order: two runs with the same one train on the same data."""
-        digest = hashlib.sha256()
-        for side in (self.src, self.tgt):
-            for _, offsets in side.chunks:
-                digest.update(np.diff(offsets).tobytes())
-            for values, offsets in side.chunks:
-                digest.update(values[offsets[0] : offsets[-1]].tobytes())
-        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -218,9 +140,10 @@ def _build(config: Config, folder: Path) -> None:
     """Fill the folder: `train_N.arrow` and `valid.arrow`, the tokenizers, and `meta.json`."""
     from accel_tx.data.allocator import give_back_memory
     from accel_tx.data.clean import check_rules_can_run
-    from accel_tx.data.corpus import load_corpus, progress_on_terminal_only
+    from accel_tx.data.corpus import load_corpus
     from accel_tx.data.encode import train_tokenizers
     from accel_tx.data.mixture import weighted_segments
+    from accel_tx.data.progress import progress_on_terminal_only
     from accel_tx.data.statistics import describe_text
 
     entries = config.data.entries()

@@ -6,16 +6,11 @@ or row at fault.
 
 from __future__ import annotations
 
-import codecs
 import csv
-import gzip
-import io
 import json
-import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from accel_tx.config import UserError
+from accel_tx.data.text_file import LONGEST_LINE_BYTES, lines_of, one_line
 
 ROWS_PER_BATCH = 10_000
-_BYTES_PER_READ = 1 << 20
-# Far beyond any sentence; a file that is one line, such as a JSON array, is refused before it fills the memory.
-_LONGEST_LINE_BYTES = 1 << 26
-_LONGEST_REASON_CHARS = 300
-csv.field_size_limit(_LONGEST_LINE_BYTES)
+csv.field_size_limit(LONGEST_LINE_BYTES)
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ Reader = Callable[[Path, Columns], Iterator[pa.RecordBatch]]
 
 def read_line_files(src_path: Path, tgt_path: Path) -> Iterator[pa.RecordBatch]:
     """Pairs of two plain text files, line beside line."""
-    with _lines(src_path) as src_lines, _lines(tgt_path) as tgt_lines:
+    with lines_of(src_path) as src_lines, lines_of(tgt_path) as tgt_lines:
         n_read = 0
         while True:
             src, tgt = list(islice(src_lines, ROWS_PER_BATCH)), list(islice(tgt_lines, ROWS_PER_BATCH))
@@ -73,7 +65,7 @@ def read_line_files(src_path: Path, tgt_path: Path) -> Iterator[pa.RecordBatch]:
 
 def read_tsv(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
     """Pairs of a tab-separated file with a header; quotes and backslashes are text like any other."""
-    with _lines(path) as lines:
+    with lines_of(path) as lines:
         names = next(lines, "").split("\t")
         wanted = _positions(f"{path}, line 1", names, columns)
         first_line = 2
@@ -87,7 +79,7 @@ def read_tsv(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
 
 def read_csv(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
     """Pairs of a comma-separated file with a header; a quoted field may hold commas, quotes and line ends."""
-    with _lines(path, keep_cr=True) as lines:
+    with lines_of(path, keep_cr=True) as lines:
         rows = _csv_rows(path, lines)
         _, names = next(rows, (1, []))
         wanted = _positions(f"{path}, line 1", names, columns)
@@ -117,7 +109,7 @@ def _csv_rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str]
 
 def read_jsonl(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
     """Pairs of a file with one JSON object a line, the texts in it or in its `translation` object."""
-    with _lines(path) as all_lines:
+    with lines_of(path) as all_lines:
         lines = enumerate(all_lines, start=1)
         while batch := [_json_pair(f"{path}, line {n}", line, columns) for n, line in islice(lines, ROWS_PER_BATCH)]:
             yield pair_batch(*zip(*batch, strict=True))
@@ -168,78 +160,9 @@ def pair_batch(*columns: Iterable[str]) -> pa.RecordBatch:
     )
 
 
-def one_line(error: BaseException) -> str:
-    """An exception's own message, shortened to fit into one line of ours."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST_REASON_CHARS else text[: _LONGEST_REASON_CHARS - 1] + "…"
-
-
 READERS: dict[str, Reader] = {".tsv": read_tsv, ".csv": read_csv, ".jsonl": read_jsonl, ".json": read_jsonl}
 READERS.update({f"{suffix}.gz": reader for suffix, reader in READERS.items()})
 READERS[".parquet"] = read_parquet
-
-
-@contextmanager
-def _lines(path: Path, keep_cr: bool = False) -> Iterator[Iterator[str]]:
-    """The lines of a file, which is closed on leaving, also where an error cuts the reading short."""
-    with closing(_line_blocks(path, keep_cr)) as blocks:
-        yield chain.from_iterable(blocks)
-
-
-def _line_blocks(path: Path, keep_cr: bool) -> Generator[list[str], None, None]:
-    """The lines of a UTF-8 file, plain or gzip, about a megabyte at a time.
-
-    Only \\n and \\r\\n end a line: str.splitlines and text mode would also cut at U+2028, \\x85 or a lone \\r.
-    """
-    n_lines = 0
-    with _open(path) as file:
-        while data := _read_block(file, path, n_lines):
-            if n_lines == 0:
-                data = data.removeprefix(codecs.BOM_UTF8)
-            if (at := data.find(b"\0")) >= 0:
-                line = n_lines + data.count(b"\n", 0, at) + 1
-                raise UserError(
-                    f"{path}, line {line}: holds a NUL byte; expected UTF-8 text: "
-                    "convert the file if it is UTF-16 (iconv -f utf-16 -t utf-8), else take the byte out"
-                )
-            try:
-                text = data.decode("utf-8")
-            except UnicodeDecodeError as error:
-                line = n_lines + data.count(b"\n", 0, error.start) + 1
-                raise UserError(
-                    f"{path}, line {line}: byte 0x{data[error.start]:02x} is not valid UTF-8; "
-                    "expected UTF-8 text, convert the file (iconv -t utf-8)"
-                ) from None
-            lines = (text if keep_cr else text.replace("\r\n", "\n")).split("\n")
-            if not lines[-1]:
-                lines.pop()
-            n_lines += len(lines)
-            yield lines
-
-
-def _open(path: Path) -> io.BufferedIOBase:
-    try:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a readable file") from None
-
-
-def _read_block(file: io.BufferedIOBase, path: Path, n_lines: int) -> bytes:
-    try:
-        data, rest = file.read(_BYTES_PER_READ), file.readline(_LONGEST_LINE_BYTES)
-        if len(rest) == _LONGEST_LINE_BYTES:
-            line = n_lines + data.count(b"\n") + 1
-            raise UserError(
-                f"{path}, line {line}: is longer than {_LONGEST_LINE_BYTES >> 20} MiB; expected one pair a line"
-            )
-        return data + rest
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{path}: damaged .gz file somewhere after line {n_lines} ({one_line(error)}); "
-            "expected whole gzip data, fetch or pack it again"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a readable file") from None
 
 
 def _positions(where: str, names: list[str], columns: Columns) -> list[int]:
@@ -253,7 +176,7 @@ def _positions(where: str, names: list[str], columns: Columns) -> list[int]:
 
 def _check_group(where: str, names: list[str], group: str) -> None:
     if names.count(group) != 1:
-        found = one_line(ValueError(", ".join(names) or "nothing"))
+        found = one_line(", ".join(names) or "nothing")
         raise UserError(f"{where}: found {found}; expected the name {group} once, which data.group_column gives")
 
 
@@ -264,7 +187,7 @@ def _pair_names(where: str, names: list[str], columns: Columns) -> tuple[str, st
             return pair
     found = ", ".join(names) or "nothing"
     raise UserError(
-        f"{where}: found {one_line(ValueError(found))}; expected the names {src_lang} and {tgt_lang}, or src and tgt, "
+        f"{where}: found {one_line(found)}; expected the names {src_lang} and {tgt_lang}, or src and tgt, "
         "once each; rename them or set data.src_lang and data.tgt_lang"
     )
 

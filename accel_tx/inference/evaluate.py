@@ -8,7 +8,7 @@ import torch
 
 from accel_tx.data.batching import BatchLimits, plan_epoch
 from accel_tx.data.collator import Batch, DataCollator
-from accel_tx.data.dataset import TokenPairs
+from accel_tx.data.token_pairs import TokenPairs
 
 
 @torch.inference_mode()

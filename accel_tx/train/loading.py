@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from accel_tx.config import RunError
 from accel_tx.data.batching import BatchPlan, MicroBatchSampler
 from accel_tx.data.collator import Batch, DataCollator
-from accel_tx.data.dataset import TokenPairs
+from accel_tx.data.token_pairs import TokenPairs
 from accel_tx.train.stopping import shield_worker, signals_wait
 
 

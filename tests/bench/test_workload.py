@@ -18,7 +18,7 @@ from accel_tx.bench.workload import (
 )
 from accel_tx.config import Config, UserError
 from accel_tx.data.batching import BatchLimits, BatchPlan
-from accel_tx.data.dataset import Ragged, TokenPairs
+from accel_tx.data.token_pairs import Ragged, TokenPairs
 
 MakeConfig = Callable[..., Config]
 

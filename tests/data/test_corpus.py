@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from accel_tx.config import DataConfig, UserError
-from accel_tx.data import readers
+from accel_tx.data import readers, text_file
 from accel_tx.data.corpus import input_fingerprint, load_corpus
 
 Pairs = list[tuple[str, str]]
@@ -154,7 +154,7 @@ def test_byte_order_mark_and_line_ends_are_no_text(tmp_path: Path, line_end: str
 
 
 def test_a_line_longer_than_a_read_stays_whole(tmp_path: Path) -> None:
-    long = "é" * (3 * readers._BYTES_PER_READ // 2)
+    long = "é" * (3 * text_file._BYTES_PER_READ // 2)
     write_tsv(tmp_path / "x.tsv", [("a", "b"), (long, long + "!"), ("c", "d")])
     assert load(tmp_path, corpus=str(tmp_path / "x.tsv")) == [("a", "b"), (long, long + "!"), ("c", "d")]
 
@@ -169,7 +169,7 @@ def test_languages_name_the_columns_and_may_be_swapped(tmp_path: Path) -> None:
 def test_reading_needs_the_same_memory_for_a_corpus_eight_times_as_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "_BYTES_PER_READ", 1 << 16)
+    monkeypatch.setattr(text_file, "_BYTES_PER_READ", 1 << 16)
     monkeypatch.setattr(readers, "ROWS_PER_BATCH", 1_000)
 
     def peak(n_pairs: int) -> int:
@@ -250,8 +250,8 @@ def test_a_broken_file_is_named_with_the_line_at_fault(tmp_path: Path, case: str
 def test_a_file_that_is_one_endless_line_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "_BYTES_PER_READ", 100)
-    monkeypatch.setattr(readers, "_LONGEST_LINE_BYTES", 3 << 20)
+    monkeypatch.setattr(text_file, "_BYTES_PER_READ", 100)
+    monkeypatch.setattr(text_file, "LONGEST_LINE_BYTES", 3 << 20)
     (tmp_path / "x.jsonl").write_bytes(b'{"en": "a", "fr": "b"}\n' * 5 + b"[" + b"1," * (2 << 20) + b"1]\n")
     assert "x.jsonl, line 6: is longer than 3 MiB; expected one pair a line" in error_of(
         tmp_path, corpus=str(tmp_path / "x.jsonl")

@@ -7,7 +7,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from accel_tx.config import TokenizerConfig
 from accel_tx.data.coverage import WordCuts, describe_tokens, sampled
-from accel_tx.data.dataset import Ragged, TokenPairs
+from accel_tx.data.token_pairs import Ragged, TokenPairs
 from accel_tx.data.tokenizer import UNK_ID, Tokenizer, TokenizerPair, train_tokenizer
 
 SRC = ["the cat sat", "the dog sat", "the cat ran, quickly"] * 4

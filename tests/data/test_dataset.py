@@ -8,13 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from accel_tx.config import CleanConfig, Config, UserError
 from accel_tx.data import corpus
-from accel_tx.data.dataset import Ragged, TokenPairs, cache_folder, prepare_data
+from accel_tx.data.dataset import cache_folder, prepare_data
 
 MakeConfig = Callable[..., Config]
 
@@ -150,18 +149,3 @@ def test_a_waiting_process_gets_what_the_builder_made(tiny_config: MakeConfig, t
     assert prepare_data(config).sha256
     waiting.join(timeout=60)
     assert found == [prepare_data(config).sha256]
-
-
-def test_ragged_columns_of_several_chunks_give_every_row() -> None:
-    lists = [[list(range(n)) for n in sizes] for sizes in ((3, 0, 2), (1,), (4, 4))]
-    chunks = [Ragged.from_lists(part).chunks[0] for part in lists]
-    ragged = Ragged(chunks)
-    flat = [row for part in lists for row in part]
-    assert len(ragged) == 6
-    assert [ragged[i].tolist() for i in range(6)] == flat
-    assert ragged.lengths().tolist() == [len(row) for row in flat]
-    whole = TokenPairs(Ragged.from_lists(flat), Ragged.from_lists(flat))
-    assert TokenPairs(ragged, ragged).sha256() == whole.sha256()
-    other = TokenPairs(Ragged.from_lists(flat[::-1]), Ragged.from_lists(flat))
-    assert other.sha256() != whole.sha256()
-    assert np.array_equal(whole.src_lengths, ragged.lengths() + 1)

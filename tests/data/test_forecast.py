@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from accel_tx.config import Config, ModelConfig, build_config
 from accel_tx.data.batching import BatchLimits, BatchPlan, plan_epoch
 from accel_tx.data.collator import Batch, DataCollator
-from accel_tx.data.dataset import Ragged, TokenPairs, prepare_data
+from accel_tx.data.dataset import prepare_data
 from accel_tx.data.forecast import (
     Shapes,
     activation_bytes,
@@ -24,6 +24,7 @@ from accel_tx.data.forecast import (
     peak_memory,
     shown_epochs,
 )
+from accel_tx.data.token_pairs import Ragged, TokenPairs
 from accel_tx.model import transformer
 from accel_tx.model.transformer import Transformer
 

@@ -1,0 +1,102 @@
+"""Datasets of the Hub, by their id or as a local folder in the Hub's layout, read by `datasets`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import yaml
+
+from accel_tx.config import UserError
+from accel_tx.data import readers
+from accel_tx.data.disk import is_disk_full
+from accel_tx.data.progress import progress_on_terminal_only
+from accel_tx.data.text_file import one_line
+
+
+def has_hub_header(folder: Path) -> bool:
+    """Whether a folder's README.md says, as on the Hub, which files make which split."""
+    readme = folder / "README.md"
+    if not readme.is_file():
+        return False
+    text = readme.read_text(encoding="utf-8", errors="replace")
+    if not text.startswith("---\n"):
+        return False
+    try:
+        header = yaml.safe_load(text[4:].split("\n---", 1)[0])
+    except yaml.YAMLError as error:
+        raise UserError(f"{readme}: its header is not valid YAML ({one_line(error)}); mend or remove it") from None
+    return isinstance(header, dict) and "configs" in header
+
+
+class HubDataset:
+    """A dataset in the Hub's layout, loaded once for all of its splits: a local folder, or an id to fetch."""
+
+    def __init__(self, name: str, subset: str | None, folder: Path | None, streaming: bool) -> None:
+        self.name, self.subset, self.folder, self.streaming = name, subset, folder, streaming
+        self.shown = name if subset is None else f"{name}, subset {subset}"
+        self._loaded: dict[Path, Any] = {}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of a local folder; none of an id."""
+        if not self.folder:
+            return ()
+        return tuple(sorted(f for f in self.folder.rglob("*") if f.is_file() and f.name[0] != "."))
+
+    @property
+    def identity(self) -> str:
+        """What decides the pairs apart from the content of `files` and the split."""
+        return json.dumps(["datasets", "" if self.folder else self.name, self.subset])
+
+    def batches(self, split: str, columns: readers.Columns, work_dir: Path) -> Iterator[pa.RecordBatch] | None:
+        """Read a split; None if there is none of that name."""
+        if work_dir not in self._loaded:
+            with self._failures_told(), progress_on_terminal_only():
+                self._loaded[work_dir] = self._load(work_dir)
+        loaded = self._loaded[work_dir]
+        if split not in loaded:
+            return None
+        return self._read(loaded[split], f"{self.shown}, split {split}", columns)
+
+    def _load(self, work_dir: Path) -> Any:
+        if self.streaming:
+            return datasets.load_dataset(self.name, name=self.subset, streaming=True)
+        if not self.folder:  # a download stays in the Hub's own cache, for other projects too
+            return datasets.load_dataset(self.name, name=self.subset)
+        cache_dir = work_dir / f"datasets_{hashlib.sha256(self.shown.encode()).hexdigest()[:8]}"
+        # An older copy there could pass for the folder's present content.
+        shutil.rmtree(cache_dir, ignore_errors=True)
+        return datasets.load_dataset(self.name, name=self.subset, cache_dir=str(cache_dir))
+
+    def _read(self, data: Any, where: str, columns: readers.Columns) -> Iterator[pa.RecordBatch]:
+        with self._failures_told():
+            tables = data.with_format("arrow").iter(batch_size=readers.ROWS_PER_BATCH)
+            first = next(tables, None)
+            if first is not None:
+                record_batches = (batch for table in chain([first], tables) for batch in table.to_batches())
+                yield from readers.read_arrow(record_batches, first.schema, where, columns)
+
+    @contextlib.contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            if is_disk_full(error):
+                raise
+            task = "read this folder" if self.folder else "get it from the Hub"
+            raise UserError(
+                f"data.corpus {self.shown}: datasets.load_dataset could not {task} "
+                f"({type(error).__name__}: {one_line(error)}); check the name, data.subset and the network, "
+                "or give a local folder or file, or phrasebook"
+            ) from None
