@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable
@@ -34,6 +35,22 @@ def config_parser(command: str, description: str) -> ArgumentParser:
         # jsonargparse would also take a file for each section; one way to give a file is enough.
         next(action for action in parser._actions if action.dest == section).help = SUPPRESS
     return parser
+
+
+def add_section_options(parser: ArgumentParser, section: type) -> None:
+    """Every field of a section as `--field`; none has a default, so that a run's own value can stand."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser.add_class_arguments(section)
+    parser.set_defaults(dict.fromkeys(_field_names(section)))
+
+
+def given_fields(options: Namespace, section: type) -> dict[str, Any]:
+    """The fields of a section that stand on the command line."""
+    return {name: options[name] for name in _field_names(section) if options.get(name) is not None}
+
+
+def _field_names(section: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(section)]
 
 
 def parse(parser: ArgumentParser, argv: list[str], **kwargs: Any) -> Namespace:

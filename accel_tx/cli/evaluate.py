@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
 from accel_tx.cli.score_table import print_comparison, print_scores
-from accel_tx.cli.trained import add_run_options, load_translator, warn_of_cut_lines
+from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_cut_lines
 from accel_tx.config import UserError
 from accel_tx.inference.lines import read_lines, write_whole
 
@@ -104,6 +104,7 @@ def _parser() -> ArgumentParser:
         help="command that prints a score last, such as 'comet-score -s {src} -t {hyp} -r {ref} --only_system'",
     )
     parser.add_argument("--comet_timeout_s", type=float, default=3_600.0, help="end the command after this")
+    add_decode_options(parser)
     return parser
 
 

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accel_tx.config import DecodeConfig
+from accel_tx.options import add_section_options, given_fields
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
@@ -21,11 +24,17 @@ def add_run_options(parser: ArgumentParser, required: bool = True) -> None:
     )
 
 
+def add_decode_options(parser: ArgumentParser) -> None:
+    """The fields of the run's section `decode`."""
+    add_section_options(parser, DecodeConfig)
+
+
 def load_translator(options: Namespace) -> Translator:
     """The model that these options name, on the best device."""
     from accel_tx.inference.translator import Translator, best_device
 
-    return Translator.from_run_dir(Path(options.run_dir), options.weights, best_device())
+    decode = given_fields(options, DecodeConfig)  # none where the command does not search
+    return Translator.from_run_dir(Path(options.run_dir), options.weights, best_device(), decode)
 
 
 def warn_of_cut_lines(translator: Translator) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from accel_tx import options as opt
 from accel_tx.cli.pipe import Progress, Remarks, warn_of_replaced, write_blocks
-from accel_tx.cli.trained import add_run_options, load_translator, warn_of_cut_lines
+from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_cut_lines
 from accel_tx.inference.stream import read_blocks
 
 
@@ -16,6 +16,7 @@ def run(argv: list[str]) -> None:
     add_run_options(parser)
     parser.add_argument("--input", default="-", help="file with one sentence a line; - for standard input")
     parser.add_argument("--output", default="-", help="file for the translations; - for standard output")
+    add_decode_options(parser)
     options = opt.parse(parser, argv)
     translator = load_translator(options)
     remarks = Remarks()

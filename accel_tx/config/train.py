@@ -168,11 +168,13 @@ class ValidationConfig:
     """End the run, complete, after so many validations in a row without a better best_metric (null: never)."""
     min_delta: float = 0.0
     """For `patience`, better means by more than this, in units of best_metric."""
+    beam_size: int = 1
+    """In place of `decode.beam_size`; 1 is greedy search, which keeps validations cheap."""
     n_samples: int = 3
     """Translations printed and written to TensorBoard each time."""
 
     def __post_init__(self) -> None:
-        at_least("validation", self, 1, "every_updates")
+        at_least("validation", self, 1, "every_updates", "beam_size")
         name = self.best_metric.partition("/")[0]
         if name not in BEST_METRICS:
             expected = f"{', '.join(BEST_METRICS)}, or one of these with /NAME of a set of data.valid_sets"

@@ -1,55 +1,70 @@
-"""Search: source ids -> hypothesis ids."""
+"""Search: source ids -> hypotheses, by beam search (a beam of 1 is greedy search) or by sampling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from accel_tx.config import DecodeConfig
+from accel_tx.inference.beam import Beams
+from accel_tx.inference.constraints import Constraints
+from accel_tx.inference.hypotheses import Hypothesis
+from accel_tx.inference.sampling import Samples
+from accel_tx.inference.vocabulary import NextTokens
 from accel_tx.model.transformer import Transformer
 
-# A hypothesis is made of words: EOS ends it, the other special tokens never stand in one.
-_NEVER_PRODUCED = [PAD_ID, UNK_ID, BOS_ID]
+# Copying the caches costs about one position's work, so sentences leave when a quarter of them can.
+_SHARE_KEPT = 0.75
 
 
 @torch.inference_mode()
-def greedy_search(
+def search(
     model: Transformer,
     src_ids: Tensor,
     src_valid: Tensor | None,
-    max_len_tokens: list[int],
+    settings: DecodeConfig,
+    max_len_tokens: Sequence[int],
+    min_len_tokens: Sequence[int] | None = None,
+    prefixes: Sequence[Sequence[int]] | None = None,
     poll: Callable[[], None] | None = None,
-) -> list[list[int]]:
-    """The most probable next token, again and again until EOS, for all sentences of a batch together.
+) -> list[list[Hypothesis]]:
+    """The `settings.n_best` hypotheses of each sentence of a batch, best first; fewer only where there are no more.
 
-    Shapes: src_ids (B, S) int64; src_valid (B, S) bool or None. Sentence i gets at most `max_len_tokens[i]` tokens.
-    Returns ids without BOS and EOS. The model must be in eval mode. Finished sentences leave the batch.
+    Shapes: src_ids (B, S) int64, with EOS; src_valid (B, S) bool or None. The model must be in eval mode. Finished
+    sentences leave the batch. Of `settings` the lengths and `max_tokens` are not used, but for sentence i:
+    `max_len_tokens[i]`, the most tokens that are written, EOS among them; `min_len_tokens[i]`, the fewest before EOS;
+    and `prefixes[i]`, the ids that every hypothesis begins with, whatever else is asked.
     `poll` is called before every position; it may raise, to abandon the search.
+    Raises: ValueError for a limit below 1, and for a prefix that does not fit or holds PAD, BOS or EOS.
     """
-    memory = model.encode(src_ids, src_valid)
-    limits = torch.tensor(max_len_tokens, device=src_ids.device).clamp(max=model.config.max_positions)
-    n_steps = int(limits.max())
-    cache = model.start_cache(memory, src_valid, n_steps)
-    hypotheses = torch.full((len(src_ids), n_steps), EOS_ID, device=src_ids.device)
-    rows = torch.arange(len(src_ids), device=src_ids.device)  # the sentence that each row of the batch belongs to
-    alive = torch.ones_like(rows, dtype=torch.bool)
-    tokens = torch.full_like(rows, BOS_ID)
-    for position in range(n_steps):
+    max_positions, device = model.config.max_positions, src_ids.device
+    constraints = Constraints(max_len_tokens, min_len_tokens, prefixes, settings.no_repeat_ngram, max_positions, device)
+    hypotheses: Beams | Samples
+    if settings.sampling:
+        hypotheses = Samples(_without_padding(src_ids, src_valid), settings, constraints)
+    else:
+        hypotheses = Beams(len(src_ids), settings, constraints)
+    next_tokens = NextTokens(model)
+    n_positions, n_places = hypotheses.ids.shape[2], hypotheses.live.shape[1]
+    cache = model.start_cache(model.encode(src_ids, src_valid), src_valid, n_positions, n_places)
+    while True:
         if poll is not None:
             poll()
-        logits = model.step(tokens, cache)  # (B, V)
-        logits[:, _NEVER_PRODUCED] = -torch.inf
-        tokens = logits.argmax(-1).where(alive, EOS_ID)
-        hypotheses[rows, position] = tokens
-        alive = alive & (tokens != EOS_ID) & (position + 1 < limits[rows])
-        n_alive = int(alive.sum())
-        if n_alive == 0:
-            break
-        # Copying the cache costs about one position's work, so rows leave when a quarter of them can.
-        if n_alive <= 0.75 * len(rows):
-            kept = alive.nonzero().squeeze(1)
-            rows, tokens, alive = rows[kept], tokens[kept], alive[kept]
+        parents = hypotheses.advance(model.step(hypotheses.tokens, cache), next_tokens)
+        going_on = hypotheses.live.any(1)
+        n_going_on = int(going_on.sum())
+        if n_going_on == 0:
+            return hypotheses.best()
+        if parents is not None:
+            cache.follow(parents)
+        if n_going_on <= _SHARE_KEPT * len(going_on):
+            kept = going_on.nonzero().squeeze(1)
+            hypotheses.keep(kept)
             cache.keep(kept)
-    return [ids[: ids.index(EOS_ID)] if EOS_ID in ids else ids for ids in hypotheses.tolist()]
+
+
+def _without_padding(src_ids: Tensor, src_valid: Tensor | None) -> list[list[int]]:
+    lengths = [src_ids.shape[1]] * len(src_ids) if src_valid is None else src_valid.sum(1).tolist()
+    return [ids[:length] for ids, length in zip(src_ids.tolist(), lengths, strict=True)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,22 @@ from accel_tx.config import Config, DecodeConfig, UserError, build_config, load_
 from accel_tx.data.batching import BatchLimits, plan_epoch
 from accel_tx.data.collator import pad_sources
 from accel_tx.data.tokenizer import TokenizerPair
-from accel_tx.inference.search import greedy_search
+from accel_tx.inference.hypotheses import Hypothesis
+from accel_tx.inference.search import search
 from accel_tx.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A text and how probable the model holds it."""
+
+    text: str
+    log_prob: float
+    """See `Hypothesis`."""
+    score: float
+    """See `Hypothesis`."""
+    is_cut: bool = False
+    """See `Hypothesis`."""
 
 
 class Translator:
@@ -37,46 +53,90 @@ class Translator:
         """Sources cut so far because they were longer than the model's positions."""
 
     @classmethod
-    def from_run_dir(cls, run_dir: Path, weights: str, device: torch.device) -> Translator:
+    def from_run_dir(
+        cls, run_dir: Path, weights: str, device: torch.device, decode: Mapping[str, Any] | None = None
+    ) -> Translator:
         """Load what a run saved; `weights` names the folder inside the run folder: `best`, `final`, or a checkpoint.
 
-        Raises: UserError if the run folder lacks something.
+        `decode` are fields that replace those of the run's section `decode`.
+        Raises: UserError if the run folder lacks something, or for fields that do not fit together.
         """
         config = load_run_config(run_dir)
+        settings = dataclasses.replace(config.decode, **(decode or {}))
         tokenizers = TokenizerPair.load(run_dir / "tokenizer")
         model = Transformer(config.model, tokenizers.src.vocab_size, tokenizers.tgt.vocab_size)
         load_weights(model, run_dir / weights / "model.safetensors")
-        return cls(model.to(device).eval(), tokenizers, config.decode)
+        return cls(model.to(device).eval(), tokenizers, settings)
 
     def translate(self, lines: Sequence[str]) -> list[str]:
-        """One translation a line, in the order asked; a line without words gives an empty one."""
+        """The best translation of each line, in the order asked; a line without words gives an empty one."""
+        return [found[0].text for found in self.n_best(lines)]
+
+    def n_best(self, lines: Sequence[str], prefixes: Sequence[str] | None = None) -> list[list[Translation]]:
+        """The `decode.n_best` translations of each line, best first, in the order asked.
+
+        A line without words gives one empty translation, with nothing to its score. `prefixes` are texts that the
+        translations begin with, one a line; empty: with anything.
+        Raises: UserError for a prefix that leaves no room within the model's positions.
+        """
         encoded = self.tokenizers.src.encode([line.strip() for line in lines])
         longest = self.model.config.max_positions - 1
         self.n_cut += sum(len(ids) > longest for ids in encoded)
         sources = [np.array(ids[:longest], dtype=np.int32) for ids in encoded]
+        forced = self._encode_prefixes(prefixes, len(lines))
         wanted = [i for i, line in enumerate(lines) if line.strip()]
-        translations = [""] * len(lines)
+        translations = [[Translation("", 0.0, 0.0)]] * len(lines)
         for batch in self._batches([sources[i] for i in wanted]):
-            hypotheses = self._search([sources[wanted[j]] for j in batch])
-            for j, text in zip(batch, self.tokenizers.tgt.decode(hypotheses), strict=True):
-                translations[wanted[j]] = text
+            numbers = [wanted[j] for j in batch]
+            found = self._search([sources[i] for i in numbers], [forced[i] for i in numbers])
+            for i, translated in zip(numbers, self._to_text(found), strict=True):
+                translations[i] = translated
         return translations
+
+    def _to_text(self, found: list[list[Hypothesis]]) -> list[list[Translation]]:
+        texts = iter(self.tokenizers.tgt.decode([one.ids for of_line in found for one in of_line]))
+        return [[Translation(next(texts), one.log_prob, one.score, one.is_cut) for one in of_line] for of_line in found]
+
+    def _encode_prefixes(self, prefixes: Sequence[str] | None, n_lines: int) -> list[list[int]]:
+        if prefixes is None:
+            return [[]] * n_lines
+        if len(prefixes) != n_lines:
+            raise ValueError(f"{len(prefixes)} prefixes for {n_lines} lines; expected as many")
+        encoded = self.tokenizers.tgt.encode([prefix.strip() for prefix in prefixes])
+        for number, ids in enumerate(encoded, start=1):
+            if len(ids) >= self.model.config.max_positions:
+                raise UserError(
+                    f"the prefix of line {number} has {len(ids)} tokens; expected fewer than model.max_positions = "
+                    f"{self.model.config.max_positions}"
+                )
+        return encoded
 
     def _batches(self, sources: list[np.ndarray]) -> Iterator[list[int]]:
         if not sources:
             return
         lengths = np.array([len(source) + 1 for source in sources], dtype=np.int64)
-        limits = BatchLimits(max_tokens=max(self.decode.max_tokens, int(lengths.max())), batch_size=None)
-        plan = plan_epoch(lengths, lengths, limits, micro_batches_per_update=1, seed=0, epoch=0)
+        max_tokens = max(self.decode.max_tokens // self.decode.n_places, int(lengths.max()))
+        plan = plan_epoch(lengths, lengths, BatchLimits(max_tokens, None), micro_batches_per_update=1, seed=0, epoch=0)
         for i in range(plan.n_updates):
             yield plan.update(i)[0].tolist()
 
-    def _search(self, sources: list[np.ndarray]) -> list[list[int]]:
+    def _search(self, sources: list[np.ndarray], prefixes: list[list[int]]) -> list[list[Hypothesis]]:
         src_ids, src_valid = pad_sources(sources)
-        device = self.model.positions.device
-        max_len = [int(self.decode.max_len_ratio * len(s)) + self.decode.max_len_extra for s in sources]
-        on_device = None if src_valid is None else src_valid.to(device)
-        return greedy_search(self.model, src_ids.to(device), on_device, max_len, self.poll)
+        device, decode = self.model.positions.device, self.decode
+        return search(
+            self.model,
+            src_ids.to(device),
+            None if src_valid is None else src_valid.to(device),
+            decode,
+            # A prefix that is longer than translations usually are still leaves room for more.
+            [
+                max(int(decode.max_len_ratio * len(source)), len(prefix)) + decode.max_len_extra
+                for source, prefix in zip(sources, prefixes, strict=True)
+            ],
+            [int(decode.min_len_ratio * len(source)) for source in sources],
+            prefixes,
+            self.poll,
+        )
 
 
 # Runs of earlier versions have these in another section.

@@ -89,13 +89,18 @@ class SelfAttention(nn.Module):
         heads = attend(query, key, value, attendable, dropout, causal)
         return self.out(_merge_heads(heads))  # type: ignore[no-any-return]
 
-    def step(self, x: Tensor, cache: KeyValue, position: int) -> Tensor:
-        """Attend from one new position x (B, 1, D) to itself and those before; its key and value go into the cache."""
+    def step(self, x: Tensor, cache: KeyValue, position: int, visible: Tensor | None) -> Tensor:
+        """Attend from one new position of each hypothesis, x (B, W, D), to itself and those before it.
+
+        Its keys and values go into the cache, whose length is `position` x W so far. `visible` is True at what belongs
+        to a hypothesis, (B, 1, W, (position + 1) x W); None: everything does.
+        """
         query, key, value = _split_heads(self.qkv(x), 3, self.n_heads)
-        cache.key[:, :, position] = key[:, :, 0]
-        cache.value[:, :, position] = value[:, :, 0]
-        seen = slice(0, position + 1)
-        heads = attend(query, cache.key[:, :, seen], cache.value[:, :, seen])
+        n_beams = x.shape[1]
+        n_seen = (position + 1) * n_beams
+        cache.key[:, :, n_seen - n_beams : n_seen] = key
+        cache.value[:, :, n_seen - n_beams : n_seen] = value
+        heads = attend(query, cache.key[:, :, :n_seen], cache.value[:, :, :n_seen], visible)
         return self.out(_merge_heads(heads))  # type: ignore[no-any-return]
 
 
@@ -198,10 +203,18 @@ class DecoderLayer(nn.Module):
         x = block.after(x, self.self_attention(block.before(x), None, causal=True))
         return self._behind_self_attention(x, self.cross_attention.project_memory(memory), attendable)
 
-    def step(self, x: Tensor, own: KeyValue, memory: KeyValue, attendable: Tensor | None, position: int) -> Tensor:
-        """The same for one new position, x (B, 1, D), with `own` keys and values cached."""
+    def step(
+        self,
+        x: Tensor,
+        own: KeyValue,
+        memory: KeyValue,
+        attendable: Tensor | None,
+        position: int,
+        visible: Tensor | None,
+    ) -> Tensor:
+        """The same for one new position of each hypothesis, x (B, W, D), with `own` keys and values cached."""
         block = self.self_attention_residual
-        x = block.after(x, self.self_attention.step(block.before(x), own, position))
+        x = block.after(x, self.self_attention.step(block.before(x), own, position, visible))
         return self._behind_self_attention(x, memory, attendable)
 
     def _behind_self_attention(self, x: Tensor, memory: KeyValue, attendable: Tensor | None) -> Tensor:

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from accel_tx.config import ModelConfig
 from accel_tx.data.collator import Batch
-from accel_tx.model.layers import DecoderLayer, Dropout, EncoderLayer, KeyValue, sinusoidal_positions
+from accel_tx.model.cache import DecoderCache
+from accel_tx.model.layers import DecoderLayer, Dropout, EncoderLayer, sinusoidal_positions
 from accel_tx.model.loss import vocabulary_loss
-
-
-@dataclass
-class DecoderCache:
-    """What decoding keeps between positions: keys and values of every executed decoder layer."""
-
-    own: list[KeyValue]
-    memory: list[KeyValue]
-    src_attendable: Tensor | None
-    position: int = 0
-
-    def keep(self, rows: Tensor) -> None:
-        """Keep the sentences with these indices (int64, (B',)) in this order; the others leave the batch."""
-        for pair in (*self.own, *self.memory):
-            pair.key, pair.value = pair.key[rows], pair.value[rows]
-        if self.src_attendable is not None:
-            self.src_attendable = self.src_attendable[rows]
 
 
 class Transformer(nn.Module):
@@ -95,21 +77,25 @@ class Transformer(nn.Module):
             x = self._run_layer(self.decoder_layers[i], x, memory, attendable)
         return self.decoder_norm(x)  # type: ignore[no-any-return]
 
-    def start_cache(self, memory: Tensor, src_valid: Tensor | None, max_len: int) -> DecoderCache:
-        """An empty cache for decoding up to `max_len` positions from the encoder output (B, S, D)."""
+    def start_cache(self, memory: Tensor, src_valid: Tensor | None, max_len: int, n_beams: int = 1) -> DecoderCache:
+        """An empty cache for decoding `n_beams` hypotheses of up to `max_len` positions a sentence.
+
+        Shapes: memory, the encoder output, (B, S, D); src_valid (B, S) or None.
+        """
         projected = [self.decoder_layers[i].cross_attention.project_memory(memory) for i in self.decoder_order]  # type: ignore[operator,union-attr]
-        batch, n_heads, _, d_head = projected[0].key.shape
-        shape = (batch, n_heads, max_len, d_head)
-        own = [KeyValue(pair.key.new_zeros(shape), pair.value.new_zeros(shape)) for pair in projected]
-        return DecoderCache(own, projected, _broadcast_to_heads(src_valid))
+        return DecoderCache.start(projected, _broadcast_to_heads(src_valid), max_len, n_beams)
 
     def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
-        """Logits (B, V) of the next token after `tokens` (B,), and the cache one position on."""
-        x = self._embed(self.tgt_embedding, tokens.unsqueeze(1), first_position=cache.position)
+        """Decoder output (B, W, D), before the projection to the vocabulary, at the position of `tokens` (B, W).
+
+        The cache is one position on afterwards.
+        """
+        x = self._embed(self.tgt_embedding, tokens, cache.position, is_step=True)
+        visible = cache.visible_now()
         for i, own, memory in zip(self.decoder_order, cache.own, cache.memory, strict=True):
-            x = self.decoder_layers[i].step(x, own, memory, cache.src_attendable, cache.position)  # type: ignore[operator]
+            x = self.decoder_layers[i].step(x, own, memory, cache.src_attendable, cache.position, visible)  # type: ignore[operator]
         cache.position += 1
-        return F.linear(self.decoder_norm(x).squeeze(1), self.projection, self.output_bias)
+        return self.decoder_norm(x)  # type: ignore[no-any-return]
 
     def _run_layer(self, layer: nn.Module, *inputs: Tensor | None) -> Tensor:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
@@ -117,8 +103,8 @@ class Transformer(nn.Module):
             return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=True)  # type: ignore[no-any-return]
         return layer(*inputs)  # type: ignore[no-any-return]
 
-    def _embed(self, embedding: nn.Module, ids: Tensor, first_position: int) -> Tensor:
-        length = ids.shape[1]
+    def _embed(self, embedding: nn.Module, ids: Tensor, first_position: int, is_step: bool = False) -> Tensor:
+        length = 1 if is_step else ids.shape[1]  # in a step ids (B, W) stand at one position
         if first_position + length > self.config.max_positions:
             raise ValueError(f"{first_position + length} positions; the model has {self.config.max_positions}")
         positions = self.positions[first_position : first_position + length]

@@ -66,7 +66,9 @@ class Validation:
 def validate(
     accelerator: Accelerator, model: Transformer, data: PreparedData, config: Config, poll: Callable[[], None]
 ) -> Validation | None:
-    """Score `model`, unwrapped, with greedy translations; all processes call it, the main one gets the result.
+    """Score `model`, unwrapped, on translations with `validation.beam_size`.
+
+    All processes call it; the main one gets the result.
 
     `poll` is called before every batch and every position of a translation.
     Raises: StopAsked on all processes where it does so on one: that one ends its share at once, and the others learn
@@ -76,7 +78,8 @@ def validate(
     model.eval()
     sets = {_MAIN: ValidSet(data.valid, data.valid_src, data.valid_tgt), **data.valid_sets}
     losses = {name: _mean_loss(accelerator, model, own, config, poll) for name, own in sets.items()}
-    translator = Translator(model, data.tokenizers, config.decode, poll)
+    decode = config.decode.for_validation(config.validation.beam_size)
+    translator = Translator(model, data.tokenizers, decode, poll)
     hypotheses = {name: _translate_all(accelerator, translator, own) for name, own in sets.items()}
     if not accelerator.is_main_process:
         return None

@@ -6,47 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from accel_tx.config import ModelConfig
+from accel_tx.config import DecodeConfig
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID
-from accel_tx.inference.search import greedy_search
-from accel_tx.model.transformer import DecoderCache, Transformer
+from accel_tx.inference.search import search as search_ids
+from accel_tx.model.cache import DecoderCache
+from accel_tx.model.transformer import Transformer
+from tests.inference.models import MAX_POSITIONS, VOCAB, Ids, logits_of, make_model, make_sources, search_for
 
-Ids = list[int]
 SEEDS = [4, 7, 9, 10, 12, 13]  # untrained models that end their sentences at many places; odd seeds are post-norm
-VOCAB, MAX_POSITIONS = 60, 24
-
-
-def logits_of(model: Transformer, hidden: Tensor) -> Tensor:
-    return hidden @ model.projection.T + model.output_bias
-
-
-@torch.no_grad()
-def make_model(seed: int) -> Transformer:
-    """Untrained, in float64 (no near ties), ending sentences at about one position in five."""
-    torch.manual_seed(seed)
-    config = ModelConfig(
-        d_model=16,
-        d_ff=24,
-        n_heads=2,
-        n_encoder_layers=4,
-        n_decoder_layers=4,
-        encoder_sharing="palindrome",
-        decoder_sharing="palindrome",
-        norm="pre" if seed % 2 == 0 else "post",
-        max_positions=MAX_POSITIONS,
-    )
-    model = Transformer(config, VOCAB, VOCAB).double().eval()
-    src_ids, tgt_in = torch.randint(4, VOCAB, (30, 5)), torch.randint(4, VOCAB, (30, 20))
-    logits = logits_of(model, model.decode(tgt_in, model.encode(src_ids, None), None))
-    margins = logits[..., EOS_ID + 1 :].amax(-1) - logits[..., EOS_ID]
-    model.output_bias[EOS_ID] += margins.flatten().quantile(0.2)
-    return model
-
-
-def make_sources(seed: int, n: int = 12) -> list[Ids]:
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(0, 9, (n,), generator=generator).tolist()
-    return [torch.randint(4, VOCAB, (length,), generator=generator).tolist() for length in lengths]
 
 
 @torch.no_grad()
@@ -65,11 +32,8 @@ def slow_greedy(model: Transformer, source: Ids, limit: int) -> Ids:
 
 
 def search(model: Transformer, sources: list[Ids], limits: list[int], n_extra_columns: int = 0) -> list[Ids]:
-    rows = [[*source, EOS_ID] for source in sources]
-    width = max(map(len, rows)) + n_extra_columns
-    src_ids = torch.tensor([row + [PAD_ID] * (width - len(row)) for row in rows])
-    src_valid = torch.tensor([[i < len(row) for i in range(width)] for row in rows])
-    return greedy_search(model, src_ids, None if src_valid.all() else src_valid, limits)
+    """Greedy."""
+    return [found[0].ids for found in search_for(model, sources, limits, n_extra_columns, beam_size=1)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -162,4 +126,4 @@ def test_search_builds_no_graph() -> None:
     src_ids = torch.tensor([[5, 6, EOS_ID]])
     assert torch.is_grad_enabled()
     with torch.autograd.graph.saved_tensors_hooks(lambda _: pytest.fail("a tensor was saved"), lambda x: x):
-        greedy_search(model, src_ids, None, [3])
+        search_ids(model, src_ids, None, DecodeConfig(), [3])

@@ -14,7 +14,8 @@ from torch import Tensor
 from accel_tx.config import Config, DecodeConfig, ModelConfig, TokenizerConfig, TrainConfig, UserError, dump_yaml
 from accel_tx.data.tokenizer import EOS_ID, SPECIAL_TOKENS, Tokenizer, TokenizerPair, train_tokenizer
 from accel_tx.inference import translator as translator_module
-from accel_tx.inference.translator import Translator, best_device, load_run_config, load_weights
+from accel_tx.inference.hypotheses import Hypothesis
+from accel_tx.inference.translator import Translation, Translator, best_device, load_run_config, load_weights
 from accel_tx.model.transformer import Transformer
 
 LINES = [
@@ -57,8 +58,10 @@ def make_model(tokenizer: Tokenizer, seed: int = 1) -> Transformer:
     return model
 
 
-def make_translator(tokenizer: Tokenizer, max_tokens: int = 8_192, seed: int = 1) -> Translator:
-    decode = DecodeConfig(max_tokens=max_tokens, max_len_extra=10)
+def make_translator(
+    tokenizer: Tokenizer, max_tokens: int = 8_192, seed: int = 1, beam_size: int = 1, **fields: Any
+) -> Translator:
+    decode = DecodeConfig(**{"max_tokens": max_tokens, "max_len_extra": 10, "beam_size": beam_size, **fields})
     return Translator(make_model(tokenizer, seed), TokenizerPair(tokenizer, tokenizer), decode)
 
 
@@ -69,10 +72,20 @@ class EchoSearch:
         self.shapes: list[tuple[int, int]] = []
         self.sources: list[list[int]] = []
         self.limits: list[int] = []
+        self.minima: list[int] = []
+        self.prefixes: list[list[int]] = []
 
     def __call__(
-        self, model: Transformer, src_ids: Tensor, src_valid: Tensor | None, max_len_tokens: list[int], poll: object
-    ) -> list[list[int]]:
+        self,
+        model: Transformer,
+        src_ids: Tensor,
+        src_valid: Tensor | None,
+        settings: DecodeConfig,
+        max_len_tokens: list[int],
+        min_len_tokens: list[int],
+        prefixes: list[list[int]],
+        poll: object,
+    ) -> list[list[Hypothesis]]:
         self.shapes.append((src_ids.shape[0], src_ids.shape[1]))
         valid = torch.ones_like(src_ids, dtype=torch.bool) if src_valid is None else src_valid
         rows = [ids[real].tolist() for ids, real in zip(src_ids, valid)]
@@ -80,13 +93,15 @@ class EchoSearch:
         echoes = [row[:-1] for row in rows]
         self.sources += echoes
         self.limits += max_len_tokens
-        return echoes
+        self.minima += min_len_tokens
+        self.prefixes += prefixes
+        return [[Hypothesis(ids, -1.0, -0.5)] for ids in echoes]
 
 
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch) -> EchoSearch:
     search = EchoSearch()
-    monkeypatch.setattr(translator_module, "greedy_search", search)
+    monkeypatch.setattr(translator_module, "search", search)
     return search
 
 
@@ -151,12 +166,48 @@ def test_cut_source_is_translated_by_the_real_search(tokenizer: Tokenizer) -> No
     assert translator.n_cut == 1
 
 
+@pytest.mark.parametrize("beam_size", [1, 3])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_batch_budget_changes_no_translation(seed: int, tokenizer: Tokenizer) -> None:
-    one_by_one = [make_translator(tokenizer, seed=seed).translate([line])[0] for line in LINES]
+def test_batch_budget_changes_no_translation(seed: int, beam_size: int, tokenizer: Tokenizer) -> None:
+    one_by_one = [make_translator(tokenizer, 8_192, seed, beam_size).translate([line])[0] for line in LINES]
     assert len(set(map(len, one_by_one))) > 3  # lively enough to show a difference
     for max_tokens in (1, 7, 20, 45, 8_192):
-        assert make_translator(tokenizer, max_tokens, seed).translate(LINES) == one_by_one
+        assert make_translator(tokenizer, max_tokens, seed, beam_size).translate(LINES) == one_by_one
+
+
+def test_a_larger_beam_takes_fewer_sentences_at_once(tokenizer: Tokenizer, echo: EchoSearch) -> None:
+    for fields in ({"beam_size": 4}, {"sampling": True, "n_best": 4}):
+        echo.shapes.clear()
+        make_translator(tokenizer, 200, **fields).translate(LINES)
+        assert len(echo.shapes) > 1
+        assert all(n_rows * width <= 50 for n_rows, width in echo.shapes)
+
+
+def test_n_best_gives_texts_with_scores_best_first(tokenizer: Tokenizer) -> None:
+    found = make_translator(tokenizer, beam_size=4, n_best=3).n_best(["", LINES[0], LINES[4]])
+    assert found[0] == [Translation("", 0.0, 0.0)]
+    for of_line in found[1:]:
+        assert len({one.text for one in of_line}) == 3
+        assert of_line == sorted(of_line, key=lambda one: (one.is_cut, -one.score))
+        assert all(one.log_prob <= one.score < 0 for one in of_line)
+
+
+def test_lengths_are_relative_to_the_source(tokenizer: Tokenizer, echo: EchoSearch) -> None:
+    make_translator(tokenizer, min_len_ratio=0.5, max_len_ratio=2.0, max_len_extra=3).translate(LINES)
+    assert echo.minima == [len(source) // 2 for source in echo.sources]
+    assert echo.limits == [2 * len(source) + 3 for source in echo.sources]
+
+
+def test_prefixes_begin_the_translations_of_their_own_lines(tokenizer: Tokenizer) -> None:
+    translator = make_translator(tokenizer, beam_size=3)
+    prefixes = ["the sea and", "", "where is the garden and the sea and the garden and the", "yes"]
+    lines = [LINES[0], LINES[1], LINES[3], ""]
+    found = [of_line[0].text for of_line in translator.n_best(lines, prefixes)]
+    assert [text.startswith(prefix) for text, prefix in zip(found[:3], prefixes)] == [True] * 3
+    assert found[1] == translator.translate([LINES[1]])[0]
+    assert found[3] == ""
+    with pytest.raises(UserError, match=r"the prefix of line 2 has \d+ tokens; expected fewer than model.max_pos"):
+        translator.n_best(["no", "yes"], ["", " ".join(LINES)])
 
 
 @pytest.mark.parametrize("special", SPECIAL_TOKENS)

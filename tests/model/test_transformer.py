@@ -361,7 +361,7 @@ def test_input_longer_than_the_position_table_is_refused(side: str) -> None:
 def test_decoding_beyond_the_position_table_is_refused() -> None:
     model = make_model(max_positions=4)
     cache = model.start_cache(model.encode(torch.tensor([[5, 6]]), None), None, max_len=10)
-    token = torch.tensor([BOS_ID])
+    token = torch.tensor([[BOS_ID]])
     for _ in range(4):
         model.step(token, cache)
     with pytest.raises(ValueError, match="5 positions; the model has 4"):
@@ -393,7 +393,7 @@ def test_order_of_the_source_matters() -> None:
 def steps(model: Transformer, tgt_in: Tensor, batch: Batch, max_len: int) -> Iterator[Tensor]:
     cache = model.start_cache(model.encode(batch.src_ids, batch.src_valid), batch.src_valid, max_len)
     for tokens in tgt_in.T:
-        yield model.step(tokens, cache)
+        yield model.step(tokens[:, None], cache)[:, 0]
 
 
 @torch.no_grad()
@@ -403,7 +403,7 @@ def test_cached_steps_equal_the_full_decoder(norm: str, sharing: str) -> None:
     model = make_model(norm=norm, decoder_sharing=sharing, n_decoder_layers=4)
     batch = DataCollator()(make_pairs([(7, 6), (1, 6), (4, 6)]))
     memory = model.encode(batch.src_ids, batch.src_valid)
-    full = logits_of(model, model.decode(batch.tgt_in, memory, batch.src_valid))
+    full = model.decode(batch.tgt_in, memory, batch.src_valid)
     stepped = torch.stack(list(steps(model, batch.tgt_in, batch, max_len=9)), dim=1)
     torch.testing.assert_close(stepped, full, **EXACT)
 
@@ -422,5 +422,30 @@ def test_rows_kept_in_the_cache_go_on_as_if_alone(padded: bool) -> None:
         cache.keep(kept_rows)
         rows = rows[kept_rows]
         while cache.position < position + 1:
-            logits = model.step(batch.tgt_in[rows, cache.position], cache)
-            torch.testing.assert_close(logits, expected[cache.position - 1][rows], **EXACT)
+            hidden = model.step(batch.tgt_in[rows, cache.position, None], cache)[:, 0]
+            torch.testing.assert_close(hidden, expected[cache.position - 1][rows], **EXACT)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_hypotheses_that_branch_in_the_cache_equal_the_full_decoder(norm: str) -> None:
+    """Three hypotheses a sentence, each going on from a parent drawn at random; sentences leave on the way."""
+    model, n_beams, generator = make_model(norm=norm), 3, torch.Generator().manual_seed(1)
+    batch = DataCollator()(make_pairs([(7, 1), (1, 1), (4, 1)]))
+    memory, valid = model.encode(batch.src_ids, batch.src_valid), batch.src_valid
+    assert valid is not None
+    cache = model.start_cache(memory, valid, max_len=6, n_beams=n_beams)
+    ids = torch.empty(3, n_beams, 0, dtype=torch.int64)
+    for position in range(6):
+        tokens = torch.randint(4, TGT_VOCAB, (len(ids), n_beams), generator=generator)
+        ids = torch.cat([ids, tokens[:, :, None]], dim=2)
+        hidden = model.step(tokens, cache)
+        for w in range(n_beams):
+            torch.testing.assert_close(hidden[:, w], model.decode(ids[:, w], memory, valid)[:, -1], **EXACT)
+        parents = torch.randint(0, n_beams, tokens.shape, generator=generator)
+        cache.follow(parents)
+        ids = ids.gather(1, parents[:, :, None].expand_as(ids))
+        if position == 2:
+            kept = torch.tensor([2, 0])
+            cache.keep(kept)
+            ids, memory, valid = ids[kept], memory[kept], valid[kept]

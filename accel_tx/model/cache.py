@@ -1,0 +1,75 @@
+"""What decoding keeps between positions: keys and values of every executed decoder layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from accel_tx.model.layers import KeyValue
+
+
+@dataclass
+class DecoderCache:
+    """Keys and values of B sentences with W hypotheses each, allocated once for all positions.
+
+    The W hypotheses of a sentence are the queries of one attention over everything that any of them has written, so
+    that the encoder output is held once a sentence, and that a hypothesis which goes on from another one inherits a
+    row of `visible` instead of a copy of keys and values.
+    """
+
+    own: list[KeyValue]
+    """Each (B, H, max_len x W, K): the W entries of a position stand together."""
+    memory: list[KeyValue]
+    """Each (B, H, S, K)."""
+    src_attendable: Tensor | None
+    """(B, 1, 1, S), True at real source tokens."""
+    visible: Tensor | None
+    """(B, W, max_len x W), True at the entries that belong to a hypothesis; None where W is 1: all do."""
+    position: int = 0
+
+    @classmethod
+    def start(cls, memory: list[KeyValue], src_attendable: Tensor | None, max_len: int, n_beams: int) -> DecoderCache:
+        """An empty cache beside the projected encoder output."""
+        batch, n_heads, _, d_head = memory[0].key.shape
+        shape = (batch, n_heads, max_len * n_beams, d_head)
+        own = [KeyValue(pair.key.new_empty(shape), pair.value.new_empty(shape)) for pair in memory]
+        visible = None
+        if n_beams > 1:
+            itself = torch.eye(n_beams, dtype=torch.bool, device=memory[0].key.device)
+            visible = itself.repeat(batch, 1, max_len)
+        return cls(own, memory, src_attendable, visible)
+
+    def visible_now(self) -> Tensor | None:
+        """The part of `visible` up to this position, (B, 1, W, (position + 1) x W)."""
+        if self.visible is None:
+            return None
+        return self.visible[:, None, :, : (self.position + 1) * self.visible.shape[1]]
+
+    def follow(self, parents: Tensor) -> None:
+        """Let hypothesis w go on from hypothesis parents[b, w] of its sentence; parents (B, W) int64."""
+        if self.visible is None:
+            return
+        n_written = self.position * parents.shape[1]
+        written = self.visible[:, :, :n_written]
+        self.visible[:, :, :n_written] = written.gather(1, parents[:, :, None].expand_as(written))
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep the sentences with these indices (int64, (B',)) in this order; the others leave the batch."""
+        n_written = self.position * (1 if self.visible is None else self.visible.shape[1])
+        for pair in self.own:
+            pair.key, pair.value = _kept(pair.key, rows, n_written), _kept(pair.value, rows, n_written)
+        for pair in self.memory:
+            pair.key, pair.value = pair.key[rows], pair.value[rows]
+        if self.src_attendable is not None:
+            self.src_attendable = self.src_attendable[rows]
+        if self.visible is not None:
+            self.visible = self.visible[rows]
+
+
+def _kept(written: Tensor, rows: Tensor, n_written: int) -> Tensor:
+    """The rows of a cache in one of the same length, of which only the first `n_written` entries hold anything."""
+    kept = written.new_empty((len(rows), *written.shape[1:]))
+    kept[:, :, :n_written] = written[rows, :, :n_written]
+    return kept
