@@ -102,10 +102,10 @@ class Memory:
     """
 
     parameters: int
-    """In float32, and their copies in half precision."""
+    """In float32, their copies in half precision, and their running average."""
     gradients: int
     optimizer: int
-    """Adam's two moments."""
+    """Adam's two moments; of the matrices that Muon has there is only one, which is not counted apart."""
     activations: int
     """What the largest micro-batch keeps for its backward pass."""
     loss: int
@@ -218,8 +218,9 @@ def peak_memory(
         # The layer that is computed again takes the place of the logits.
         again = layer_again(config.model, shapes, precision, device)[largest]
         logits = max(0, logits - int(again))
+    average = 0 if config.train.ema_decay is None else 4
     return Memory(
-        parameters=(4 if precision == "no" else 6) * n_parameters,
+        parameters=((4 if precision == "no" else 6) + average) * n_parameters,
         gradients=4 * n_parameters,
         optimizer=8 * n_parameters,
         activations=int(kept[largest]),

@@ -186,6 +186,13 @@ def test_the_peak_is_that_of_the_allocator(precision: str, checkpointing: bool) 
     assert found.total - found.program == pytest.approx(weights_gradients_and_moments + taken.max(), rel=0.08)
 
 
+def test_a_running_average_takes_one_more_copy_of_the_weights() -> None:
+    asked = config()
+    averaged = dataclasses.replace(asked, train=dataclasses.replace(asked.train, ema_decay=0.999))
+    plain, more = (peak_memory(c, one_shape(), 50, 60, "gpu", "bf16") for c in (asked, averaged))
+    assert more.total - plain.total == 4 * count_parameters(asked.model, 50, 60)
+
+
 def test_the_largest_micro_batch_decides_and_the_parts_add_up() -> None:
     lengths = np.array([30] * 20 + [2] * 20)
     memory = forecast(config(), lengths, lengths, 50, 60).memory_mib
