@@ -42,7 +42,7 @@ TINY: dict[str, dict[str, Any]] = {
         "cpu_threads": 1,
         "precision": "no",
     },
-    "validation": {"every_updates": 20},
+    "validation": {"every_updates": 20, "draw_attention": False},
     "optim": {"max_lr": 5e-3},
     "decode": {"max_len_extra": 5},
 }

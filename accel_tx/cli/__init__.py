@@ -29,13 +29,15 @@ commands:
              echo "The old man reads." | python -m accel_tx translate --run_dir runs/quickstart
   score      how probable given translations are to the model
              python -m accel_tx score --run_dir runs/quickstart --src test.en --tgt test.fr
+  attention  where the decoder looks in a sentence, as a picture
+             python -m accel_tx attention --run_dir runs/quickstart --input "The old man reads." --output reads.png
   bench      speed, memory and padding on this machine, beside the baselines; one table
              python -m accel_tx bench --config configs/multi30k_en_fr.yaml --synthetic 20000 --seconds 20
 
 `python -m accel_tx COMMAND --help` lists the options of a command.
 Any field of the config is an option: --section.field value, such as --train.seed 7.
 """
-_COMMANDS = ("data", "train", "checkpoints", "average", "evaluate", "translate", "score", "bench")
+_COMMANDS = ("data", "train", "checkpoints", "average", "evaluate", "translate", "score", "attention", "bench")
 
 
 def main(argv: list[str] | None = None) -> None:

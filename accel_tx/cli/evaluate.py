@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from accel_tx import options as opt
 from accel_tx.cli.score_table import print_comparison, print_scores
 from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_cut_lines
-from accel_tx.config import UserError
-from accel_tx.inference.lines import read_lines, write_whole
+from accel_tx.config import DecodeConfig, UserError
+from accel_tx.inference.lines import check_can_write, read_lines, write_whole
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -50,9 +50,11 @@ def run(argv: list[str]) -> None:
         raise UserError(f"--tokenize {options.tokenize}: expected one of {', '.join(TOKENIZERS)}")
     if options.comet is not None:
         check_command(options.comet)
+    for file in filter(None, (options.output, options.json)):
+        check_can_write(Path(file))
     text = _text_to_score(options)
     others = [_as_many(file, text.n_lines, "the reference") for file in options.against or []]
-    own = _own_translations(options, text)
+    own, decode = _own_translations(options, text)
     if options.output is not None:
         write_whole(Path(options.output), iter(own))
     systems, drawn = [own, *others], Resampling(options.n_resamples, options.n_trials, options.seed)
@@ -70,7 +72,8 @@ def run(argv: list[str]) -> None:
     else:
         print_scores(found, comet[0] if comet else None, drawn, text.n_lines)
     if options.json is not None:
-        values = _as_dict(options, found, comet, drawn, text.n_lines)
+        searched = {"decode": None if decode is None else dataclasses.asdict(decode)}
+        values = {**_as_dict(options, found, comet, drawn, text.n_lines), **searched}
         write_whole(Path(options.json), iter([json.dumps(values, indent=1, ensure_ascii=False)]))
 
 
@@ -117,6 +120,8 @@ def _check_what_is_given(options: Namespace) -> None:
             raise UserError("--hyp: --ref is missing; expected reference translations, line beside line")
         if options.output is not None:
             raise UserError("--output: the translations are in --hyp already; leave it out")
+        for name in opt.given_fields(options, DecodeConfig):
+            raise UserError(f"--{name}: --hyp is translated already; leave it out")
         if "{src}" in (options.comet or "") and options.src is None:
             raise UserError("--comet: --src is missing; expected the source sentences, line beside line")
     elif (options.src is None) != (options.ref is None):
@@ -168,13 +173,14 @@ def _as_many(file: str, n_lines: int, other: str) -> list[str]:
     return lines
 
 
-def _own_translations(options: Namespace, text: _Text) -> list[str]:
+def _own_translations(options: Namespace, text: _Text) -> tuple[list[str], DecodeConfig | None]:
+    """The first system's lines, and how they were searched for, where they were not given."""
     if options.hyp is not None:
-        return _as_many(options.hyp, text.n_lines, "the reference")
+        return _as_many(options.hyp, text.n_lines, "the reference"), None
     translator = load_translator(options)
     translations = translator.translate(text.src)
     warn_of_cut_lines(translator)
-    return [" ".join(line.split("\n")) for line in translations]
+    return [" ".join(line.split("\n")) for line in translations], translator.decode
 
 
 def _as_dict(

@@ -172,6 +172,8 @@ class ValidationConfig:
     """In place of `decode.beam_size`; 1 is greedy search, which keeps validations cheap."""
     n_samples: int = 3
     """Translations printed and written to TensorBoard each time."""
+    draw_attention: bool = True
+    """Write the cross-attention of the first of them to TensorBoard as a picture, where matplotlib is installed."""
 
     def __post_init__(self) -> None:
         at_least("validation", self, 1, "every_updates", "beam_size")

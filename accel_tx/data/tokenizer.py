@@ -42,6 +42,15 @@ class Tokenizer:
             return [join_words(text) for text in texts]
         return [text.strip() for text in texts]
 
+    def piece(self, token_id: int) -> str:
+        """A token as a person reads it; ▁ stands for the space before it, where the vocabulary knows of spaces."""
+        raw = self.fast.id_to_token(token_id)
+        if raw in SPECIAL_TOKENS or not isinstance(self.fast.model, models.BPE):
+            return str(raw)
+        # Bytes that are a part of a character only show as U+FFFD.
+        text: str = self.fast.decode([token_id], skip_special_tokens=False)
+        return text.replace(" ", "▁")
+
     def save(self, path: Path) -> None:
         """Write the JSON file of the `tokenizers` library."""
         self.fast.save(str(path))

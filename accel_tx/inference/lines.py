@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
 from accel_tx.config import UserError
 
@@ -31,8 +31,13 @@ def write_whole(path: Path, lines: Iterator[str]) -> None:
 
     Raises: UserError if it cannot be written.
     """
+    write_bytes_whole(path, (f"{line}\n".encode() for line in lines))
+
+
+def write_bytes_whole(path: Path, parts: Iterable[bytes]) -> None:
+    """The same for content that is no text, in parts."""
     with _open_beside(path) as (file, target):
-        file.writelines(f"{line}\n" for line in lines)
+        file.writelines(parts)
         file.close()
         if target is not None:
             Path(file.name).replace(target)
@@ -47,7 +52,7 @@ def check_can_write(path: Path) -> None:
 
 
 @contextmanager
-def _open_beside(path: Path) -> Iterator[tuple[TextIO, Path | None]]:
+def _open_beside(path: Path) -> Iterator[tuple[BinaryIO, Path | None]]:
     """A file to write, which is gone afterwards unless it was renamed to the place that is given with it.
 
     A device or a pipe, such as /dev/null, is written to and not replaced: None.
@@ -58,7 +63,7 @@ def _open_beside(path: Path) -> Iterator[tuple[TextIO, Path | None]]:
     is_special = target.exists() and not target.is_file()
     beside = target if is_special else target.with_name(f".{target.name}.new")
     try:
-        with beside.open("w", encoding="utf-8") as file:
+        with beside.open("wb") as file:
             yield file, None if is_special else target
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None

@@ -320,6 +320,7 @@ class Run:
         trained_s = self.progress.trained_s()
         self.log.write({**at, **line_of(results, metric), "trained_s": trained_s}, "validation")
         self.log.write_samples(state.update, best.samples)
+        self.log.write_attention(state.update, best.attention)
         self.progress.show_validation(results, winner)
         patience.count_validation(state, best.metric(metric), self.config.validation)
         values = {**at, **best.to_dict(), "trained_s": trained_s, "weights": winner}

@@ -14,6 +14,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from accel_tx.config import Config
+from accel_tx.inference.attention_map import AttentionMap
+from accel_tx.inference.attention_picture import as_pixels, can_draw, draw
 from accel_tx.train.lines import append_whole, keep_lines, update_of_line
 
 
@@ -39,6 +41,7 @@ class MetricsLog:
         self.writer: Any = None
         self.waiting: list[str] = []
         self.tensorboard_failed = False
+        self.drawing_missed = False
         self._open(update, validation_is_due)
         if update == 0:
             self._to_tensorboard(lambda writer: writer.add_text("config", _as_markdown(config), 0))
@@ -73,6 +76,21 @@ class MetricsLog:
         self.close()
         self.waiting = [line for line in self.waiting if update_of_line(line.encode()) <= update]
         self._open(update, validation_is_due=False)
+
+    def write_attention(self, update: int, attention: AttentionMap | None) -> None:
+        """The attention of the first sample as a TensorBoard picture, or one line that says what is missing for it."""
+        if not self.is_main or attention is None or self.writer is None:
+            return
+        if not can_draw():
+            if not self.drawing_missed:
+                self.say(
+                    "matplotlib is not installed, so TensorBoard gets no picture of attention: pip install matplotlib, "
+                    "or validation.draw_attention false"
+                )
+            self.drawing_missed = True
+            return
+        pixels = as_pixels(draw(attention))
+        self._to_tensorboard(lambda writer: writer.add_image("attention", pixels, update, dataformats="HWC"))
 
     def close(self) -> str | None:
         """Write what waits and close; None, or one line that says what could not be written."""

@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from accel_tx.config import Config
 from accel_tx.data.collator import Batch
 from accel_tx.data.dataset import PreparedData, ValidSet
+from accel_tx.inference.attention_map import AttentionMap, attention_map
 from accel_tx.inference.evaluate import loss_sum
 from accel_tx.inference.metrics import Scores, score_translations
 from accel_tx.inference.translator import Translator
@@ -46,6 +47,8 @@ class Validation:
     samples: list[tuple[str, str, str]]
     """Source, reference and translation of the first few sentences."""
     seconds: float
+    attention: AttentionMap | None = None
+    """Of the first of them; None where `validation.draw_attention` is off."""
     more: dict[str, SetScores] = field(default_factory=dict)
     """Of the further validation sets, by name."""
 
@@ -89,11 +92,17 @@ def validate(
         found[name] = SetScores(losses[name], scores)
     n_shown = config.validation.n_samples
     shown = [column[:n_shown].to_pylist() for column in (data.valid_src, data.valid_tgt)]
+    samples = list(zip(*shown, hypotheses[_MAIN][:n_shown], strict=True))
+    attention = None
+    if config.validation.draw_attention and samples:
+        src, _, hypothesis = samples[0]
+        attention = attention_map(model, data.tokenizers, src, hypothesis)
     main = found.pop(_MAIN)
     return Validation(
         val_loss=main.val_loss,
         scores=main.scores,
-        samples=list(zip(*shown, hypotheses[_MAIN][:n_shown], strict=True)),
+        samples=samples,
+        attention=attention,
         seconds=time.monotonic() - started_at_s,
         more=found,
     )

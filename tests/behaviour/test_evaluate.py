@@ -85,11 +85,13 @@ def test_a_run_is_scored_against_the_file_that_it_wrote_itself(
     folder: Path, tiny_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(tiny_config(train={"max_updates": 2}), folder / "run")
-    main(["evaluate", "--run_dir", "run", "--output", "own", "--json", "whole.json", *FEW])
-    main(["evaluate", "--run_dir", "run", "--against", "own", "--json", "compared.json", *FEW])
+    greedy = ["--run_dir", "run", "--beam_size", "1"]  # as the training validates
+    main(["evaluate", *greedy, "--output", "own", "--json", "whole.json", *FEW])
+    main(["evaluate", *greedy, "--against", "own", "--json", "compared.json", *FEW])
     best = json.loads((folder / "run/best/scores.json").read_text())
     whole, compared = (json.loads((folder / name).read_text()) for name in ("whole.json", "compared.json"))
 
+    assert whole["decode"]["beam_size"] == 1
     assert len((folder / "own").read_text().splitlines()) == whole["n_sentences"] == 23
     for key in ("bleu", "chrf", "cer", "wer", "signature", "chrf_signature"):
         assert whole[key] == best[key]
@@ -107,6 +109,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "a file of another length": (["--hyp", "a", "--ref", "ref", "--against", "short"], "has 40 lines and short has 1"),
     "a reference of another length": (["--hyp", "a", "--ref", "ref", "short"], "has 40 lines and short has 1"),
+    "a search for what is there": (
+        ["--hyp", "a", "--ref", "ref", "--beam_size", "2"],
+        "--beam_size: --hyp is translated",
+    ),
     "a missing file": (["--hyp", "a", "--ref", "ref", "--against", "none"], "none: cannot be read"),
     "less than no resamples": (["--hyp", "a", "--ref", "ref", "--n_resamples", "-1"], "--n_resamples is -1"),
     "an unknown tokenizer": (["--hyp", "a", "--ref", "ref", "--tokenize", "14a"], "--tokenize 14a: expected one of"),

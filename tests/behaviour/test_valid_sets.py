@@ -47,7 +47,7 @@ def test_every_set_is_scored_at_every_validation_and_one_of_them_chooses(
         [line["val_loss/other"] for line in lines]
     )
     capsys.readouterr()
-    arguments = ["evaluate", "--run_dir", str(tmp_path / "run"), "--n_resamples", "0", "--json"]
+    arguments = ["evaluate", "--run_dir", str(tmp_path / "run"), "--beam_size", "1", "--n_resamples", "0", "--json"]
     main([*arguments, str(tmp_path / "other.json"), "--valid_set", "other"])
     main([*arguments, str(tmp_path / "main.json")])
     found = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("main", "other")}

@@ -31,7 +31,9 @@ def test_lines_wait_while_the_disk_is_full(
 
     def write(first: int, last: int) -> None:
         for update in range(first, last + 1):
-            log.write({"update": update, "loss": 1.0, "note": "x" * 500}, "train")
+            # More scalars than the last block of TensorBoard's file has room for, whatever stands in it.
+            scalars = {f"loss_{i}": 1.0 for i in range(20)}
+            log.write({"update": update, **scalars, "note": "x" * 200}, "train")
 
     write(1, 3)
     small_disk.fill()
