@@ -79,8 +79,12 @@ class DataConfig:
         if self.src_lang == self.tgt_lang:
             raise UserError(f"data.src_lang and data.tgt_lang are both {self.src_lang!r}; expected two languages")
         for name in ("train_src", "corpus", "subset"):
-            if self.corpora and getattr(self, name) != getattr(DataConfig, name):
-                raise UserError(f"data.corpora and data.{name} are both given; expected one of them")
+            default = getattr(DataConfig, name)
+            if self.corpora and getattr(self, name) != default:
+                raise UserError(
+                    f"data.corpora and data.{name} are both given; expected one of them "
+                    f"(--data.{name} {default or 'null'} takes back what a config file gives)"
+                )
         for key, entries in (("corpora", self.entries()), ("valid_sets", self.valid_set_entries())):
             names = [entry.name for entry in entries]
             for name in names:

@@ -266,7 +266,14 @@ def test_wrong_rules_of_an_entry_are_named(tiny_config: MakeConfig, clean: dict[
     assert expected in str(caught.value)
 
 
-@pytest.mark.parametrize("beside", [{"corpus": "other"}, {"subset": "en-fr"}, {"train_src": "a", "train_tgt": "b"}])
-def test_several_corpora_beside_another_one_are_refused(beside: dict[str, str]) -> None:
-    with pytest.raises(UserError, match=f"data.corpora and data.{next(iter(beside))} are both given"):
+@pytest.mark.parametrize(
+    ("beside", "way_out"),
+    [
+        ({"corpus": "other"}, "--data.corpus phrasebook"),
+        ({"subset": "en-fr"}, "--data.subset null"),
+        ({"train_src": "a", "train_tgt": "b"}, "--data.train_src null"),
+    ],
+)
+def test_several_corpora_beside_another_one_are_refused(beside: dict[str, str], way_out: str) -> None:
+    with pytest.raises(UserError, match=f"data.corpora and data.{next(iter(beside))} are both given; .*{way_out}"):
         DataConfig(corpora=[{"name": "a", "corpus": "x"}], **beside)  # type: ignore[arg-type]
