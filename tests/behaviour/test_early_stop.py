@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from accel_tx.config import Config
+from accel_tx.inference import translator
 from accel_tx.train import checkpoint
 from accel_tx.train.loop import train
 from accel_tx.train.validation import Validation
@@ -81,14 +82,14 @@ def test_a_stop_between_validations_and_in_one_leaves_the_count_right(
     train(patient(tiny_config, 3, train={"stop_at_update": 5}), run_dir)
     assert state_at(run_dir, 5).n_without_gain == 1
 
-    def told_to_stop(*_: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise AssertionError("the signal is noticed before")
+    search = translator.Translator._search
 
-    from accel_tx.inference import translator
+    def stopped_over(self: translator.Translator, *arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return search(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(translator, "greedy_search", _search_then(told_to_stop))
+        patch.setattr(translator.Translator, "_search", stopped_over)
         train(patient(tiny_config, 3), run_dir)
     stopped = state_at(run_dir, 6)
     assert stopped.validation_is_due
@@ -96,15 +97,6 @@ def test_a_stop_between_validations_and_in_one_leaves_the_count_right(
     train(patient(tiny_config, 3), run_dir)
     assert_same_run(run_dir, tmp_path / "whole")
     assert state_at(run_dir, 8).n_without_gain == 3
-
-
-def _search_then(action: Callable[..., Any]) -> Callable[..., Any]:
-    def search(model: Any, src_ids: Any, src_valid: Any, max_len: Any, poll: Callable[[], None], *rest: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        poll()
-        return action()
-
-    return search
 
 
 def test_all_processes_end_together(tiny_config: MakeConfig, tmp_path: Path) -> None:
