@@ -25,7 +25,7 @@ _PROGRAM = {"no": 310 * _MIB, "bf16": 370 * _MIB, "fp16": 370 * _MIB}
 _FRAGMENTATION = 0.6
 # Logits that `model/loss.py` has in memory at a time, and those of them in float32.
 _LOGITS_PER_CHUNK = {"cpu": 1 << 24, "gpu": 1 << 26}
-_LOGITS_PER_BLOCK = {"cpu": 1 << 18, "gpu": 1 << 26}
+_LOGITS_PER_BLOCK = {"cpu": 1 << 18, "gpu": 1 << 25}
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,11 @@ def _layer_bytes(model: ModelConfig, shapes: Shapes, precision: str, device: Dev
         decoder_layer = decoder_layer + n_src * d * narrow
     # Fused kernels keep no attention weights; on CPU there is none for bf16, nor with dropout of the weights.
     if device == "cpu" and (narrow == 2 or model.attention_dropout):
-        of_weight = h * (3 * narrow + 1 if model.attention_dropout else narrow)
+        of_weight = h * narrow
+        if (
+            model.attention_dropout
+        ):  # float32: torch's own products, with the scores, the mask and both kinds of weights
+            of_weight = h * (2 * narrow if narrow == 2 else 3 * narrow + 1)
         encoder_layer = encoder_layer + shapes.n_pairs * of_weight * shapes.src_width**2
         n_decoder_weights = shapes.tgt_width**2 + shapes.tgt_width * shapes.src_width
         decoder_layer = decoder_layer + shapes.n_pairs * of_weight * n_decoder_weights

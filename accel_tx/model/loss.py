@@ -76,48 +76,52 @@ def _loss_and_grads(
     amp_dtype: torch.dtype | None,
     needs_grad: bool,
 ) -> list[Tensor]:
-    vocab_size = weight.shape[0]
-    matrix, offsets = weight.to(amp_dtype or weight.dtype), bias.to(amp_dtype or bias.dtype)
+    vocab_size, on_gpu = weight.shape[0], hidden.is_cuda
+    matrix = weight.to(amp_dtype or weight.dtype)
     loss = hidden.new_zeros((), dtype=torch.float32 if amp_dtype else hidden.dtype)
     grad_hidden = torch.empty_like(hidden) if needs_grad else None
     grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-    n_chunk = max(1, (_LOGITS_PER_CHUNK_ON_GPU if hidden.is_cuda else _LOGITS_PER_CHUNK) // vocab_size)
-    n_block = n_chunk if hidden.is_cuda else max(1, _LOGITS_PER_BLOCK // vocab_size)
+    n_chunk = max(1, (_LOGITS_PER_CHUNK_ON_GPU if on_gpu else _LOGITS_PER_CHUNK) // vocab_size)
+    # Two blocks a chunk on a GPU: their logits and probabilities take the memory of one wide copy.
+    n_block = -(-n_chunk // 2) if on_gpu else max(1, _LOGITS_PER_BLOCK // vocab_size)
     for start in range(0, len(hidden), n_chunk):
         rows = slice(start, start + n_chunk)
         states, wanted = hidden[rows].to(matrix.dtype), targets[rows]
-        logits = torch.addmm(offsets, states, matrix.t())  # (n, V)
-        for block, of_block in zip(torch.split(logits, n_block), torch.split(wanted, n_block), strict=True):
-            loss += _block_loss(block, of_block, smoothing, loss.dtype, grad_bias if needs_grad else None)
+        # The bias is added block by block: `addmm` would first fill all logits with it.
+        products = torch.mm(states, matrix.t())  # (n, V)
+        for block, of_block in zip(torch.split(products, n_block), torch.split(wanted, n_block), strict=True):
+            loss += _block_loss(block, bias, of_block, smoothing, loss.dtype, grad_bias if needs_grad else None)
         if grad_hidden is None:
             continue
-        grad_hidden[rows] = logits @ matrix
+        grad_hidden[rows] = products @ matrix
         if grad_weight.dtype == matrix.dtype:
-            grad_weight.addmm_(logits.t(), states)
+            grad_weight.addmm_(products.t(), states)
         else:
-            grad_weight += logits.t() @ states
+            grad_weight += products.t() @ states
     return [loss] if grad_hidden is None else [loss, grad_hidden, grad_weight, grad_bias]
 
 
 def _block_loss(
-    logits: Tensor, targets: Tensor, smoothing: float, dtype: torch.dtype, grad_bias: Tensor | None
+    products: Tensor, bias: Tensor, targets: Tensor, smoothing: float, dtype: torch.dtype, grad_bias: Tensor | None
 ) -> Tensor:
-    """Loss of logits (n, V), computed in `dtype`; where a gradient is wanted, it takes the place of the logits.
+    """Loss of the logits products (n, V) + bias (V,), computed in `dtype`; where a gradient is wanted, it takes the
+    place of the products.
 
     d loss / d logits = softmax - smoothing / V - (1 - smoothing) at the target.
     """
-    vocab_size = logits.shape[-1]
-    shifted = logits.to(dtype, copy=True)
-    shifted -= shifted.amax(-1, keepdim=True)
+    vocab_size = products.shape[-1]
+    logits = products.to(dtype, copy=True).add_(bias) if products.dtype != dtype else products + bias
     wanted = targets.unsqueeze(-1)
-    of_target = shifted.gather(-1, wanted).sum()
-    of_all = shifted.sum() if smoothing else shifted.new_zeros(())
-    exponentials = shifted.exp_()
-    norms = exponentials.sum(-1, keepdim=True)
+    of_target = logits.gather(-1, wanted).sum()
+    of_all = logits.sum() if smoothing else logits.new_zeros(())
+    largest = logits.amax(-1, keepdim=True)
+    # One pass of a fused kernel; the norms come back from the largest probability, which is at least 1 / V.
+    probs = logits.softmax(-1)
+    log_norms = largest - probs.amax(-1, keepdim=True).log()
     if grad_bias is not None:
-        grad = exponentials.div_(norms).sub_(smoothing / vocab_size)
+        grad = probs.sub_(smoothing / vocab_size)
         grad.scatter_add_(-1, wanted, grad.new_full(wanted.shape, smoothing - 1))
         grad_bias += grad.sum(0)
-        logits.copy_(grad)
-    # log softmax = shifted - log(norm)
-    return norms.log().sum() - (1 - smoothing) * of_target - smoothing / vocab_size * of_all
+        products.copy_(grad)
+    # log softmax = logits - log(norm)
+    return log_norms.sum() - (1 - smoothing) * of_target - smoothing / vocab_size * of_all
