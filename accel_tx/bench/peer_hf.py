@@ -195,7 +195,7 @@ def _pad(sequences: list[list[int]], value: int) -> torch.Tensor:
 def _batch_size(config: Config, pairs: TokenPairs) -> tuple[int, int]:
     """Micro-batches of an update, and the pairs of each that give as many pairs an update as ours has on average."""
     train = config.train
-    limits = BatchLimits(train.max_tokens, train.batch_size)
+    limits = BatchLimits.of(train)
     plan = BatchPlan(pairs.src_lengths, pairs.tgt_lengths, limits, train.micro_batches_per_update, train.seed)
     n_micro_batches = plan.updates_per_epoch * train.micro_batches_per_update
     return train.micro_batches_per_update, max(1, round(len(pairs) / n_micro_batches))

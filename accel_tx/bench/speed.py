@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from accel_tx.bench import systems
 from accel_tx.bench.report import SpeedReport, SystemResult, machine
 from accel_tx.bench.systems import MATMUL, Player, Task
-from accel_tx.bench.workload import load_workload
+from accel_tx.bench.workload import Workload, load_workload
 from accel_tx.config import Config, UserError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
     precisions = list(dict.fromkeys(resolve_precision(name) for name in options.precisions))
     # Prepares the corpus before the systems, which then find it in the cache.
     workload = load_workload(config, options.n_synthetic, options.vocab_size)
+    config = _with_batches(config, workload, precisions)
     n_threads = set_cpu_threads(options.n_threads or config.train.cpu_threads)
     tasks = _tasks(config, options, precisions, n_threads)
     matmul = [Task(MATMUL, precision, config, None, None, n_threads) for precision in _of_tasks(tasks)]
@@ -92,6 +93,17 @@ def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
         "options": dataclasses.asdict(options),
     }
     return SpeedReport(settings, machine(n_threads), peaks, results)
+
+
+def _with_batches(config: Config, workload: Workload, precisions: list[Precision]) -> Config:
+    """Under `train.max_tokens: auto`, micro-batches that fit in every precision, so that all systems have the same."""
+    from accel_tx.train.auto_tokens import assumed
+
+    found = [assumed(config, workload.as_prepared_data(), precision) for precision in precisions]
+    for line in dict.fromkeys(line for _, line in found):
+        if line is not None:
+            _say(line)
+    return min((settled for settled, _ in found), key=lambda settled: settled.train.max_tokens or 0)
 
 
 def _tasks(config: Config, options: SpeedOptions, precisions: list[Precision], n_threads: int) -> list[Task]:

@@ -96,7 +96,8 @@ def book_like_lengths(n_pairs: int, longest: int, seed: int) -> tuple[Indices, I
 
 def synthetic_pairs(n_pairs: int, vocab_size: int, config: Config) -> TokenPairs:
     """Pairs of book-like lengths whose ids follow Zipf's law: the r-th most frequent has a share of about 1 / r."""
-    longest = min(config.model.max_positions, config.train.max_tokens or config.model.max_positions, 150)
+    # A budget holds max_positions tokens in any case.
+    longest = min(config.model.max_positions, 150)
     sides = []
     rng = np.random.default_rng(config.train.seed)
     for lengths in book_like_lengths(n_pairs, longest, config.train.seed):

@@ -29,6 +29,7 @@ def run(argv: list[str]) -> None:
         help="print thresholds that fit the corpus, as YAML for a config, instead of the report",
     )
     config, options = opt.parse_with_config(parser, argv)
+    from accel_tx.data.budget import is_auto
     from accel_tx.data.dataset import cache_folder, prepare_data
     from accel_tx.data.forecast import forecast_training
 
@@ -39,13 +40,20 @@ def run(argv: list[str]) -> None:
         check_can_write(Path(file))
     is_cached = os.path.exists(cache_folder(config))
     data = prepare_data(config)
+    asked, assumption = config, None
+    if is_auto(config):
+        from accel_tx.train.auto_tokens import assumed
+
+        config, assumption = assumed(config, data)
     forecast = forecast_training(config, data).to_dict()
     if options.suggest:
         from accel_tx.data.suggest import as_yaml, suggest
 
-        print(as_yaml(suggest(data.report.statistics, config.clean, config.train), data.report.n_read), end="")
+        print(as_yaml(suggest(data.report.statistics, asked.clean, asked.train), data.report.n_read), end="")
     else:
         _print_report(config, data, forecast)
+        if assumption is not None:
+            print(assumption)
         print(f"{'found in' if is_cached else 'written to'} {data.folder}")
     if options.report:
         values = {**data.report.to_dict(), "forecast": forecast, "notes": data.notes}

@@ -97,12 +97,17 @@ class TrainConfig:
     """Optimizer updates in all; give this or `epochs`."""
     epochs: int | None = None
     """Passes over the training pairs; give this or `max_updates`."""
-    max_tokens: int | None = None
-    """Padded tokens of a micro-batch on either side; pairs of similar length go together. Or give `batch_size`."""
+    max_tokens: int | Literal["auto"] | None = None
+    """Padded tokens of a micro-batch on either side; pairs of similar length go together. Or give `batch_size`.
+    `auto`: as many as the memory holds, found before the first update; give `tokens_per_update` with it."""
     batch_size: int | None = None
     """Sentence pairs of a micro-batch, drawn at random whatever their length. Or give `max_tokens`."""
     micro_batches_per_update: int = 1
-    """Micro-batches whose gradients make one update, over all processes together."""
+    """Micro-batches whose gradients make one update, over all processes together; under `auto` it is derived."""
+    tokens_per_update: int | None = None
+    """Under `max_tokens: auto`, padded tokens of an update on either side, over all processes: what is learned in an
+    update does not depend on the memory. The run's config.yaml has the `max_tokens` and `micro_batches_per_update`
+    that were found in its place, and a start that goes on takes these."""
     seed: int = 1
     """Of initial weights, batch order and dropout."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
@@ -138,7 +143,18 @@ class TrainConfig:
     def __post_init__(self) -> None:
         exactly_one(self, "train", "max_updates", "epochs")
         exactly_one(self, "train", "max_tokens", "batch_size")
-        at_least("train", self, 1, "max_updates", "epochs", "max_tokens", "batch_size", "micro_batches_per_update")
+        at_least("train", self, 1, "max_updates", "epochs", "batch_size", "micro_batches_per_update")
+        at_least("train", self, 1, "tokens_per_update", *(() if self.max_tokens == "auto" else ("max_tokens",)))
+        if self.max_tokens == "auto" and self.tokens_per_update is None:
+            raise UserError(
+                "train.max_tokens is auto, but train.tokens_per_update is not given; expected the tokens of an update, "
+                "such as 32768, so that they do not depend on the memory"
+            )
+        if self.max_tokens != "auto" and self.tokens_per_update is not None:
+            raise UserError(
+                f"train.tokens_per_update is {self.tokens_per_update}, but train.max_tokens is {self.max_tokens}; "
+                "expected auto, or train.micro_batches_per_update instead"
+            )
         at_least("train", self, 1, "log_every_updates", "save_every_updates", "keep_checkpoints")
         at_least("train", self, 1, "stop_at_update", "cpu_threads", "max_bad_updates")
         at_least("train", self, 0, "loader_workers", "seed")

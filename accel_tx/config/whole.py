@@ -47,9 +47,11 @@ class Config:
                 "model.tie_embeddings is 'all' but tokenizer.joint is false; "
                 "expected a joint vocabulary, or tie_embeddings 'decoder' or 'none'"
             )
-        if self.train.max_tokens is not None and self.train.max_tokens < self.model.max_positions:
+        field_name = "tokens_per_update" if self.train.max_tokens == "auto" else "max_tokens"
+        size = getattr(self.train, field_name)
+        if size is not None and size < self.model.max_positions:
             raise UserError(
-                f"train.max_tokens is {self.train.max_tokens}; expected at least model.max_positions = "
+                f"train.{field_name} is {size}; expected at least model.max_positions = "
                 f"{self.model.max_positions}, so that the longest pair fits a micro-batch"
             )
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from accel_tx.config import TrainConfig
 from accel_tx.data.packing import Indices, Lengths, Packing, find_cells, pack, steady_count
 
 # Micro-batches of equal work are looked for among those of so many updates, so that their order stays random.
@@ -27,6 +28,13 @@ class BatchLimits:
     """Padded tokens on either side."""
     batch_size: int | None
     """Sentence pairs."""
+
+    @classmethod
+    def of(cls, train: TrainConfig) -> BatchLimits:
+        """Those of a config. Raises: ValueError if its budget is still to be found."""
+        if isinstance(train.max_tokens, str):
+            raise ValueError(f"train.max_tokens is {train.max_tokens}; expected the number that it became")
+        return cls(train.max_tokens, train.batch_size)
 
 
 @dataclass(frozen=True)

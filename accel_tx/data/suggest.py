@@ -107,7 +107,7 @@ def _sizes(lengths: Sequence[Histogram], train: TrainConfig) -> list[Proposal]:
     positions = math.ceil(longest * _ROOM / _POSITIONS_MULTIPLE) * _POSITIONS_MULTIPLE
     reason = f"tokens with EOS: the longest side has {longest:,.0f}, and text to translate may be half as long again"
     proposals = [Proposal("model", "max_positions", positions, reason, None)]
-    if train.max_tokens is not None:
+    if isinstance(train.max_tokens, int):
         wanted = max(usual * _LONG_PAIRS_TOGETHER, positions)
         reason = f"a power of two that holds {_LONG_PAIRS_TOGETHER} pairs of {usual:,.0f} tokens (99.9 % have no more)"
         proposals.append(Proposal("train", "max_tokens", 2 ** math.ceil(math.log2(wanted)), reason, None))

@@ -19,7 +19,7 @@ def plan_of(train: TrainConfig, data: PreparedData) -> BatchPlan:
     return BatchPlan(
         data.train.src_lengths,
         data.train.tgt_lengths,
-        BatchLimits(train.max_tokens, train.batch_size),
+        BatchLimits.of(train),
         train.micro_batches_per_update,
         train.seed,
     )

@@ -14,7 +14,7 @@ from accel_tx.config import Config
 from accel_tx.data.collator import Batch
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.model.transformer import Transformer, count_parameters
-from accel_tx.train import checkpoint, device, patience, rollback, run_lock, warm_start
+from accel_tx.train import auto_tokens, checkpoint, device, patience, rollback, run_lock, warm_start
 from accel_tx.train.agreement import end_everywhere_if, failing_together, run_dir_locked
 from accel_tx.train.averaging import RunningAverage
 from accel_tx.train.bad_numbers import check_weights
@@ -59,6 +59,7 @@ def train(
     device.set_cpu_threads(config.train.cpu_threads)
     rank, _ = device.process_index()
     run_lock.refuse_if_held(run_dir, is_main=rank == 0)
+    config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
     check_run_dir(config, run_dir, resume)
     is_new = not checkpoint.has_checkpoint(run_dir)
     warm_start.check_origin(run_dir, init_from, has_checkpoint=not is_new)
@@ -67,6 +68,7 @@ def train(
     if source is not None:
         warm_start.check_fits(source, config, data.tokenizers)
     with device.accelerator_for(config.train) as accelerator, run_dir_locked(accelerator, run_dir):
+        config = auto_tokens.settle(config, data, accelerator)
         _train_in(config, run_dir, data, accelerator, stop, source)
 
 

@@ -163,7 +163,15 @@ def test_with_checkpointing_the_inputs_of_the_layers_are_kept_and_one_layer_more
 def test_the_peak_is_that_of_the_allocator(precision: str, checkpointing: bool) -> None:
     fields = {**BASE, "n_encoder_layers": 5, "n_decoder_layers": 5}
     asked = build_config(
-        {"train": {"max_updates": 1, "max_tokens": 4096, "gradient_checkpointing": checkpointing}, "model": fields}
+        {
+            "train": {
+                "max_updates": 1,
+                "max_tokens": 4096,
+                "micro_batches_per_update": 2,
+                "gradient_checkpointing": checkpointing,
+            },
+            "model": fields,
+        }
     )
     model = Transformer(asked.model, 2000, 2000).train()
     model.gradient_checkpointing = checkpointing
@@ -174,7 +182,7 @@ def test_the_peak_is_that_of_the_allocator(precision: str, checkpointing: bool) 
             loss = model(batch, 0.1)
         loss.backward()
 
-    forward_and_backward()
+    forward_and_backward()  # its gradients stay: the second micro-batch of an update adds to them
     optimizer.step()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         forward_and_backward()

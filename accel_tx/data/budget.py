@@ -1,0 +1,96 @@
+"""From the size of an update and a memory to micro-batches: what `train.max_tokens: auto` becomes. Pure functions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from accel_tx.config import Config
+from accel_tx.data.forecast import Device, Shapes, peak_memory
+
+_STEP = 1.25
+_TOLERANCE = 0.03
+
+
+def is_auto(config: Config) -> bool:
+    """Whether the token budget is still to be found."""
+    return config.train.max_tokens == "auto"
+
+
+def budget_range(config: Config, n_processes: int) -> tuple[int, int]:
+    """The least budget, which holds the longest pair, and the most that a process can use of an update."""
+    least, per_update = config.model.max_positions, config.train.tokens_per_update or 0
+    return least, max(least, -(-per_update // n_processes))
+
+
+def with_budget(config: Config, budget: int, n_processes: int) -> Config:
+    """The config whose updates have `train.tokens_per_update`, in micro-batches of at most `budget` tokens.
+
+    As few micro-batches as the processes divide, and no larger than needed: the size of an update does not depend on
+    the memory. `budget`: at least `model.max_positions`, and so is the outcome.
+    """
+    per_update, longest = config.train.tokens_per_update or 0, config.model.max_positions
+    n = n_processes * -(-per_update // (n_processes * budget))
+    if -(-per_update // n) < longest:
+        n = max(-(-per_update // budget), per_update // longest)
+    return _with_sizes(config, _even_size(config, n), n)
+
+
+def with_recorded(config: Config, recorded: Config) -> Config | None:
+    """The config with the micro-batches of a run that has begun; None if its updates are of another size."""
+    max_tokens, n = recorded.train.max_tokens, recorded.train.micro_batches_per_update
+    if isinstance(max_tokens, int) and max_tokens == _even_size(config, n):
+        return _with_sizes(config, max_tokens, n)
+    return None
+
+
+def _even_size(config: Config, n_micro_batches: int) -> int:
+    return max(-(-(config.train.tokens_per_update or 0) // n_micro_batches), config.model.max_positions)
+
+
+def _with_sizes(config: Config, max_tokens: int, n: int) -> Config:
+    train = dataclasses.replace(config.train, max_tokens=max_tokens, micro_batches_per_update=n, tokens_per_update=None)
+    return dataclasses.replace(config, train=train)
+
+
+def worst_shapes(max_tokens: int, longest_src: int, longest_tgt: int, n_pairs: int) -> Shapes:
+    """The largest micro-batch of each width that a plan of `n_pairs` pairs under this budget can hold.
+
+    No other one needs more memory: what is kept grows with the positions, and with the square of the width at most.
+    """
+    width = np.arange(1, min(max(longest_src, longest_tgt), max_tokens) + 1)
+    n = np.minimum(max_tokens // width, n_pairs)
+    src, tgt = np.minimum(width, longest_src), np.minimum(width, longest_tgt)
+    return Shapes(n, src, tgt, n * src, n * tgt)
+
+
+def forecast_bytes(
+    config: Config, max_tokens: int, shapes: Shapes, vocab_sizes: tuple[int, int], device: Device, precision: str
+) -> int:
+    """Peak of a process that trains on these micro-batches of at most `max_tokens` tokens, several an update."""
+    return peak_memory(_with_sizes(config, max_tokens, 2), shapes, *vocab_sizes, device, precision).total
+
+
+def largest_that_fits(fits: Callable[[int], bool], least: int, most: int, guess: int) -> int | None:
+    """The largest budget from `least` to `most` that fits, to within 3 %; None if `least` does not.
+
+    `fits` is asked for `guess` first, and for few larger ones that do not fit: these cost most.
+    """
+    guess = min(max(guess, least), most)
+    low = high = guess  # the largest that fits, the smallest that does not
+    if fits(guess):
+        while low < most and fits(high := min(most, round(low * _STEP))):
+            low = high
+        if low == most:
+            return most
+    else:
+        while low > least and not fits(low := max(least, round(low / _STEP))):
+            high = low
+        if low == high:
+            return None
+    while high - low > max(1, _TOLERANCE * low):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,92 @@
+"""Whole updates of a throw-away model on the device, to see which micro-batches its memory holds."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import torch
+
+from accel_tx.config import Config
+from accel_tx.data.collator import Batch
+from accel_tx.data.forecast import Shapes
+from accel_tx.model.transformer import Transformer
+from accel_tx.train.optimizer import build_optimizer
+from accel_tx.train.shortage import free_memory, is_shortage
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+MARGIN = 0.1
+"""Share of the memory that trials leave free."""
+
+
+class Trial:
+    """The config's model with gradients and optimizer, made to be thrown away: the run's own are never touched."""
+
+    def __init__(
+        self, config: Config, vocab_sizes: tuple[int, int], device: torch.device, precision: str, is_shared: bool
+    ) -> None:
+        """`is_shared`: DDP will have its buckets besides. Raises: RuntimeError where not even this much fits."""
+        self.device, self.dtype, self.smoothing = device, _DTYPES.get(precision), config.optim.label_smoothing
+        self.model = Transformer(config.model, *vocab_sizes).to(device).train()
+        self.model.gradient_checkpointing = config.train.gradient_checkpointing
+        self.optimizer = build_optimizer(self.model, config.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+        n_parameters = sum(p.numel() for p in self.model.parameters())
+        n_copies = int(is_shared) + int(config.train.ema_decay is not None)
+        self.copies = torch.empty(n_copies * n_parameters, device=device)  # DDP's buckets, the running average
+        self._update(_batch(1, 2, 2))  # from now on the optimizer has its moments
+
+    def holds(self, shapes: Shapes) -> bool:
+        """Whether updates on micro-batches of these shapes go through."""
+        try:
+            for n_pairs, src_width, tgt_width in zip(shapes.n_pairs, shapes.src_width, shapes.tgt_width, strict=True):
+                self._update(_batch(int(n_pairs), int(src_width), int(tgt_width)))
+            fits = True
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+            fits = False
+        self.optimizer.zero_grad()
+        free_memory(self.device)
+        return fits
+
+    def _update(self, batch: Batch) -> None:
+        for _ in range(2):  # the second time there are gradients already, as there are in most micro-batches
+            with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+                loss = self.model(batch.to(self.device), self.smoothing)
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def _batch(n_pairs: int, src_width: int, tgt_width: int) -> Batch:
+    """Without padding but for one position, so that there is a mask as well."""
+    src, tgt = torch.zeros(n_pairs, src_width, dtype=torch.int64), torch.zeros(n_pairs, tgt_width, dtype=torch.int64)
+    src_valid = torch.ones(n_pairs, src_width, dtype=torch.bool)
+    src_valid[-1, -1] = src_width == 1
+    return Batch(src, src_valid, tgt, tgt, torch.arange(n_pairs * tgt_width))
+
+
+@contextlib.contextmanager
+def undisturbed(device: torch.device) -> Iterator[float]:
+    """For the trials inside: the bytes that they may take; behind them generators and memory are as they were.
+
+    A tenth of the memory is left free: for fragments, as the shapes of micro-batches vary, and for validation.
+    """
+    if device.type != "cuda":
+        with torch.random.fork_rng([]):
+            yield math.inf
+        return
+    free_memory(device)
+    free, total = torch.cuda.mem_get_info(device)
+    usable = (1 - MARGIN) * (free + torch.cuda.memory_reserved(device))
+    torch.cuda.set_per_process_memory_fraction(usable / total, device)
+    try:
+        with torch.random.fork_rng([device]):
+            yield usable
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        free_memory(device)
