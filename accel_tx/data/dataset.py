@@ -1,30 +1,22 @@
-"""Corpora -> cleaned -> split -> token ids in Arrow files, kept in a cache folder named by a fingerprint of it all."""
+"""Prepared data: token ids and texts in a cache folder named by a fingerprint of the input and the settings."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import shutil
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from accel_tx.config import Config, UserError
-from accel_tx.data.token_pairs import TokenPairs
+from accel_tx.data.token_pairs import TokenPairs, open_table
 
 if TYPE_CHECKING:
-    import datasets
     import pyarrow as pa
 
     from accel_tx.data.clean_report import CleanReport
-    from accel_tx.data.corpus import Corpus
-    from accel_tx.data.mixture import Segment
     from accel_tx.data.tokenizer import TokenizerPair
 
 # Goes up when the same input and settings would give other token ids, or other files.
@@ -74,8 +66,13 @@ def prepare_data(config: Config) -> PreparedData:
     from accel_tx.data.allocator import give_back_memory
     from accel_tx.data.once import make_once
 
+    def make(empty: Path) -> None:
+        from accel_tx.data.prepare import prepare
+
+        prepare(config, empty)
+
     folder = cache_folder(config)
-    make_once(folder, lambda empty: _build(config, empty))
+    make_once(folder, make)
     give_back_memory()
     return load_prepared(folder)
 
@@ -105,8 +102,8 @@ def load_prepared(folder: Path) -> PreparedData:
 
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        train = [(_open(folder, segment["files"]), segment["times"]) for segment in meta["train"]]
-        valid = _open(folder, meta["valid"]["files"])
+        train = [(open_table(folder, segment["files"]), segment["times"]) for segment in meta["train"]]
+        valid = open_table(folder, meta["valid"]["files"])
         return PreparedData(
             folder=folder,
             train=TokenPairs.from_tables(train),
@@ -126,220 +123,5 @@ def load_prepared(folder: Path) -> PreparedData:
 
 
 def _open_set(folder: Path, files: Sequence[str]) -> ValidSet:
-    table = _open(folder, files)
+    table = open_table(folder, files)
     return ValidSet(TokenPairs.from_tables([(table, 1)]), table.column("src"), table.column("tgt"))
-
-
-def _open(folder: Path, files: Sequence[str]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.concat_tables(pa.ipc.open_stream(pa.memory_map(str(folder / file))).read_all() for file in files)
-
-
-def _build(config: Config, folder: Path) -> None:
-    """Fill the folder: `train_N.arrow` and `valid.arrow`, the tokenizers, and `meta.json`."""
-    from accel_tx.data.allocator import give_back_memory
-    from accel_tx.data.clean import check_rules_can_run
-    from accel_tx.data.corpus import load_corpus
-    from accel_tx.data.encode import train_tokenizers
-    from accel_tx.data.mixture import weighted_segments
-    from accel_tx.data.progress import progress_on_terminal_only
-    from accel_tx.data.statistics import describe_text
-
-    entries = config.data.entries()
-    for entry in entries:
-        check_rules_can_run(entry.clean_config(config.clean), config.data.src_lang, config.data.tgt_lang)
-    with progress_on_terminal_only():
-        corpus = load_corpus(config.data, folder / "work")
-        cleaned, report = _clean(corpus, config)
-        give_back_memory()
-        cleaned, report = _drop_overlong(cleaned, report, config.model.max_positions)
-        names = [entry.name for entry in entries]
-        statistics = describe_text(names, corpus.train, cleaned, config.data.n_procs)
-        train, valid, n_split_off, report, notes = _split(cleaned, corpus.valid, config, report)
-        give_back_memory()
-        epoch = weighted_segments(names, train, [e.weight for e in entries])
-        tokenizers, n_learned_from = train_tokenizers(epoch, config.tokenizer)
-        tokenizers.save(folder / "tokenizer")
-        meta, report = _encode_all(epoch, valid, n_split_off, tokenizers, config, report, folder)
-        meta |= _encode_valid_sets(corpus.valid_sets, tokenizers, config, folder, meta["sha256"])
-        give_back_memory()
-        statistics |= _describe_ids(epoch, valid, meta, tokenizers, config, folder)
-    n_epoch = sum(len(segment.pairs) * segment.times for segment in epoch)
-    if n_learned_from < n_epoch:
-        notes.append(f"vocabulary learned from {n_learned_from:,} of {n_epoch:,} training pairs")
-    notes += _weights_told(config, meta["train"])
-    unchecked = [e.name for e in entries if "overlap" not in e.clean_config(config.clean).rules()]
-    given = list(_held_out(corpus))
-    if given and unchecked:
-        notes.append(f"clean.overlap is off for {', '.join(unchecked)}: {' and '.join(given)} text may be in training")
-    shutil.rmtree(folder / "work")
-    report = dataclasses.replace(report, statistics=statistics)
-    meta |= {"report": report.to_dict(), "notes": notes}
-    (folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
-
-
-def _describe_ids(
-    epoch: Sequence[Segment],
-    valid: datasets.Dataset,
-    meta: dict[str, Any],
-    tokenizers: TokenizerPair,
-    config: Config,
-    folder: Path,
-) -> dict[str, Any]:
-    from accel_tx.data.coverage import describe_tokens
-
-    texts = {"train": [segment.pairs for segment in epoch], "valid": [valid]}
-    train = [(_open(folder, segment["files"]), segment["times"]) for segment in meta["train"]]
-    validation = [(_open(folder, meta["valid"]["files"]), 1)]
-    ids = {"train": TokenPairs.from_tables(train), "valid": TokenPairs.from_tables(validation)}
-    return describe_tokens(texts, ids, tokenizers, config.tokenizer.kind)
-
-
-def _clean(corpus: Corpus, config: Config) -> tuple[list[datasets.Dataset], CleanReport]:
-    from accel_tx.data.clean import HeldOut, Part, clean_pairs
-
-    entries, languages = config.data.entries(), (config.data.src_lang, config.data.tgt_lang)
-    parts = [
-        Part(entry.name, pairs, entry.clean_config(config.clean), *languages)
-        for entry, pairs in zip(entries, corpus.train, strict=True)
-    ]
-    held_out = [HeldOut.from_dataset(name, pairs) for name, pairs in _held_out(corpus).items()]
-    cleaned, report = clean_pairs(parts, held_out, config.data.n_procs)
-    weighed = [dataclasses.replace(p, weight=e.weight) for p, e in zip(report.parts, entries, strict=True)]
-    return cleaned, dataclasses.replace(report, parts=weighed)
-
-
-def _held_out(corpus: Corpus) -> dict[str, datasets.Dataset]:
-    """The text that was given and that training must be clear of, by what a report calls it."""
-    given = {"validation": corpus.valid, "test": corpus.test}
-    found = {name: pairs for name, pairs in given.items() if pairs is not None}
-    return found | {f"validation set {name}": pairs for name, pairs in corpus.valid_sets.items()}
-
-
-def _drop_overlong(
-    corpora: Sequence[datasets.Dataset], report: CleanReport, max_positions: int
-) -> tuple[list[datasets.Dataset], CleanReport]:
-    """Without what no tokenizer should have to read; a rule of its own in the report if there is any."""
-    from accel_tx.data.encode import BYTES_PER_POSITION, short_enough
-    from accel_tx.data.selection import select
-
-    rows = [short_enough(pairs, max_positions) for pairs in corpora]
-    if all(short.all() for short in rows):
-        return list(corpora), report
-    dropped = [pairs.select(np.flatnonzero(~short)) for pairs, short in zip(corpora, rows, strict=True)]
-    kept = [select(pairs, short) for pairs, short in zip(corpora, rows, strict=True)]
-    meaning = f"at most {BYTES_PER_POSITION * max_positions:,} bytes on both sides"
-    report = report.with_dropped("line length", meaning, list(map(len, dropped)), _first_pairs(dropped))
-    if not report.n_kept:
-        raise UserError(f"no pair is left with {meaning}, {BYTES_PER_POSITION} for each of model.max_positions")
-    return kept, report
-
-
-def _split(
-    cleaned: Sequence[datasets.Dataset], given: datasets.Dataset | None, config: Config, report: CleanReport
-) -> tuple[list[datasets.Dataset], datasets.Dataset, list[int] | None, CleanReport, list[str]]:
-    """Training and validation pairs, and how many of the latter each corpus gave, in the report and notes on them.
-
-    A validation set that was given is used as it is: no corpus gave any of it (None).
-    """
-    from accel_tx.data.split import split_off_validation
-
-    if given is not None:
-        return list(cleaned), given, None, report, []
-    split = split_off_validation(cleaned, config.data)
-    if any(map(len, split.shared)):
-        meaning, counts = "source in no group that is held out", list(map(len, split.shared))
-        report = report.with_dropped("shared with validation", meaning, counts, _first_pairs(split.shared))
-    return split.train, split.valid, split.n_valid, report, [split.note] if split.note else []
-
-
-def _first_pairs(dropped: Iterable[datasets.Dataset]) -> list[tuple[str, str]]:
-    """As many as a report shows."""
-    from accel_tx.data.clean_report import N_EXAMPLES
-
-    rows = (pairs[i] for pairs in dropped for i in range(min(len(pairs), N_EXAMPLES)))
-    return [(row["src"], row["tgt"]) for row in islice(rows, N_EXAMPLES)]
-
-
-def _encode_all(
-    epoch: Sequence[Segment],
-    valid: datasets.Dataset,
-    n_split_off: list[int] | None,
-    tokenizers: TokenizerPair,
-    config: Config,
-    report: CleanReport,
-    folder: Path,
-) -> tuple[dict[str, Any], CleanReport]:
-    """Token ids of both sets on disk; pairs longer than the model's positions are dropped and counted.
-
-    A validation set that was given (`n_split_off` is None) is used as it is, so such a pair in it is an error.
-    """
-    from accel_tx.data.encode import check_text_lengths, encode
-
-    limit, n_procs = config.model.max_positions, config.data.n_procs
-    if n_split_off is None:
-        check_text_lengths(valid, limit, "validation")
-    encoded_valid, too_long = encode(
-        valid, tokenizers, folder / "valid.arrow", None if n_split_off is None else limit, n_procs, keep_text=True
-    )
-    validation = TokenPairs.from_tables([(_open(folder, encoded_valid.files), 1)])
-    _check_token_lengths(validation, limit, "validation")
-    ends = np.cumsum([0, *(n_split_off or [])])
-    n_too_long = np.diff(np.searchsorted(too_long, ends)).tolist()
-    counts = Counter({part.name: n for part, n in zip(report.parts, n_too_long, strict=False)})
-    dropped, train = [valid.select(too_long)], []
-    for n, segment in enumerate(epoch):
-        encoded, too_long = encode(segment.pairs, tokenizers, folder / f"train_{n}.arrow", limit, n_procs)
-        counts[segment.corpus] += len(too_long)
-        dropped.append(segment.pairs.select(too_long))
-        train.append({"corpus": segment.corpus, "times": segment.times, **dataclasses.asdict(encoded)})
-    if not len(validation) or not any(segment["n_pairs"] for segment in train):
-        raise UserError(f"no pair is left under model.max_positions = {limit} tokens; raise it")
-    meaning = f"at most {limit} tokens with EOS on both sides"
-    counted = [counts[part.name] for part in report.parts]
-    report = report.with_dropped("max_positions", meaning, counted, _first_pairs(dropped))
-    training = TokenPairs.from_tables([(_open(folder, segment["files"]), segment["times"]) for segment in train])
-    digest = hashlib.sha256((training.sha256() + validation.sha256()).encode()).hexdigest()
-    return {"sha256": digest, "train": train, "valid": dataclasses.asdict(encoded_valid)}, report
-
-
-def _encode_valid_sets(
-    sets: Mapping[str, datasets.Dataset], tokenizers: TokenizerPair, config: Config, folder: Path, sha256: str
-) -> dict[str, Any]:
-    """Further validation sets on disk as they are: their files, and the hash `sha256` with them in it."""
-    from accel_tx.data.encode import check_text_lengths, encode
-
-    files, limit = {}, config.model.max_positions
-    for n, (name, pairs) in enumerate(sets.items()):
-        what = f"data.valid_sets {name}:"
-        check_text_lengths(pairs, limit, what)
-        path = folder / f"valid_set_{n}.arrow"
-        files[name] = encode(pairs, tokenizers, path, None, config.data.n_procs, keep_text=True)[0].files
-        ids = _open_set(folder, files[name]).pairs
-        _check_token_lengths(ids, limit, what)
-        sha256 = hashlib.sha256(f"{sha256} {name} {ids.sha256()}".encode()).hexdigest()
-    return {"sha256": sha256, "valid_sets": files}
-
-
-def _check_token_lengths(pairs: TokenPairs, limit: int, what: str) -> None:
-    longest = np.maximum(pairs.src_lengths, pairs.tgt_lengths)
-    if len(longest) and longest.max() > limit:
-        raise UserError(
-            f"{what} pair {int(longest.argmax()) + 1} has {longest.max()} tokens; expected at most "
-            f"model.max_positions = {limit}: raise it, or take the pair out"
-        )
-
-
-def _weights_told(config: Config, train: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for each corpus where there are several, or where one is weighted."""
-    entries = config.data.entries()
-    if len(entries) == 1 and entries[0].weight == 1:
-        return []
-    lines = []
-    for entry in entries:
-        own = [segment for segment in train if segment["corpus"] == entry.name]
-        n_pairs = sum(segment["n_pairs"] for segment in own)
-        n_epoch = sum(segment["n_pairs"] * segment["times"] for segment in own)
-        lines.append(f"{entry.name}, weight {entry.weight:g}: {n_pairs:,} training pairs, {n_epoch:,} in an epoch")
-    return lines

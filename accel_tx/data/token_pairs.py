@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,3 +93,10 @@ class TokenPairs:
             for values, offsets in side.chunks:
                 digest.update(values[offsets[0] : offsets[-1]].tobytes())
         return digest.hexdigest()
+
+
+def open_table(folder: Path, files: Sequence[str]) -> pa.Table:
+    """Arrow files of a folder, end to end, mapped into memory."""
+    import pyarrow as pa
+
+    return pa.concat_tables(pa.ipc.open_stream(pa.memory_map(str(folder / file))).read_all() for file in files)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from accel_tx.config import Config
-from accel_tx.data import clean
+from accel_tx.data import prepare
 from accel_tx.inference import translator
 from accel_tx.train import checkpoint, stopping
 from accel_tx.train.checkpoint_content import Parts
@@ -219,7 +219,7 @@ def test_a_signal_while_data_is_prepared_ends_it_at_once_and_the_next_start_prep
 ) -> None:
     config = tiny_config(**{**SMALL, "data": {**SMALL["data"], "cache_dir": str(tmp_path / "cache")}})
     with monkeypatch.context() as patch:
-        patch.setattr(clean, "clean_pairs", lambda *_: os.kill(os.getpid(), number))
+        patch.setattr(prepare, "clean_pairs", lambda *_: os.kill(os.getpid(), number))
         with pytest.raises((SystemExit, KeyboardInterrupt)) as end:
             train(config, tmp_path / "run")
     assert getattr(end.value, "code", None) == status

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from accel_tx.config import CleanConfig, Config, UserError
-from accel_tx.data import corpus
+from accel_tx.data import prepare
 from accel_tx.data.dataset import cache_folder, prepare_data
 
 MakeConfig = Callable[..., Config]
@@ -65,7 +65,7 @@ def test_a_second_start_reads_the_cache_and_does_not_tokenize(
         raise AssertionError("read the corpus again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "load_corpus", fail)
+        patch.setattr(prepare, "load_corpus", fail)
         assert prepare_data(config).sha256 == first.sha256
         with pytest.raises(AssertionError, match="again"):
             prepare_data(dataclasses.replace(config, clean=CleanConfig(min_src_chars=1)))
