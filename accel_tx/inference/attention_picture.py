@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _INCHES_A_PIECE = 0.3
 _DPI = 120
-_MOST_PIECES = 120  # a picture of more could not be read, and would take gigabytes
+_MOST_PIECES = 80  # a picture of more can hardly be read, and takes seconds
 
 
 def can_draw() -> bool:

@@ -58,8 +58,8 @@ def test_a_very_long_sentence_is_cut_and_the_title_says_so() -> None:
     long = AttentionMap(["x"] * 400, ["y"] * 300, np.full((1, 1, 300, 400), 1 / 400, np.float32))
     figure = draw(long)
 
-    assert figure.axes[0].images[0].get_array().shape == (120, 120)
-    assert "the first 120 pieces" in figure.get_suptitle()
+    assert figure.axes[0].images[0].get_array().shape == (80, 80)
+    assert "the first 80 pieces" in figure.get_suptitle()
 
 
 def test_pieces_of_every_kind_of_vocabulary_can_be_read() -> None:
