@@ -25,8 +25,9 @@ BEST_METRICS = ("bleu", "chrf", "val_loss", "cer", "wer")
 class OptimConfig:
     """Optimizer and learning rate, one value an update."""
 
-    name: Literal["adam", "adamw"] = "adam"
-    """Adam, with L2 regularisation where weight_decay is set; or AdamW, with decoupled weight decay."""
+    name: Literal["adam", "adamw", "muon"] = "adam"
+    """Adam, with L2 regularisation where weight_decay is set; AdamW, with decoupled weight decay; or Muon for the
+    matrices of linear layers beside AdamW for the rest, at the same rate."""
     schedule: Literal["one_cycle", "inverse_sqrt", "cosine", "linear"] = "one_cycle"
     """Rise to max_lr and fall in a wave (`one_cycle`, shaped by the five fields from `pct_start` on); or rise over
     `warmup_updates`, then fall as 1 / sqrt(update), as a half cosine or straight, the last two to `min_lr`."""

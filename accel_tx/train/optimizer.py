@@ -1,17 +1,19 @@
-"""The optimizer: which parameters are decayed, and how an update is made of their gradients."""
+"""The optimizer: which parameters are decayed, which are orthogonalised, how gradients become an update."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from accel_tx.config import OptimConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW, fused. Its rate is 1 until the scheduler, which multiplies it, sets the first real one."""
+    """Adam, AdamW or Muon. Its rate is 1 until the scheduler, which multiplies it, sets the first real one."""
+    if config.name == "muon":
+        return MuonWithAdamW(model, config)
     cls = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     groups = decay_groups(list(model.parameters()), config.weight_decay)
     return cls(groups, lr=1.0, betas=config.betas, eps=config.eps, fused=True)
@@ -28,3 +30,51 @@ def decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[di
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon for the matrices of linear layers; fused AdamW for embeddings, output projection, norms and biases.
+
+    One optimizer to the outside, so that scheduler, scaler and checkpoints need not know. Both share one rate: Muon's
+    update is scaled to the root mean square that AdamW's has. Like the fused optimizers it heeds `found_inf`.
+    Source: Jordan et al. 2024, "Muon"; the scale: Liu et al. 2025, "Muon is Scalable for LLM Training", section 2.2.
+    """
+
+    # Read by the gradient scaler of fp16: it then sets `found_inf` and leaves the decision to us.
+    _step_supports_amp_scaling = True
+
+    def __init__(self, model: nn.Module, config: OptimConfig) -> None:
+        matrices = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+        is_matrix = {id(p) for p in matrices}
+        others = decay_groups([p for p in model.parameters() if id(p) not in is_matrix], config.weight_decay)
+        self._muon = torch.optim.Muon(
+            matrices, lr=1.0, weight_decay=config.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        )
+        self._adam = torch.optim.AdamW(others, lr=1.0, betas=config.betas, eps=config.eps, fused=True)
+        super().__init__([*self._muon.param_groups, *self._adam.param_groups], {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update; none where `found_inf` is 1, decided on the device."""
+        if getattr(self, "grad_scale", None) is not None:
+            raise RuntimeError("the gradient is still scaled; expected it to be unscaled, as clipping does")
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        # Loading a checkpoint replaces the state and the groups, so the two get them anew each time.
+        self._muon.state = self._adam.state = self.state
+        self._muon.param_groups, self._adam.param_groups = self.param_groups[:1], self.param_groups[1:]
+        self._adam.found_inf = found_inf  # type: ignore[attr-defined]
+        self._adam.step()
+        if found_inf is None:
+            self._muon.step()  # type: ignore[no-untyped-call]
+            return
+        changed = self._matrices_and_momenta()
+        before = [tensor.clone() for tensor in changed]
+        self._muon.step()  # type: ignore[no-untyped-call]
+        for tensor, old in zip(changed, before, strict=True):
+            tensor.copy_(torch.where(found_inf == 1, old, tensor))
+
+    def _matrices_and_momenta(self) -> list[Tensor]:
+        matrices = self.param_groups[0]["params"]
+        for matrix in matrices:
+            self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+        return [*matrices, *(self.state[matrix]["momentum_buffer"] for matrix in matrices)]

@@ -44,10 +44,11 @@ def model_weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_stopped_between_checkpoints_and_killed_behind_one_it_ends_with_the_same_bytes(
-    tiny_config: MakeConfig, tmp_path: Path
+    optimizer: str, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
-    optim = {"schedule": "cosine", "warmup_updates": 3, "weight_decay": 0.01}
+    optim = {"name": optimizer, "schedule": "cosine", "warmup_updates": 3, "weight_decay": 0.01}
     train(config_of(tiny_config, optim=optim), tmp_path / "whole")
     train(config_of(tiny_config, optim=optim, train={"stop_at_update": 7}), tmp_path / "parts")
     # As after a kill at update 11: what came behind the checkpoint of update 7 is there, the checkpoint of 10 is not.
@@ -130,6 +131,16 @@ def test_two_processes_keep_the_same_average_as_one(tiny_config: MakeConfig, tmp
     lines = [[line for line in metrics(tmp_path / n) if "val_loss" in line][-1] for n in ("1", "2")]
     for name in ("val_loss", "ema_val_loss", "average_val_loss"):
         assert lines[0][name] == pytest.approx(lines[1][name], rel=1e-9)
+
+
+def test_two_processes_with_muon_go_on_to_the_same_bytes(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    setup = {"optim": {"name": "muon"}, "validation": {"every_updates": 4}}
+    train_on(2, config_of(tiny_config, **setup, train={"max_updates": 6}), tmp_path / "whole")
+    for stop in (3, None):
+        train_on(
+            2, config_of(tiny_config, **setup, train={"max_updates": 6, "stop_at_update": stop}), tmp_path / "parts"
+        )
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_a_checkpoint_without_the_average_or_of_another_decay_is_refused(

@@ -69,7 +69,7 @@ def run_of(config: Config, run_dir: Path) -> Run:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
 def test_a_bad_update_changes_neither_weights_nor_moments_and_the_rate_goes_on(
     value: float, name: str, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

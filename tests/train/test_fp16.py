@@ -25,8 +25,8 @@ SMALL: dict[str, Any] = {
 }
 
 
-def config_of(make: MakeConfig, **train_fields: Any) -> Config:
-    return make(**{**SMALL, "train": {**SMALL["train"], **train_fields}})
+def config_of(make: MakeConfig, optimizer: str = "adam", **train_fields: Any) -> Config:
+    return make(**{**SMALL, "train": {**SMALL["train"], **train_fields}, "optim": {"max_lr": 5e-3, "name": optimizer}})
 
 
 def lines(run_dir: Path) -> list[dict[str, Any]]:
@@ -47,13 +47,14 @@ def test_an_overflow_skips_the_update_and_is_counted(
     assert all(math.isfinite(line["loss"]) for line in found)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_a_skipped_update_changes_no_weight_and_halves_the_scale(
-    fp16_on_cpu: dict[str, float], tiny_config: MakeConfig, tmp_path: Path
+    optimizer: str, fp16_on_cpu: dict[str, float], tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     from accel_tx.data.dataset import prepare_data
 
     fp16_on_cpu["init"] = 2.0**40
-    config = config_of(tiny_config)
+    config = config_of(tiny_config, optimizer)
     run = Run(config, tmp_path / "run", prepare_data(config), device.start_accelerator(config.train))
     before = [p.detach().clone() for p in run.raw_model.parameters()]
     n_tokens, micro_batches = next(run.updates())
@@ -76,15 +77,16 @@ def test_the_gradient_is_unscaled_before_it_is_clipped(
     assert norms[0] < 100
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_a_resumed_run_restores_the_scaler_and_ends_with_the_same_bytes(
-    fp16_on_cpu: dict[str, float], tiny_config: MakeConfig, tmp_path: Path
+    optimizer: str, fp16_on_cpu: dict[str, float], tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     # The scale doubles every third update, so one that starts anew would differ.
-    train(config_of(tiny_config), tmp_path / "whole")
-    train(config_of(tiny_config, stop_at_update=5), tmp_path / "parts")
+    train(config_of(tiny_config, optimizer), tmp_path / "whole")
+    train(config_of(tiny_config, optimizer, stop_at_update=5), tmp_path / "parts")
     assert (tmp_path / "parts" / "checkpoints" / "update_00000005" / "scaler.pt").is_file()
     fp16_on_cpu["init"] = 2.0**3
-    train(config_of(tiny_config), tmp_path / "parts")
+    train(config_of(tiny_config, optimizer), tmp_path / "parts")
     whole, parts = ((tmp_path / d / "final" / "model.safetensors").read_bytes() for d in ("whole", "parts"))
     assert whole == parts
     scalers = [

@@ -62,16 +62,16 @@ def test_the_last_update_gets_exactly_the_minimum_and_so_does_any_later(n_update
     assert min(one_cycle_rate(u, n_updates, config) for u in range(n_updates)) == minimum
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
 def test_the_optimizer_gets_the_rate_of_each_update_and_keeps_its_betas(name: str) -> None:
     config = OptimConfig(name=name)  # type: ignore[arg-type]
-    parameter = torch.nn.Parameter(torch.ones(3))
-    optimizer = build_optimizer(nn.ParameterList([parameter]), config)
+    model = nn.Linear(3, 1)
+    optimizer = build_optimizer(model, config)
     scheduler = build_scheduler(optimizer, 12, config)
     for update in range(12):
-        assert optimizer.param_groups[0]["lr"] == one_cycle_rate(update, 12, config)
-        assert optimizer.param_groups[0]["betas"] == config.betas
-        parameter.grad = torch.ones(3)
+        assert {group["lr"] for group in optimizer.param_groups} == {one_cycle_rate(update, 12, config)}
+        assert optimizer.param_groups[-1]["betas"] == config.betas
+        model(torch.ones(3)).sum().backward()
         optimizer.step()
         scheduler.step()
 
