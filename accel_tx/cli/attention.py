@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accel_tx import options as opt
-from accel_tx.cli.trained import add_run_options, load_translator, warn_of_cut_lines
+from accel_tx.cli.trained import add_run_options, load_translator, warn_of_split_lines
 from accel_tx.config import UserError
 from accel_tx.inference.lines import check_can_write, write_bytes_whole, write_whole
 
@@ -47,7 +47,7 @@ def run(argv: list[str]) -> None:
         check_can_write(Path(file))
     translator = load_translator(options)
     target = options.target if options.target is not None else translator.translate([options.input])[0]
-    warn_of_cut_lines(translator)
+    warn_of_split_lines(translator)
     found = attention_map(translator.model, translator.tokenizers, options.input, target)
     _check_choice("layer", options.layer, found.n_layers, found)
     _check_choice("head", options.head, found.n_heads, found)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
 from accel_tx.cli.score_table import print_comparison, print_scores
-from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_cut_lines
+from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_split_lines
 from accel_tx.config import DecodeConfig, UserError
 from accel_tx.inference.lines import check_can_write, read_lines, write_whole
 
@@ -179,8 +179,8 @@ def _own_translations(options: Namespace, text: _Text) -> tuple[list[str], Decod
         return _as_many(options.hyp, text.n_lines, "the reference"), None
     translator = load_translator(options)
     translations = translator.translate(text.src)
-    warn_of_cut_lines(translator)
-    return [" ".join(line.split("\n")) for line in translations], translator.decode
+    warn_of_split_lines(translator)
+    return translations, translator.decode
 
 
 def _as_dict(

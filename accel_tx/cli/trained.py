@@ -37,11 +37,12 @@ def load_translator(options: Namespace) -> Translator:
     return Translator.from_run_dir(Path(options.run_dir), options.weights, best_device(), decode)
 
 
-def warn_of_cut_lines(translator: Translator) -> None:
-    """Say on standard error how many lines were too long."""
-    if translator.n_cut:
+def warn_of_split_lines(translator: Translator) -> None:
+    """Say on standard error how many lines were too long to be translated as a whole."""
+    if translator.n_split:
         limit = translator.model.config.max_positions
         print(
-            f"accel_tx: {translator.n_cut} line(s) cut to the model's {limit} positions (model.max_positions)",
+            f"accel_tx: {translator.n_split:,} line(s) longer than the model's {limit} positions "
+            "(model.max_positions): translated in parts, sentence by sentence where that is enough",
             file=sys.stderr,
         )

@@ -3,33 +3,130 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
 from accel_tx.cli.pipe import Progress, Remarks, warn_of_replaced, write_blocks
-from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_cut_lines
-from accel_tx.inference.stream import read_blocks
+from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_split_lines
+from accel_tx.config import UserError
+from accel_tx.inference.json_lines import dump_line, parse_line
+from accel_tx.inference.stream import LINES_PER_BLOCK, Line, read_blocks
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from accel_tx.inference.parts import TranslatedLine
+    from accel_tx.inference.translator import Translator
+
+_N_EXAMPLES, _LONGEST_EXAMPLE_CHARS = 5, 30
 
 
 def run(argv: list[str]) -> None:
     """Parse the options and do it."""
-    parser = opt.plain_parser("translate", "Translate line by line; the order is kept, and an empty line stays empty.")
+    parser = opt.plain_parser(
+        "translate",
+        "Translate line by line; the order is kept, and an empty line stays empty. A block of lines is translated when "
+        "it is full, when no line has come for 0.05 s, or 0.5 s after its first line; a terminal is answered line by "
+        "line. Example: python -m accel_tx translate --run_dir runs/quickstart --format jsonl --n_best 3 < in.en",
+    )
     add_run_options(parser)
     parser.add_argument("--input", default="-", help="file with one sentence a line; - for standard input")
     parser.add_argument("--output", default="-", help="file for the translations; - for standard output")
+    parser.add_argument(
+        "--format",
+        choices=["text", "jsonl"],
+        default="text",
+        help="text: the best translation; jsonl: an object a line with source, translations (text, log_prob, score) "
+        "and notes",
+    )
+    parser.add_argument(
+        "--input_format",
+        choices=["text", "jsonl"],
+        default="text",
+        help='jsonl: an object a line with the text under "source"; --format jsonl hands its other values on',
+    )
+    parser.add_argument("--block_lines", type=int, default=LINES_PER_BLOCK, help="lines in a full block")
     add_decode_options(parser)
     options = opt.parse(parser, argv)
+    if options.block_lines < 1:
+        raise UserError(f"--block_lines is {options.block_lines}; expected at least 1")
+    if options.format == "text" and (options.n_best or 1) > 1:
+        raise UserError(f"--n_best is {options.n_best}, but a line of text holds one translation; add --format jsonl")
     translator = load_translator(options)
-    remarks = Remarks()
+    remarks, unknown = Remarks(), _UnknownWords(translator.decode.unknown == "copy")
     with Progress([options.input], options.output) as progress:
 
         def answers() -> Iterator[list[str]]:
-            for block in read_blocks(options.input):
-                for line in block.lines:
-                    warn_of_replaced(remarks, options.input, line)
-                texts = translator.translate([line.text for line in block.lines])
-                yield [" ".join(text.splitlines()) for text in texts]
+            for block in read_blocks(options.input, options.block_lines):
+                yield _answer(translator, options, block.lines, remarks, unknown)
                 progress.add(len(block.lines), block.n_bytes)
 
         write_blocks(options.output, answers())
     remarks.sum_up()
-    warn_of_cut_lines(translator)
+    unknown.sum_up(remarks)
+    warn_of_split_lines(translator)
+
+
+def _answer(
+    translator: Translator, options: Namespace, lines: list[Line], remarks: Remarks, unknown: _UnknownWords
+) -> list[str]:
+    values: list[dict[str, Any]] = [{} for _ in lines]
+    if options.input_format == "jsonl":
+        parsed = [parse_line(line, "source", options.input) for line in lines]
+        values, lines = [found for found, _ in parsed], [line for _, line in parsed]
+    for line in lines:
+        warn_of_replaced(remarks, options.input, line)
+    translated = translator.translate_lines([line.text for line in lines])
+    for of_line in translated:
+        unknown.add(of_line)
+    if options.format == "text":
+        return [of_line.translations[0].text for of_line in translated]
+    return [_as_json(*row) for row in zip(values, lines, translated, strict=True)]
+
+
+def _as_json(values: dict[str, Any], line: Line, found: TranslatedLine) -> str:
+    notes: dict[str, Any] = {}
+    if found.n_parts > 1:
+        notes["parts"] = found.n_parts
+    if found.unknown:
+        notes["unknown"] = found.unknown
+    if line.n_replaced:
+        notes["replaced"] = line.n_replaced
+    translations = []
+    for one in found.translations:
+        # Where the model has seen nothing there is no probability to tell.
+        numbers = (one.log_prob, one.score) if found.n_searched else (None, None)
+        answer: dict[str, Any] = {"text": one.text, "log_prob": numbers[0], "score": numbers[1]}
+        if one.copied:
+            answer["copied"] = one.copied
+        if one.is_cut:
+            answer["cut"] = True
+        translations.append(answer)
+    return dump_line({**values, "source": line.text, "translations": translations, "notes": notes})
+
+
+@dataclass
+class _UnknownWords:
+    are_copied: bool
+    n_lines: int = 0
+    n_words: int = 0
+    n_copied: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, found: TranslatedLine) -> None:
+        self.n_lines += bool(found.unknown)
+        self.n_words += len(found.unknown)
+        self.n_copied += len(found.translations[0].copied)
+        for word in found.unknown:
+            example = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in word[:_LONGEST_EXAMPLE_CHARS])
+            if len(self.examples) < _N_EXAMPLES and example not in self.examples:
+                self.examples.append(example)
+
+    def sum_up(self, remarks: Remarks) -> None:
+        if self.n_words:
+            copied = f", {self.n_copied:,} of them copied into the translation" if self.are_copied else ""
+            remarks.say(
+                f"{self.n_lines:,} line(s) with {self.n_words:,} word(s) that the vocabulary lacks{copied} "
+                f"(such as {', '.join(self.examples)})"
+            )

@@ -31,6 +31,9 @@ class DecodeConfig:
     """See `max_len_ratio`."""
     no_repeat_ngram: int = 0
     """No sequence of so many tokens stands twice in a translation (0: any may)."""
+    unknown: Literal["copy", "mark", "drop", "guess"] = "copy"
+    """What becomes of source words that the vocabulary lacks, where the model writes UNK for one: `copy` puts the word
+    there, found by cross-attention, `mark` leaves `<unk>`, `drop` nothing; `guess` forbids UNK."""
     sampling: bool = False
     """Draw `n_best` translations at random, token by token, instead of searching for the most probable ones."""
     temperature: float = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,28 @@ class Tokenizer:
         # Bytes that are a part of a character only show as U+FFFD.
         text: str = self.fast.decode([token_id], skip_special_tokens=False)
         return text.replace(" ", "▁")
+
+    def unknown_words(self, text: str) -> list[tuple[int, str]]:
+        """The text's tokens that the vocabulary lacks: where each stands among the ids, and what the text has there."""
+        self.fast.encode_special_tokens = True
+        # As the vocabulary's own normalizer does; its offsets into other text may miss an accent.
+        text = unicodedata.normalize("NFC", text)
+        encoding = self.fast.encode(text)
+        return [
+            (i, text[start:end])
+            for i, (token, (start, end)) in enumerate(zip(encoding.ids, encoding.offsets, strict=True))
+            if token == UNK_ID
+        ]
+
+    def decode_with(self, ids: Sequence[int], words: Iterable[str]) -> str:
+        """Text of ids, with the k-th of the words, or nothing where that is empty, in place of the k-th unknown one."""
+        substitutes = iter(words)
+        kept = (i for i in ids if i not in (PAD_ID, BOS_ID, EOS_ID))
+        found = (next(substitutes) if i == UNK_ID else self.fast.id_to_token(i) for i in kept)
+        tokens = [token for token in found if token]
+        if self.fast.decoder is None:
+            return join_words(" ".join(tokens))
+        return self.fast.decoder.decode(tokens).strip()  # type: ignore[no-any-return]
 
     def save(self, path: Path) -> None:
         """Write the JSON file of the `tokenizers` library."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
-# A hypothesis is made of words: EOS ends it, the other special tokens never stand in one.
+# A hypothesis is made of words: EOS ends it, the other special tokens never stand in one, but UNK where it is allowed.
 NEVER_PRODUCED = [PAD_ID, UNK_ID, BOS_ID]
 
 
@@ -24,6 +24,7 @@ class Constraints:
         no_repeat_ngram: int,
         max_positions: int,
         device: torch.device,
+        allow_unknown: bool = False,
     ) -> None:
         """Limits beyond the model's positions are lowered to them, and a minimum leaves room for EOS within the limit.
 
@@ -37,6 +38,7 @@ class Constraints:
         self.minima = torch.tensor([min(low, limit - 1) for low, limit in zip(minima, limits, strict=True)]).to(device)
         self.last_minimum = int(self.minima.max())
         self.no_repeat_ngram = no_repeat_ngram
+        self.never_produced = [i for i in NEVER_PRODUCED if not (i == UNK_ID and allow_unknown)]
         self.forced = _forced_tokens(prefixes, limits).to(device)
 
     def keep(self, rows: Tensor) -> None:
@@ -54,7 +56,7 @@ class Constraints:
         history (N, position) what they hold.
         """
         position = history.shape[1]
-        scores[:, NEVER_PRODUCED] = -torch.inf
+        scores[:, self.never_produced] = -torch.inf
         if self.no_repeat_ngram:
             _forbid_repeated(scores, history, self.no_repeat_ngram)
         if position < self.last_minimum:

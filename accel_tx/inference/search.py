@@ -29,6 +29,7 @@ def search(
     min_len_tokens: Sequence[int] | None = None,
     prefixes: Sequence[Sequence[int]] | None = None,
     poll: Callable[[], None] | None = None,
+    allow_unknown: bool = False,
 ) -> list[list[Hypothesis]]:
     """The `settings.n_best` hypotheses of each sentence of a batch, best first; fewer only where there are no more.
 
@@ -36,11 +37,14 @@ def search(
     sentences leave the batch. Of `settings` the lengths and `max_tokens` are not used, but for sentence i:
     `max_len_tokens[i]`, the most tokens that are written, EOS among them; `min_len_tokens[i]`, the fewest before EOS;
     and `prefixes[i]`, the ids that every hypothesis begins with, whatever else is asked.
-    `poll` is called before every position; it may raise, to abandon the search.
+    `poll` is called before every position; it may raise, to abandon the search. UNK is written only where
+    `allow_unknown` says so, or a prefix has it.
     Raises: ValueError for a limit below 1, and for a prefix that does not fit or holds PAD, BOS or EOS.
     """
     max_positions, device = model.config.max_positions, src_ids.device
-    constraints = Constraints(max_len_tokens, min_len_tokens, prefixes, settings.no_repeat_ngram, max_positions, device)
+    constraints = Constraints(
+        max_len_tokens, min_len_tokens, prefixes, settings.no_repeat_ngram, max_positions, device, allow_unknown
+    )
     hypotheses: Beams | Samples
     if settings.sampling:
         hypotheses = Samples(_without_padding(src_ids, src_valid), settings, constraints)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,23 +14,23 @@ import torch
 from accel_tx.config import Config, DecodeConfig, UserError, build_config, load_yaml
 from accel_tx.data.batching import BatchLimits, plan_epoch
 from accel_tx.data.collator import pad_sources
-from accel_tx.data.tokenizer import TokenizerPair
+from accel_tx.data.tokenizer import UNK_ID, TokenizerPair
 from accel_tx.inference.hypotheses import Hypothesis
+from accel_tx.inference.parts import Part, TranslatedLine, Translation, joined, one_line, parts_of
 from accel_tx.inference.search import search
+from accel_tx.inference.unknown import Answered, words_for
 from accel_tx.model.transformer import Transformer
 
 
-@dataclass(frozen=True)
-class Translation:
-    """A text and how probable the model holds it."""
+class Prefix(NamedTuple):
+    """What a translation begins with."""
 
-    text: str
-    log_prob: float
-    """See `Hypothesis`."""
-    score: float
-    """See `Hypothesis`."""
-    is_cut: bool = False
-    """See `Hypothesis`."""
+    ids: list[int]
+    unknown: list[str]
+    """Words for the UNKs among them."""
+
+
+_NO_PREFIX = Prefix([], [])
 
 
 class Translator:
@@ -49,8 +48,8 @@ class Translator:
         self.tokenizers = tokenizers
         self.decode = decode
         self.poll = poll
-        self.n_cut = 0
-        """Sources cut so far because they were longer than the model's positions."""
+        self.n_split = 0
+        """Lines so far that were longer than the model's positions and so were translated in parts."""
 
     @classmethod
     def from_run_dir(
@@ -73,43 +72,99 @@ class Translator:
         return [found[0].text for found in self.n_best(lines)]
 
     def n_best(self, lines: Sequence[str], prefixes: Sequence[str] | None = None) -> list[list[Translation]]:
+        """The `decode.n_best` translations of each line, see `translate_lines`."""
+        return [line.translations for line in self.translate_lines(lines, prefixes)]
+
+    def translate_lines(self, lines: Sequence[str], prefixes: Sequence[str] | None = None) -> list[TranslatedLine]:
         """The `decode.n_best` translations of each line, best first, in the order asked.
 
-        A line without words gives one empty translation, with nothing to its score. `prefixes` are texts that the
-        translations begin with, one a line; empty: with anything.
+        A line without words gives one empty translation, with nothing to its score. A line that is longer than the
+        model's positions is translated in parts. No translation holds a character that ends a line anywhere.
+        `prefixes` are texts that the translations begin with, one a line; empty: with anything.
         Raises: UserError for a prefix that leaves no room within the model's positions.
         """
-        encoded = self.tokenizers.src.encode([line.strip() for line in lines])
-        longest = self.model.config.max_positions - 1
-        self.n_cut += sum(len(ids) > longest for ids in encoded)
-        sources = [np.array(ids[:longest], dtype=np.int32) for ids in encoded]
+        parts = parts_of(lines, self.tokenizers.src, self.model.config.max_positions)
+        self.n_split += sum(len(of_line) > 1 for of_line in parts)
         forced = self._encode_prefixes(prefixes, len(lines))
-        wanted = [i for i, line in enumerate(lines) if line.strip()]
-        translations = [[Translation("", 0.0, 0.0)]] * len(lines)
-        for batch in self._batches([sources[i] for i in wanted]):
-            numbers = [wanted[j] for j in batch]
-            found = self._search([sources[i] for i in numbers], [forced[i] for i in numbers])
-            for i, translated in zip(numbers, self._to_text(found), strict=True):
-                translations[i] = translated
+        flat = [part for of_line in parts for part in of_line]
+        begins = [
+            prefix if i == 0 else _NO_PREFIX
+            for prefix, of_line in zip(forced, parts, strict=True)
+            for i in range(len(of_line))
+        ]
+        is_copied = [self.decode.unknown == "copy" and part.is_all_unknown for part in flat]
+        found = iter(self._translate_parts(flat, begins, is_copied))
+        copied = iter(is_copied)
+        translated = []
+        for of_line in parts:
+            choices = [next(found) for _ in of_line]
+            translated.append(
+                TranslatedLine(
+                    joined(choices, self.decode.n_best, ranked=not self.decode.sampling),
+                    n_parts=len(of_line),
+                    unknown=[word for part in of_line for _, word in part.unknown],
+                    n_searched=sum(not next(copied) for _ in of_line),
+                )
+            )
+        return translated
+
+    def _translate_parts(
+        self, parts: list[Part], prefixes: list[Prefix], is_copied: list[bool]
+    ) -> list[list[Translation]]:
+        translations = [
+            [Translation(one_line(part.text), 0.0, 0.0, copied=tuple(word for _, word in part.unknown))]
+            for part in parts
+        ]
+        # Apart, because only those with unknown words may have such in their translations.
+        for has_unknown in (False, True):
+            wanted = [i for i, part in enumerate(parts) if not is_copied[i] and bool(part.unknown) == has_unknown]
+            allow_unknown = has_unknown and self.decode.unknown != "guess"
+            sources = [np.array(parts[i].ids, dtype=np.int32) for i in wanted]
+            for batch in self._batches(sources):
+                numbers = [wanted[j] for j in batch]
+                found = self._search([sources[j] for j in batch], [prefixes[i].ids for i in numbers], allow_unknown)
+                texts = self._to_text([parts[i] for i in numbers], [prefixes[i] for i in numbers], found)
+                for i, translated in zip(numbers, texts, strict=True):
+                    translations[i] = translated
         return translations
 
-    def _to_text(self, found: list[list[Hypothesis]]) -> list[list[Translation]]:
-        texts = iter(self.tokenizers.tgt.decode([one.ids for of_line in found for one in of_line]))
-        return [[Translation(next(texts), one.log_prob, one.score, one.is_cut) for one in of_line] for of_line in found]
+    def _to_text(
+        self, parts: list[Part], prefixes: list[Prefix], found: list[list[Hypothesis]]
+    ) -> list[list[Translation]]:
+        flat = [one for of_part in found for one in of_part]
+        texts = self.tokenizers.tgt.decode([one.ids for one in flat])
+        copied: list[tuple[str, ...]] = [()] * len(flat)
+        answered = [
+            Answered(part.ids, part.unknown, one.ids, prefix.unknown)
+            for part, prefix, of_part in zip(parts, prefixes, found, strict=True)
+            for one in of_part
+        ]
+        rows = [i for i, one in enumerate(flat) if UNK_ID in one.ids]
+        for i, words in zip(rows, words_for(self.decode.unknown, self.model, [answered[i] for i in rows]), strict=True):
+            texts[i] = self.tokenizers.tgt.decode_with(flat[i].ids, words)
+            if self.decode.unknown == "copy":
+                copied[i] = tuple(word for word in words[len(answered[i].given) :] if word)
+        translations = (
+            Translation(one_line(text), one.log_prob, one.score, one.is_cut, of_source)
+            for text, one, of_source in zip(texts, flat, copied, strict=True)
+        )
+        return [[next(translations) for _ in of_part] for of_part in found]
 
-    def _encode_prefixes(self, prefixes: Sequence[str] | None, n_lines: int) -> list[list[int]]:
+    def _encode_prefixes(self, prefixes: Sequence[str] | None, n_lines: int) -> list[Prefix]:
         if prefixes is None:
-            return [[]] * n_lines
+            return [_NO_PREFIX] * n_lines
         if len(prefixes) != n_lines:
             raise ValueError(f"{len(prefixes)} prefixes for {n_lines} lines; expected as many")
-        encoded = self.tokenizers.tgt.encode([prefix.strip() for prefix in prefixes])
+        texts = [prefix.strip() for prefix in prefixes]
+        encoded = self.tokenizers.tgt.encode(texts)
         for number, ids in enumerate(encoded, start=1):
             if len(ids) >= self.model.config.max_positions:
                 raise UserError(
                     f"the prefix of line {number} has {len(ids)} tokens; expected fewer than model.max_positions = "
                     f"{self.model.config.max_positions}"
                 )
-        return encoded
+        unknown = (self.tokenizers.tgt.unknown_words(text) for text in texts)
+        return [Prefix(ids, [word for _, word in words]) for ids, words in zip(encoded, unknown, strict=True)]
 
     def _batches(self, sources: list[np.ndarray]) -> Iterator[list[int]]:
         if not sources:
@@ -120,7 +175,9 @@ class Translator:
         for i in range(plan.n_updates):
             yield plan.update(i)[0].tolist()
 
-    def _search(self, sources: list[np.ndarray], prefixes: list[list[int]]) -> list[list[Hypothesis]]:
+    def _search(
+        self, sources: list[np.ndarray], prefixes: list[list[int]], allow_unknown: bool
+    ) -> list[list[Hypothesis]]:
         src_ids, src_valid = pad_sources(sources)
         device, decode = self.model.positions.device, self.decode
         return search(
@@ -136,6 +193,7 @@ class Translator:
             [int(decode.min_len_ratio * len(source)) for source in sources],
             prefixes,
             self.poll,
+            allow_unknown,
         )
 
 

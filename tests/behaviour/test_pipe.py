@@ -59,6 +59,45 @@ def test_every_line_comes_out_as_one_line_and_what_was_replaced_is_named(run_dir
     assert "standard input: line 5: 1 byte(s)" in warnings
     assert "standard input: line 6: 3 byte(s)" in warnings
     assert "line 7" not in warnings
+    assert "2 line(s) longer than the model's 96 positions" in warnings
+    assert answers[3] == "🎉🎉 🐕 ❤️"
+
+
+def test_json_lines_come_with_n_best_and_notes_and_hand_other_values_on(run_dir: Path, tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "source": "The old man reads."},
+        {"id": 2, "source": "The\nman. " * 40, "translations": "older"},
+        {"id": 3, "source": "\ud800 We\u2028eat.", "half": "\ud800"},
+        {"id": 4, "source": " "},
+        {"id": 5, "source": "🎉🎉"},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    formats = ["--input_format", "jsonl", "--format", "jsonl", "--n_best", "2", "--beam_size", "3"]
+    done = run_cli("translate", "--run_dir", str(run_dir), *files, *formats)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "line 3: 1 byte(s)" in done.stderr
+    assert "1 line(s) longer than the model's 96 positions" in done.stderr
+    text = (tmp_path / "out.jsonl").read_text(encoding="utf-8")
+    assert len(text.splitlines()) == len(rows)
+    found = [json.loads(line) for line in text.splitlines()]
+    assert [row["id"] for row in found] == [1, 2, 3, 4, 5]
+    assert found[1]["source"] == rows[1]["source"]
+    assert [len(row["translations"]) for row in found] == [2, 2, 2, 1, 1]
+    assert [row["notes"].get("parts") for row in found] == [None, 40, None, None, None]
+    assert (found[2]["source"], found[2]["half"], found[2]["notes"]["replaced"]) == ("\ufffd We\u2028eat.", "\ud800", 1)
+    assert found[3]["translations"] == [{"text": "", "log_prob": None, "score": None}]
+    assert found[4]["translations"][0]["text"] == "🎉🎉"
+    assert found[4]["translations"][0]["copied"] == found[4]["notes"]["unknown"]
+    for row in found[:3]:
+        first, second = row["translations"]
+        assert first["score"] > second["score"] or second.get("cut")
+
+
+def test_more_than_one_translation_does_not_fit_a_line_of_text(run_dir: Path) -> None:
+    done = run_cli("translate", "--run_dir", str(run_dir), "--n_best", "2", stdin="No.\n")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "add --format jsonl" in done.stderr
 
 
 def test_an_answer_comes_while_the_input_stays_open(run_dir: Path) -> None:

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from accel_tx.config import Config, DecodeConfig, ModelConfig, TokenizerConfig, TrainConfig, UserError, dump_yaml
-from accel_tx.data.tokenizer import EOS_ID, SPECIAL_TOKENS, Tokenizer, TokenizerPair, train_tokenizer
+from accel_tx.data.tokenizer import EOS_ID, SPECIAL_TOKENS, UNK_ID, Tokenizer, TokenizerPair, train_tokenizer
 from accel_tx.inference import translator as translator_module
 from accel_tx.inference.hypotheses import Hypothesis
+from accel_tx.inference.parts import parts_of
 from accel_tx.inference.translator import Translation, Translator, best_device, load_run_config, load_weights
 from accel_tx.model.transformer import Transformer
 
@@ -74,6 +75,7 @@ class EchoSearch:
         self.limits: list[int] = []
         self.minima: list[int] = []
         self.prefixes: list[list[int]] = []
+        self.allowed_unknown: list[bool] = []
 
     def __call__(
         self,
@@ -85,6 +87,7 @@ class EchoSearch:
         min_len_tokens: list[int],
         prefixes: list[list[int]],
         poll: object,
+        allow_unknown: bool,
     ) -> list[list[Hypothesis]]:
         self.shapes.append((src_ids.shape[0], src_ids.shape[1]))
         valid = torch.ones_like(src_ids, dtype=torch.bool) if src_valid is None else src_valid
@@ -93,6 +96,7 @@ class EchoSearch:
         echoes = [row[:-1] for row in rows]
         self.sources += echoes
         self.limits += max_len_tokens
+        self.allowed_unknown.append(allow_unknown)
         self.minima += min_len_tokens
         self.prefixes += prefixes
         return [[Hypothesis(ids, -1.0, -0.5)] for ids in echoes]
@@ -148,22 +152,88 @@ def test_limit_grows_with_the_source(tokenizer: Tokenizer, echo: EchoSearch) -> 
     assert echo.limits == [len(source) * 3 // 2 + 7 for source in echo.sources]
 
 
-def test_source_longer_than_the_positions_is_cut_and_counted(tokenizer: Tokenizer, echo: EchoSearch) -> None:
+def test_a_line_longer_than_the_positions_is_translated_in_parts_and_counted(
+    tokenizer: Tokenizer, echo: EchoSearch
+) -> None:
     translator = make_translator(tokenizer)
     n_words = MAX_POSITIONS - 1
     (ids,) = tokenizer.encode([" ".join(["cat"] * n_words)])
     assert len(ids) == n_words  # with EOS it just fits
-    fits, one_more, far_more = (" ".join(["cat"] * n) for n in (n_words, n_words + 1, 5 * n_words))
-    assert translator.translate([fits, one_more, "yes", far_more]) == [fits, fits, "yes", fits]
-    assert translator.n_cut == 2
-    translator.translate([one_more])
-    assert translator.n_cut == 3
+    lines = [" ".join(["cat"] * n) for n in (n_words, n_words + 1, 1, 40 * n_words)]
+    assert translator.translate(lines) == lines
+    assert translator.n_split == 2
+    assert max(len(source) for source in echo.sources) <= n_words
+    assert translator.translate([f"{lines[0]}. Yes. No {lines[0]}"]) == [f"{lines[0]}. Yes. No {lines[0]}"]
+    assert tokenizer.encode(["Yes."])[0] in echo.sources
+    assert translator.n_split == 3
 
 
-def test_cut_source_is_translated_by_the_real_search(tokenizer: Tokenizer) -> None:
+def test_numbers_of_a_line_in_parts_are_sums_over_them(tokenizer: Tokenizer) -> None:
     translator = make_translator(tokenizer)
-    assert len(translator.translate([" ".join(LINES)])) == 1
-    assert translator.n_cut == 1
+    translator.decode = DecodeConfig(beam_size=3, n_best=3, max_len_extra=10)
+    (found,) = translator.translate_lines([" ".join(LINES)])
+    assert found.n_parts == found.n_searched > 1
+    parts = [part.text for part in parts_of([" ".join(LINES)], tokenizer, MAX_POSITIONS)[0]]
+    alone = [one.translations[0] for one in translator.translate_lines(parts)]
+    assert found.translations[0].text == " ".join(one.text for one in alone if one.text)
+    assert found.translations[0].log_prob == pytest.approx(sum(one.log_prob for one in alone))
+    assert len(found.translations) == 3
+
+
+def test_characters_that_end_a_line_elsewhere_become_spaces(tokenizer: Tokenizer, echo: EchoSearch) -> None:
+    assert make_translator(tokenizer).translate(["a\u2028cat\x85is\x0bin\x1c\rno"]) == ["a cat is in  no"]
+
+
+@pytest.fixture(scope="module")
+def words() -> Tokenizer:
+    return train_tokenizer(iter(LINES), TokenizerConfig("wordlevel", vocab_size=100, min_frequency=1))
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("copy", ["the Kim drinks 🎉 no", "no"]),
+        ("mark", ["the <unk> drinks <unk> no", "no"]),
+        ("drop", ["the drinks no", "no"]),
+    ],
+)
+def test_unknown_words_are_treated_as_asked(mode: Any, expected: list[str], words: Tokenizer, echo: EchoSearch) -> None:
+    translator = make_translator(words)
+    translator.decode = DecodeConfig(unknown=mode)
+    found = translator.translate_lines(["the Kim drinks 🎉 no", "no"])
+    assert [one.unknown for one in found] == [["Kim", "🎉"], []]
+    texts = [one.translations[0].text for one in found]
+    if mode == "copy":  # an untrained model points anywhere, but each word has one place
+        assert sorted(texts[0].split()) == sorted(expected[0].split())
+        assert sorted(found[0].translations[0].copied) == ["Kim", "🎉"]
+    else:
+        assert texts[0] == expected[0]
+    assert texts[1] == expected[1]
+    assert echo.allowed_unknown == [False, True]
+
+
+def test_a_line_of_unknown_words_alone_is_copied_without_the_model(words: Tokenizer, echo: EchoSearch) -> None:
+    (found,) = make_translator(words).translate_lines(["🎉🎉 Kim"])
+    assert found.translations[0].text == "🎉🎉 Kim"
+    assert (found.n_parts, found.n_searched, echo.shapes) == (1, 0, [])
+
+
+def test_unk_is_written_only_where_it_is_allowed(words: Tokenizer) -> None:
+    translator = make_translator(words)
+    with torch.no_grad():
+        translator.model.output_bias[UNK_ID] += 50
+    for mode, is_written in (("guess", False), ("mark", True)):
+        translator.decode = DecodeConfig(unknown=mode, max_len_extra=3)
+        known, unknown = translator.translate(["the cat", "the Kim"])
+        assert "<unk>" not in known
+        assert ("<unk>" in unknown) == is_written
+
+
+def test_unknown_words_of_a_prefix_stand_as_they_were_given(words: Tokenizer) -> None:
+    translator = make_translator(words)
+    ((found,),) = translator.n_best(["the cat"], prefixes=["Monsieur Kim the"])
+    assert found.text.startswith("Monsieur Kim the")
+    assert found.copied == ()
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
