@@ -333,16 +333,13 @@ class Run:
     def _save(self) -> None:
         began_at_s = time.monotonic()
         with self.progress.outside_window():
-            self._save_checkpoint()
+            self.updater.store(self.state)
+            self.progress.store(self.state)
+            if self.accelerator.is_main_process:
+                self.log.flush()
+                self.writer.start(self.parts, self.state)
         took_s = time.monotonic() - began_at_s + self.writer.slowest_s
         self.stop.slowest_save_s = max(self.stop.slowest_save_s, took_s)
-
-    def _save_checkpoint(self) -> None:
-        self.updater.store(self.state)
-        self.progress.store(self.state)
-        if self.accelerator.is_main_process:
-            self.log.flush()
-            self.writer.start(self.parts, self.state)
 
     def _say(self, text: str) -> None:
         if self.accelerator.is_main_process:

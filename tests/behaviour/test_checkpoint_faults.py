@@ -101,7 +101,7 @@ def start(config: Config) -> Callable[[Path], str]:
             accelerator = device.start_accelerator(config.train)
             with run_dir_locked(accelerator, run_dir):
                 run = Run(config, run_dir, data, accelerator)
-                run.resume("auto")
+                run.resume()
                 run.log.close()
         except UserError as error:
             capture()

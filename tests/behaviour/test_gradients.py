@@ -10,23 +10,18 @@ import pytest
 import torch
 
 from accel_tx.config import Config
-from accel_tx.data.batching import BatchLimits, BatchPlan, share
+from accel_tx.data.batching import share
 from accel_tx.data.collator import DataCollator
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.model.loss import token_loss
 from accel_tx.model.transformer import Transformer
+from accel_tx.train.fresh import plan_of
 from tests.ranks import read_records, start_ranks, train_and_record
 
 MakeConfig = Callable[..., Config]
 # Twelve micro-batches of four pairs and one of a single pair: it is the whole last update where an update has three or
 # four, so that most processes have nothing to do there.
 N_PAIRS, BATCH_SIZE = 49, 4
-
-
-def plan_of(config: Config, data: PreparedData) -> BatchPlan:
-    limits = BatchLimits(config.train.max_tokens, config.train.batch_size)
-    n_slots = config.train.micro_batches_per_update
-    return BatchPlan(data.train.src_lengths, data.train.tgt_lengths, limits, n_slots, config.train.seed)
 
 
 def gradients_of_one_big_batch(
@@ -74,7 +69,7 @@ def test_every_update_has_the_gradient_of_one_big_batch(
     )
     data = prepare_data(config)
     assert len(data.train) == N_PAIRS
-    plan = plan_of(config, data)
+    plan = plan_of(config.train, data)
     updates = list(plan.updates(0, plan.updates_per_epoch))
     assert any(
         len({int(data.train.tgt_lengths[part].sum()) for part in update}) == n_micro_batches for update in updates

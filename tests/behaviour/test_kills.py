@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -12,13 +13,15 @@ import pytest
 
 from accel_tx.config import Config
 from accel_tx.train.loop import train
+from tests.behaviour.test_processes import updates_per_epoch
 from tests.ranks import Ranks, start_ranks, train_on
 from tests.run_folder import assert_only_what_belongs, assert_same_run, newest_update, read_lines
 
 MakeConfig = Callable[..., Config]
-N_UPDATES = 80
-# Of twenty kills so many come while it starts, so many while a checkpoint is written, the others at any moment.
-MOMENTS = ["starting"] * 4 + ["saving"] * 6 + ["any"] * 10
+N_UPDATES = 120
+# Of twenty kills so many come while it starts, so many while a checkpoint is written, so many where the next start goes
+# on with the first update of an epoch or with the last, the others at any moment.
+MOMENTS = ["starting"] * 4 + ["saving"] * 6 + ["first of an epoch"] * 2 + ["last of an epoch"] * 2 + ["any"] * 6
 
 
 def is_writing(run_dir: Path) -> bool:
@@ -33,13 +36,17 @@ def wait_until(condition: Callable[[], bool], ranks: Ranks, timeout_s: float = 1
         time.sleep(0.001)
 
 
-def kill_at(moment: str, ranks: Ranks, run_dir: Path, update_s: float, rng: np.random.Generator) -> bool:
+def kill_at(moment: str, ranks: Ranks, run_dir: Path, n: int, update_s: float, rng: np.random.Generator) -> bool:
     """Kill at a random moment of this kind; whether that left something half written.
 
-    `update_s` is the time from one checkpoint, which follows every update, to the next.
+    `n`: updates of an epoch. `update_s`: time from one checkpoint, which follows every update, to the next.
     """
     if moment == "starting":
         time.sleep(rng.uniform(0, 20 * update_s))
+    elif moment == "first of an epoch":
+        stop_before(0, ranks, run_dir, n)
+    elif moment == "last of an epoch":
+        stop_before(n - 1, ranks, run_dir, n)
     else:
         target = newest_update(run_dir) + rng.integers(1, 3)
         wait_until(lambda: newest_update(run_dir) >= target, ranks)
@@ -48,6 +55,22 @@ def kill_at(moment: str, ranks: Ranks, run_dir: Path, update_s: float, rng: np.r
         stop_in_a_save(ranks, run_dir, update_s, rng)
     assert ranks.kill(), f"it had ended before it was killed\n{ranks.log.read_text(errors='replace')[-3000:]}"
     return is_writing(run_dir)
+
+
+def stop_before(place: int, ranks: Ranks, run_dir: Path, n: int) -> None:
+    """SIGSTOP where the newest checkpoint, a new one, is followed by this update (from 0) of the `n` of an epoch."""
+    before = newest_update(run_dir)
+
+    def is_there() -> bool:
+        update = newest_update(run_dir)
+        return update > before and update % n == place
+
+    while ranks.are_running():
+        wait_until(is_there, ranks)
+        ranks.send(signal.SIGSTOP)
+        if is_there():
+            return
+        ranks.send(signal.SIGCONT)
 
 
 def stop_in_a_save(ranks: Ranks, run_dir: Path, update_s: float, rng: np.random.Generator) -> None:
@@ -74,9 +97,11 @@ def test_twenty_kills_leave_the_bytes_of_a_run_that_was_never_stopped(
                 "loader_workers": loader_workers,
             },
             validation={"every_updates": 10},
-            data={"phrasebook_valid_pairs": 5},
+            data={"phrasebook_train_pairs": 200, "phrasebook_valid_pairs": 5},
         )
 
+    n = updates_per_epoch(config())
+    assert 5 < n < 12
     train_on(n_processes, config(), tmp_path / "whole")
     update_s = read_lines(tmp_path / "whole")[-1]["trained_s"] / N_UPDATES
     rng = np.random.default_rng(1)
@@ -84,8 +109,10 @@ def test_twenty_kills_leave_the_bytes_of_a_run_that_was_never_stopped(
     for moment in rng.permutation(MOMENTS):
         n_workers = int(rng.choice([0, 2]))
         ranks = start_ranks(n_processes, tmp_path / "killed.log", train, config(n_workers), tmp_path / "killed")
-        n_in_a_save += kill_at(moment, ranks, tmp_path / "killed", update_s, rng)
+        n_in_a_save += kill_at(moment, ranks, tmp_path / "killed", n, update_s, rng)
     assert n_in_a_save >= 3
+    went_on = re.findall(r"going on from .*update_(\d+)", (tmp_path / "killed.log").read_text())
+    assert {0, n - 1} < {int(update) % n for update in went_on}, went_on
     for _ in range(3):  # while `final/` is written, or soon after
         ranks = start_ranks(n_processes, tmp_path / "killed.log", train, config(), tmp_path / "killed")
         wait_until(lambda: newest_update(tmp_path / "killed") == N_UPDATES, ranks)

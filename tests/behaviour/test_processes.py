@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from accel_tx.config import Config
-from accel_tx.data.batching import BatchLimits, BatchPlan
 from accel_tx.data.dataset import prepare_data
+from accel_tx.train.fresh import plan_of
 from tests.conftest import as_options, launch, run_cli
 from tests.ranks import train_on
 from tests.run_folder import assert_same_run, largest_difference, metrics
@@ -28,10 +28,7 @@ def validation_lines(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def updates_per_epoch(config: Config) -> int:
-    data = prepare_data(config).train
-    limits = BatchLimits(config.train.max_tokens, config.train.batch_size)
-    n_slots = config.train.micro_batches_per_update
-    return BatchPlan(data.src_lengths, data.tgt_lengths, limits, n_slots, config.train.seed).updates_per_epoch
+    return plan_of(config.train, prepare_data(config)).updates_per_epoch
 
 
 def test_accelerate_launch_gives_the_bytes_of_the_processes_that_these_tests_fork(

@@ -12,6 +12,7 @@ import pytest
 from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import prepare_data
 from accel_tx.train import checkpoint
+from accel_tx.train.fresh import plan_of
 from accel_tx.train.loop import train
 
 MakeConfig = Callable[..., Config]
@@ -70,11 +71,7 @@ def test_gradient_checkpointing_may_begin_and_end_in_a_run(tiny_config: MakeConf
 def test_a_stop_at_any_update_around_the_end_of_an_epoch_changes_nothing(
     tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
-    from accel_tx.data.batching import BatchLimits, BatchPlan
-
-    data = prepare_data(tiny_config()).train
-    plan = BatchPlan(data.src_lengths, data.tgt_lengths, BatchLimits(256, None), 2, seed=1)
-    n = plan.updates_per_epoch
+    n = plan_of(tiny_config().train, prepare_data(tiny_config())).updates_per_epoch
     train(tiny_config(train={"max_updates": n + 5}), tmp_path / "whole")
     for stop in (n - 1, n, n + 1):
         train(tiny_config(train={"max_updates": n + 5, "stop_at_update": stop}), tmp_path / "parts")

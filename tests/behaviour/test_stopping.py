@@ -299,28 +299,42 @@ def test_sigterm_to_the_launcher_saves_within_seconds_and_the_training_ends_with
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", ["SIGTERM", "SIGINT", "one process only", "the file STOP"])
-def test_two_processes_stop_at_one_update_and_go_on_exactly(by: str, tiny_config: MakeConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("n_processes", "by"),
+    [
+        *((n_processes, by) for n_processes in (1, 2) for by in ("the file STOP", "train.max_hours = 0.005")),
+        *((2, by) for by in ("SIGTERM", "SIGINT", "SIGUSR1 to one process")),
+    ],
+)
+def test_launched_processes_stop_at_one_update_and_go_on_exactly(
+    n_processes: int, by: str, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
     run_dir = tmp_path / "run"
-    with started(tiny_config(**LONG), run_dir, 2) as launcher:
-        wait_for(lambda: updates_done(run_dir) >= 5)
-        if by == "one process only":
+    max_hours = float(by.split()[-1]) if by.startswith("train.max_hours") else None
+    config = tiny_config(**{**LONG, "train": {**LONG["train"], "max_hours": max_hours}})
+    with started(config, run_dir, n_processes) as launcher:
+        wait_for(lambda: updates_done(run_dir) >= (5 if max_hours is None else 1))
+        if by == "SIGUSR1 to one process":
             children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
             os.kill(int(children[-1]), signal.SIGUSR1)
         elif by == "the file STOP":
             (run_dir / "STOP").touch()
-        else:
+        elif max_hours is None:
             launcher.send_signal(getattr(signal, by))
-        wait_for(lambda: len(statuses(run_dir)) == 2)
-        launcher.communicate(timeout=60)
-    assert statuses(run_dir) == [0, 0]
-    update = assert_stopped_early(run_dir, {"one process only": "SIGUSR1"}.get(by, by))
+        wait_for(lambda: len(statuses(run_dir)) == n_processes)
+        printed, _ = launcher.communicate(timeout=60)
+    assert f"{n_processes} process(es) on cpu" in printed
+    assert statuses(run_dir) == [0] * n_processes
+    update = assert_stopped_early(run_dir, by.removesuffix(" to one process"))
+    # The last line of metrics is that of the last update.
+    written_at_s = [(run_dir / name).stat().st_mtime for name in ("metrics.jsonl", "PREEMPTED")]
+    assert written_at_s[1] - written_at_s[0] < 10
 
     def launched(config: Config, folder: Path) -> None:
-        with started(config, folder, 2) as process:
+        with started(config, folder, n_processes) as process:
             printed, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors
-        assert "2 process(es) on cpu" in printed
+        assert f"{n_processes} process(es) on cpu" in printed
 
     assert_goes_on_exactly(run_dir, update, launched, tiny_config)
 
