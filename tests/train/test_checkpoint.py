@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from accel_tx.config import Config, UserError
+from accel_tx.config import Config, UserError, what_is_learned
 from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.checkpoint_content import read_content
 from accel_tx.train.checkpoint_writer import write_checkpoint
@@ -135,6 +136,24 @@ def test_another_precision_in_effect_is_refused_before_anything_is_loaded(
             train(tiny_config(), run_dir)
     finally:
         AcceleratorState._reset_state(True)
+
+
+def test_a_run_begun_before_a_field_existed_goes_on_with_its_default_and_with_nothing_else(
+    tiny_config: Callable[..., Config],
+) -> None:
+    """As after an update of this program."""
+    now = {**what_is_learned(tiny_config()), "precision in effect": "no"}
+    fresh = TrainState("data", now, 9)
+    for missing in ("optim.schedule", "optim.betas", "model.attention_dropout"):
+        saved = replace(fresh, settings={name: value for name, value in now.items() if name != missing})
+        checkpoint.check_belongs(saved, fresh, Path("run"))
+        changed = replace(fresh, settings={**now, missing: "another"})
+        with pytest.raises(UserError, match=rf"was made with {missing} = .*, this start has another"):
+            checkpoint.check_belongs(saved, changed, Path("run"))
+    for needed in ("precision in effect", "train.max_updates"):
+        saved = replace(fresh, settings={name: value for name, value in now.items() if name != needed})
+        with pytest.raises(UserError, match=f"was made with {needed} = None"):
+            checkpoint.check_belongs(saved, fresh, Path("run"))
 
 
 def test_best_is_chosen_anew_when_another_metric_decides(run_dir: Path, tiny_config: Callable[..., Config]) -> None:
