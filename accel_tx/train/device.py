@@ -6,8 +6,9 @@ import contextlib
 import datetime
 import os
 import traceback
+import warnings
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -137,6 +138,14 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             f"{accelerator.distributed_type.value}: is not supported yet; launch with launch/multi_gpu.yaml"
         )
     return accelerator
+
+
+def prepare(accelerator: Accelerator, *parts: Any) -> Any:
+    """`accelerator.prepare`, without a warning that no user can answer."""
+    with warnings.catch_warnings():
+        # torch 2.13 wants `forward_sync_buffers` instead, which neither torch 2.10 nor Accelerate 1.15 knows.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return accelerator.prepare(*parts)
 
 
 @contextlib.contextmanager

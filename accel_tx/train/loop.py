@@ -105,7 +105,7 @@ class Run:
         self.state = fresh_state(config, data, self.plan, accelerator.mixed_precision)
         model, optimizer, scheduler = build(config, data, self.state.n_updates)
         self.n_parameters = count_parameters(model)
-        self.model, self.optimizer, self.scheduler = accelerator.prepare(model, optimizer, scheduler)
+        self.model, self.optimizer, self.scheduler = device.prepare(accelerator, model, optimizer, scheduler)
         self.raw_model: Transformer = accelerator.unwrap_model(self.model, keep_torch_compile=False)
         inner = self.optimizer.optimizer, self.scheduler.scheduler
         decay = config.train.ema_decay

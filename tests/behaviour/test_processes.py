@@ -39,6 +39,7 @@ def test_accelerate_launch_gives_the_bytes_of_the_processes_that_these_tests_for
     done = launch(2, "-m", "accel_tx", "train", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 process(es) on cpu" in done.stdout
+    assert "FutureWarning" not in done.stderr
     train_on(2, config, tmp_path / "forked")
     assert_same_run(tmp_path / "launched", tmp_path / "forked")
 
