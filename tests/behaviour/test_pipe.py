@@ -16,6 +16,7 @@ import pytest
 from accel_tx.config import Config
 from accel_tx.train.loop import train
 from tests.conftest import REPOSITORY, TINY, run_cli
+from tests.data.test_memory import peak_bytes
 
 _PATIENCE_S = 60
 
@@ -167,3 +168,15 @@ def test_score_refuses_files_of_unequal_length(run_dir: Path, tmp_path: Path) ->
     assert "tgt has 3; expected as many" in done.stderr
     assert "Traceback" not in done.stderr
     assert not output.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux' /proc")
+def test_memory_does_not_grow_with_the_lines(run_dir: Path, tmp_path: Path) -> None:
+    peaks = []
+    for n_lines in (10_000, 100_000):
+        (tmp_path / "in").write_text("".join(f"The old man reads {i} letters.\n" for i in range(n_lines)))
+        translate = f"{sys.executable} -m accel_tx translate --run_dir {run_dir} --beam_size 1 --max_len_ratio 1"
+        peaks.append(peak_bytes(["bash", "-c", f"cat {tmp_path / 'in'} | {translate} --output {tmp_path / 'out'}"]))
+        assert (tmp_path / "out").read_bytes().count(b"\n") == n_lines
+    assert peaks[1] - peaks[0] < 30 << 20, [peak >> 20 for peak in peaks]
