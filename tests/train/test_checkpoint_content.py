@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from accel_tx.train.averaging import RunningAverage
 from accel_tx.train.checkpoint_content import (
     Content,
     Parts,
@@ -133,3 +134,35 @@ def test_files_of_another_update_or_run_are_not_taken(other: TrainState, tmp_pat
     write_content(copy_content(parts_after(3)), tmp_path, STATE)
     with pytest.raises(ValueError, match=r"model\.safetensors belongs to another checkpoint"):
         read_content(tmp_path, other)
+
+
+def with_average(parts: Parts) -> Parts:
+    return replace(parts, ema=RunningAverage(parts.model, decay=0.5))
+
+
+def test_a_running_average_is_written_and_put_back(tmp_path: Path) -> None:
+    parts, other = with_average(parts_after(3)), with_average(parts_after(1))
+    content = copy_content(parts)
+    write_content(content, tmp_path, STATE)
+    assert parts.ema is not None
+    assert other.ema is not None
+    expected = flat(parts.ema.weights)
+    parts.ema.weights["weight"].zero_()
+    read = read_content(tmp_path, STATE)
+    assert find_misfit(read, other, STATE) is None
+    put_back(read, other)
+    assert flat(other.ema.weights) == expected
+    assert content.n_bytes() - copy_content(parts_after(3)).n_bytes() == sum(
+        tensor.nbytes for tensor in other.ema.weights.values()
+    )
+
+
+def test_a_running_average_that_is_missing_too_many_or_of_another_shape_is_found() -> None:
+    plain, averaged = parts_after(3), with_average(parts_after(3))
+    assert find_misfit(copy_content(plain), averaged, STATE) == "ema.safetensors is missing"
+    found = find_misfit(copy_content(averaged), plain, STATE)
+    assert found == "ema.safetensors is there, but this run has no train.ema_decay"
+    content = copy_content(averaged)
+    assert content.ema is not None
+    content.ema["weight"] = torch.zeros(9)
+    assert "ema.safetensors holds weight as torch.float32 [9]" in str(find_misfit(content, averaged, STATE))
