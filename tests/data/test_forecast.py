@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
-from accel_tx.config import Config, ModelConfig, build_config
+from accel_tx.config import Config, ModelConfig, build_config, load_yaml
 from accel_tx.data.batching import BatchLimits, BatchPlan, plan_epoch
+from accel_tx.data.budget import worst_shapes
 from accel_tx.data.collator import Batch, DataCollator
 from accel_tx.data.dataset import prepare_data
 from accel_tx.data.forecast import (
@@ -27,6 +28,7 @@ from accel_tx.data.forecast import (
 from accel_tx.data.token_pairs import Ragged, TokenPairs
 from accel_tx.model import transformer
 from accel_tx.model.transformer import Transformer
+from tests.conftest import REPOSITORY
 
 SIZES = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=60)
 
@@ -213,3 +215,22 @@ def test_the_largest_micro_batch_decides_and_the_parts_add_up() -> None:
     more = activation_bytes(wide, shapes, "no", "cpu") - activation_bytes(config().model, shapes, "no", "cpu")
     assert more[0] > 0
     assert activation_bytes(wide, shapes, "no", "gpu") == activation_bytes(config().model, shapes, "no", "gpu")
+
+
+def test_the_table_of_memory_in_the_readme_is_the_forecast() -> None:
+    text = (
+        (REPOSITORY / "configs" / "README.md")
+        .read_text(encoding="utf-8")
+        .split("Forecast for `transformer_big.yaml`")[1]
+    )
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")][:6]
+    budgets = [int(cell.replace(",", "")) for cell in rows[0][1:]]
+    values = load_yaml(REPOSITORY / "configs" / "transformer_big.yaml")
+    for name, *shown in rows[2:]:
+        precision, _, checkpointing = name.partition(", ")
+        for budget, gib in zip(budgets, shown, strict=True):
+            fields = {"max_tokens": budget, "gradient_checkpointing": bool(checkpointing)}
+            asked = build_config({**values, "train": {**values["train"], **fields}})
+            worst = worst_shapes(budget, 150, 150, 1_000_000)
+            found = peak_memory(asked, worst, 32_000, 32_000, "gpu", precision).total / 2**30
+            assert found == pytest.approx(float(gib), abs=0.06), (name, budget)
