@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from accel_tx.bench.speed import SpeedOptions, measure_speed
@@ -27,6 +28,8 @@ def run_bench(config: Config, options: Any) -> tuple[str, dict[str, Any]]:
         return _padding(config, asked)
     if options.measure == "loss":
         return _loss(config, asked)
+    if options.measure == "decode":
+        return _decode(config, asked, options)
     report = measure_speed(config, asked)
     return report.to_markdown(), report.to_dict()
 
@@ -46,6 +49,22 @@ def _loss(config: Config, asked: SpeedOptions) -> tuple[str, dict[str, Any]]:
     n_threads = set_cpu_threads(asked.n_threads or config.train.cpu_threads)
     found = [measure_loss(resolve_precision(precision), n_threads) for precision in asked.precisions]
     return "\n\n".join(map(loss_markdown, found)), {"loss": found, "machine": machine(n_threads)}
+
+
+def _decode(config: Config, asked: SpeedOptions, options: Any) -> tuple[str, dict[str, Any]]:
+    if options.run_dir is None:
+        raise UserError("--measure decode: --run_dir is missing; expected a run whose weights translate")
+    from accel_tx.bench.decode import decode_markdown, measure_decode
+    from accel_tx.train.device import resolve_precision, set_cpu_threads
+
+    n_threads = set_cpu_threads(asked.n_threads or config.train.cpu_threads)
+    precisions = tuple(dict.fromkeys(resolve_precision(precision) for precision in asked.precisions))
+    if "fp16" in precisions:
+        raise UserError("--precision fp16: expected no or bf16; translating knows no fp16")
+    found = measure_decode(
+        config, Path(options.run_dir), options.weights, precisions, options.peer, asked.n_rounds, n_threads
+    )
+    return decode_markdown(found), {"decode": found}
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -18,17 +18,22 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument(
         "--measure",
-        choices=["speed", "padding", "loss"],
+        choices=["speed", "padding", "loss", "decode"],
         default="speed",
         help="speed: tokens/s, padding, time shares and memory of training, beside the baselines; padding: of the "
-        "batch plan, and what planning costs; loss: memory and time of the vocabulary loss beside plain cross-entropy",
+        "batch plan, and what planning costs; loss: memory and time of the vocabulary loss beside plain "
+        "cross-entropy; decode: sentences/s of translating the validation set with the weights of --run_dir",
     )
+    parser.add_argument("--run_dir", type=str | None, default=None, help="for decode: folder of a training run")
+    parser.add_argument("--weights", default="best", help="for decode: folder inside it")
     parser.add_argument(
         "--systems",
         default="ours,original,original-before",
         help="what trains; original-before pads all to the longest",
     )
-    parser.add_argument("--peer", choices=["hf", None], default=None, help="hf: also HuggingFace's Seq2SeqTrainer")
+    parser.add_argument(
+        "--peer", choices=["hf", None], default=None, help="hf: also HuggingFace's Seq2SeqTrainer, or generate"
+    )
     parser.add_argument("--precision", default=None, help="such as bf16,no: each is measured (default: the config's)")
     parser.add_argument("--seconds", type=float, default=60.0, help="training of each system, over all rounds")
     parser.add_argument("--rounds", type=int, default=3, help="in each round every system has a turn")

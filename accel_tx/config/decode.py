@@ -44,6 +44,8 @@ class DecodeConfig:
     """Draw among the fewest most probable tokens that have at least this probability together."""
     sampling_seed: int = 1
     """With the same seed a source gets the same samples, whatever is translated beside it."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights that translate; bfloat16 is faster where the hardware has it. Validation has the training's."""
     max_tokens: int = 8_192
     """Padded source tokens decoded together, times `beam_size` (sampling: times `n_best`)."""
 

@@ -65,7 +65,8 @@ class Translator:
         tokenizers = TokenizerPair.load(run_dir / "tokenizer")
         model = Transformer(config.model, tokenizers.src.vocab_size, tokenizers.tgt.vocab_size)
         load_weights(model, run_dir / weights / "model.safetensors")
-        return cls(model.to(device).eval(), tokenizers, settings)
+        dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+        return cls(model.to(device, dtype).eval(), tokenizers, settings)
 
     def translate(self, lines: Sequence[str]) -> list[str]:
         """The best translation of each line, in the order asked; a line without words gives an empty one."""

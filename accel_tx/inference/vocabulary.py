@@ -9,6 +9,11 @@ from torch.nn import functional as F
 from accel_tx.inference.constraints import Constraints
 from accel_tx.model.transformer import Transformer
 
+# On a CPU so many logits are computed at a time, which its caches hold: 2^21 float32 are 8 MiB.
+_LOGITS_PER_BLOCK = 1 << 21
+# Columns of a run in `largest`.
+_RUN = 64
+
 
 class NextTokens:
     """The vocabulary of a model as what may come next.
@@ -20,11 +25,25 @@ class NextTokens:
     def __init__(self, model: Transformer) -> None:
         self.weight, self.bias = model.projection, model.output_bias
         self.vocab_size = len(model.output_bias)
+        self._buffers: dict[str, Tensor] = {}
 
     def log_probs(self, hidden: Tensor) -> Tensor:
-        """Log-probabilities (N, V), in at least float32."""
-        logits = F.linear(hidden, self.weight, self.bias)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        """Log-probabilities (N, V), in at least float32; the next call may overwrite them."""
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        if hidden.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return F.linear(hidden, self.weight, self.bias).to(dtype).log_softmax(-1)
+        # Fresh memory of this size would cost as much as the product itself.
+        logits = self._buffer("logits", len(hidden), hidden.dtype)
+        torch.addmm(self.bias, hidden, self.weight.t(), out=logits)
+        if logits.dtype != dtype:
+            logits = self._buffer("raised", len(hidden), dtype).copy_(logits)
+        return torch.log_softmax(logits, -1, out=self._buffer("log_probs", len(hidden), dtype))
+
+    def _buffer(self, name: str, n_rows: int, dtype: torch.dtype) -> Tensor:
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < n_rows:
+            buffer = self._buffers[name] = self.bias.new_empty((n_rows, self.vocab_size), dtype=dtype)
+        return buffer[:n_rows]
 
     def allowed(
         self, hidden: Tensor, constraints: Constraints, sentences: Tensor, history: Tensor
@@ -51,5 +70,33 @@ class NextTokens:
         self, hidden: Tensor, n: int, constraints: Constraints, sentences: Tensor, history: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities and ids (N, n) of the best next tokens, best first; -inf where fewer are allowed."""
-        log_probs, _ = self.allowed(hidden, constraints, sentences, history)
-        return tuple(log_probs.topk(n, dim=-1))  # type: ignore[return-value]
+        size = len(hidden)
+        if hidden.device.type == "cpu":
+            size = min(size, max(1, _LOGITS_PER_BLOCK // self.vocab_size))
+        parts = []
+        for block in (slice(start, start + size) for start in range(0, len(hidden), size)):
+            log_probs, _ = self.allowed(hidden[block], constraints, sentences[block], history[block])
+            parts.append(largest(log_probs, n))
+        if len(parts) == 1:
+            return parts[0]
+        values, ids = zip(*parts, strict=True)
+        return torch.cat(values), torch.cat(ids)
+
+
+def largest(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The n largest values (N, n) of each row of (N, V), largest first, and where they stand.
+
+    `topk` looks at a row element by element on a CPU. The n largest stand in the n runs of columns whose maxima are the
+    largest, so that it need only look at the maxima, and then into those runs.
+    """
+    n_rows, width = values.shape
+    n_runs = width // _RUN
+    if values.device.type != "cpu" or n_runs < 4 * n:
+        return tuple(values.topk(n))  # type: ignore[return-value]
+    maxima = values.unfold(1, _RUN, _RUN).amax(-1)  # (N, n_runs)
+    runs = maxima.topk(n, sorted=False).indices
+    places = (runs[:, :, None] * _RUN + torch.arange(_RUN)).flatten(1)
+    beyond = torch.arange(n_runs * _RUN, width).expand(n_rows, -1)
+    places = torch.cat([places, beyond], dim=1)
+    found, best = values.gather(1, places).topk(n)
+    return found, places.gather(1, best)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from accel_tx.model.layers import KeyValue
+from accel_tx.model.layers import KeyValue, bias_of
 
 
 @dataclass
@@ -23,8 +23,8 @@ class DecoderCache:
     """Each (B, H, max_len x W, K): the W entries of a position stand together."""
     memory: list[KeyValue]
     """Each (B, H, S, K)."""
-    src_attendable: Tensor | None
-    """(B, 1, 1, S), True at real source tokens."""
+    src_bias: Tensor | None
+    """(B, 1, 1, S), 0 at real source tokens and -inf at padding; None: there is no padding."""
     visible: Tensor | None
     """(B, W, max_len x W), True at the entries that belong to a hypothesis; None where W is 1: all do."""
     position: int = 0
@@ -35,17 +35,19 @@ class DecoderCache:
         batch, n_heads, _, d_head = memory[0].key.shape
         shape = (batch, n_heads, max_len * n_beams, d_head)
         own = [KeyValue(pair.key.new_empty(shape), pair.value.new_empty(shape)) for pair in memory]
+        memory = [KeyValue(pair.key.contiguous(), pair.value.contiguous()) for pair in memory]
         visible = None
         if n_beams > 1:
             itself = torch.eye(n_beams, dtype=torch.bool, device=memory[0].key.device)
             visible = itself.repeat(batch, 1, max_len)
-        return cls(own, memory, src_attendable, visible)
+        return cls(own, memory, bias_of(src_attendable, memory[0].key.dtype), visible)
 
     def visible_now(self) -> Tensor | None:
-        """The part of `visible` up to this position, (B, 1, W, (position + 1) x W)."""
+        """A bias (B, 1, W, (position + 1) x W): 0 where `visible` is True, up to this position, and -inf elsewhere."""
         if self.visible is None:
             return None
-        return self.visible[:, None, :, : (self.position + 1) * self.visible.shape[1]]
+        now = self.visible[:, None, :, : (self.position + 1) * self.visible.shape[1]]
+        return bias_of(now, self.own[0].key.dtype)
 
     def follow(self, parents: Tensor) -> None:
         """Let hypothesis w go on from hypothesis parents[b, w] of its sentence; parents (B, W) int64."""
@@ -62,8 +64,8 @@ class DecoderCache:
             pair.key, pair.value = _kept(pair.key, rows, n_written), _kept(pair.value, rows, n_written)
         for pair in self.memory:
             pair.key, pair.value = pair.key[rows], pair.value[rows]
-        if self.src_attendable is not None:
-            self.src_attendable = self.src_attendable[rows]
+        if self.src_bias is not None:
+            self.src_bias = self.src_bias[rows]
         if self.visible is not None:
             self.visible = self.visible[rows]
 

@@ -64,6 +64,25 @@ def attend(
     return plain_attention(query, key, value, attendable, dropout, causal)
 
 
+def attend_few(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """`attend` for the few queries of a decoding step, with a `bias` of 0 or -inf added to the scores.
+
+    On CPU the two plain products take two thirds of the fused kernel's time there.
+    """
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, bias)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, H, W, S)
+    weights: Tensor = (scores if bias is None else scores + bias).softmax(-1)
+    return weights @ value
+
+
+def bias_of(attendable: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The bias that hides what is not True in `attendable`."""
+    if attendable is None:
+        return None
+    return torch.zeros_like(attendable, dtype=dtype).masked_fill_(~attendable, -torch.inf)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one fused projection; no biases (a key bias has no effect on the output).
 
@@ -87,15 +106,15 @@ class SelfAttention(nn.Module):
     def step(self, x: Tensor, cache: KeyValue, position: int, visible: Tensor | None) -> Tensor:
         """Attend from one new position of each hypothesis, x (B, W, D), to itself and those before it.
 
-        Its keys and values go into the cache, whose length is `position` x W so far. `visible` is True at what belongs
-        to a hypothesis, (B, 1, W, (position + 1) x W); None: everything does.
+        Its keys and values go into the cache, whose length is `position` x W so far. `visible` is 0 at what belongs to
+        a hypothesis, else -inf, (B, 1, W, (position + 1) x W); None: everything does.
         """
         query, key, value = _split_heads(self.qkv(x), 3, self.n_heads)
         n_beams = x.shape[1]
         n_seen = (position + 1) * n_beams
         cache.key[:, :, n_seen - n_beams : n_seen] = key
         cache.value[:, :, n_seen - n_beams : n_seen] = value
-        heads = attend(query, cache.key[:, :, :n_seen], cache.value[:, :, :n_seen], visible)
+        heads = attend_few(query, cache.key[:, :, :n_seen], cache.value[:, :, :n_seen], visible)
         return self.out(_merge_heads(heads))  # type: ignore[no-any-return]
 
 
@@ -114,6 +133,11 @@ class CrossAttention(nn.Module):
         """Keys and values (B, H, S, K) of the encoder output (B, S, D)."""
         key, value = _split_heads(self.key_value(memory), 2, self.n_heads)
         return KeyValue(key, value)
+
+    def step(self, x: Tensor, memory: KeyValue, bias: Tensor | None) -> Tensor:
+        """`forward` for one new position of each hypothesis, x (B, W, D); `bias` is 0 or -inf, (B, 1, 1, S)."""
+        (query,) = _split_heads(self.query(x), 1, self.n_heads)
+        return self.out(_merge_heads(attend_few(query, memory.key, memory.value, bias)))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor, memory: KeyValue, attendable: Tensor | None) -> Tensor:
         """Attend from x (B, T, D). `attendable` is True at source positions that may be seen, (B, 1, 1, S)."""
@@ -196,25 +220,21 @@ class DecoderLayer(nn.Module):
         """
         block = self.self_attention_residual
         x = block.after(x, self.self_attention(block.before(x), None, causal=True))
-        return self._behind_self_attention(x, self.cross_attention.project_memory(memory), attendable)
+        block = self.cross_attention_residual
+        x = block.after(
+            x, self.cross_attention(block.before(x), self.cross_attention.project_memory(memory), attendable)
+        )
+        block = self.feed_forward_residual
+        return block.after(x, self.feed_forward(block.before(x)))
 
     def step(
-        self,
-        x: Tensor,
-        own: KeyValue,
-        memory: KeyValue,
-        attendable: Tensor | None,
-        position: int,
-        visible: Tensor | None,
+        self, x: Tensor, own: KeyValue, memory: KeyValue, bias: Tensor | None, position: int, visible: Tensor | None
     ) -> Tensor:
         """The same for one new position of each hypothesis, x (B, W, D), with `own` keys and values cached."""
         block = self.self_attention_residual
         x = block.after(x, self.self_attention.step(block.before(x), own, position, visible))
-        return self._behind_self_attention(x, memory, attendable)
-
-    def _behind_self_attention(self, x: Tensor, memory: KeyValue, attendable: Tensor | None) -> Tensor:
         block = self.cross_attention_residual
-        x = block.after(x, self.cross_attention(block.before(x), memory, attendable))
+        x = block.after(x, self.cross_attention.step(block.before(x), memory, bias))
         block = self.feed_forward_residual
         return block.after(x, self.feed_forward(block.before(x)))
 

@@ -93,7 +93,7 @@ class Transformer(nn.Module):
         x = self._embed(self.tgt_embedding, tokens, cache.position, is_step=True)
         visible = cache.visible_now()
         for i, own, memory in zip(self.decoder_order, cache.own, cache.memory, strict=True):
-            x = self.decoder_layers[i].step(x, own, memory, cache.src_attendable, cache.position, visible)  # type: ignore[operator]
+            x = self.decoder_layers[i].step(x, own, memory, cache.src_bias, cache.position, visible)  # type: ignore[operator]
         cache.position += 1
         return self.decoder_norm(x)  # type: ignore[no-any-return]
 

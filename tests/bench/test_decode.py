@@ -1,0 +1,120 @@
+"""The bench of decoding: its peer computes what ours computes, and its table says what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from accel_tx.cli import main
+from accel_tx.config import Config, ModelConfig, UserError, dump_yaml
+from accel_tx.data.dataset import prepare_data
+from accel_tx.model.transformer import Transformer
+from tests.conftest import as_options
+
+SIZES: dict[str, Any] = {
+    "d_model": 16,
+    "d_ff": 32,
+    "n_heads": 2,
+    "n_encoder_layers": 3,
+    "n_decoder_layers": 3,
+    "encoder_sharing": "palindrome",
+    "max_positions": 30,
+}
+
+
+@pytest.mark.parametrize(("norm", "tied"), [("pre", "all"), ("post", "all"), ("post", "decoder"), ("post", "none")])
+def test_the_transplanted_model_gives_the_same_logits(norm: str, tied: str) -> None:
+    pytest.importorskip("transformers")
+    from accel_tx.bench.peer_hf_decode import transplanted
+
+    torch.manual_seed(1)
+    src_vocab = 50 if tied == "all" else 40
+    model = Transformer(ModelConfig(**SIZES, norm=norm, tie_embeddings=tied), src_vocab, 50).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        src_ids, tgt_in = torch.tensor([[5, 6, 7, 3], [8, 9, 3, 0]]), torch.tensor([[2, 10, 11], [2, 12, 13]])
+        theirs = transplanted(model).eval()(src_ids, (src_ids != 0).long(), tgt_in).logits
+        hidden = model.decode(tgt_in, model.encode(src_ids, src_ids != 0), src_ids != 0)
+        ours = hidden @ model.projection.T + model.output_bias
+    assert float(ours.std()) > 0.1
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
+
+
+def test_a_pre_norm_model_without_a_counterpart_is_refused() -> None:
+    pytest.importorskip("transformers")
+    from accel_tx.bench.peer_hf_decode import transplanted
+
+    with pytest.raises(
+        UserError, match=r"tie_embeddings 'none' has no counterpart in transformers; expected 'all', or"
+    ):
+        transplanted(Transformer(ModelConfig(**SIZES), 50, 50))
+
+
+@pytest.fixture
+def run_dir(tiny_config: Callable[..., Config], tmp_path: Path) -> Path:
+    """A run folder with untrained weights."""
+    config = tiny_config(decode={"beam_size": 2})
+    tokenizers = prepare_data(config).tokenizers
+    torch.manual_seed(1)
+    model = Transformer(config.model, tokenizers.src.vocab_size, tokenizers.tgt.vocab_size)
+    (tmp_path / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    tokenizers.save(tmp_path / "tokenizer")
+    (tmp_path / "best").mkdir()
+    save_file(model.state_dict(), tmp_path / "best" / "model.safetensors")
+    return tmp_path
+
+
+def test_the_table_and_the_json_say_what_was_measured(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], tiny_config: Callable[..., Config]
+) -> None:
+    pytest.importorskip("transformers")
+    options = [*as_options(tiny_config(decode={"beam_size": 2})), "--run_dir", str(run_dir), "--peer", "hf"]
+    options += ["--precision", "no,bf16", "--rounds", "2", "--threads", "1", "--json", str(run_dir / "found.json")]
+    main(["bench", "--measure", "decode", "--config", str(run_dir / "config.yaml"), *options])
+    found = json.loads((run_dir / "found.json").read_text(encoding="utf-8"))["decode"]
+    assert [row["system"].split(".")[0] for row in found["systems"]] == [
+        "ours (float32)",
+        "ours (bfloat16)",
+        "PegasusForConditionalGeneration",
+        "PegasusForConditionalGeneration",
+    ]
+    assert found["n_sentences"] == 23
+    for row in found["systems"]:
+        assert len(row["seconds"]) == 2
+        assert row["range"][0] <= row["sentences_per_s"] <= row["range"][1]
+        assert row["signature"].startswith("nrefs:1")
+    assert found["systems"][0]["same_lines"] == found["systems"][2]["ratio"] == 1
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(table) == 6
+    assert table[2].startswith("| ours (float32) | ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--measure decode: --run_dir is missing; expected a run whose weights translate"),
+        (
+            ["--run_dir", "RUN", "--peer", "hf", "--decode.length_penalty", "gnmt"],
+            "--peer hf: compares beam search with",
+        ),
+        (["--run_dir", "RUN", "--weights", "final"], "model.safetensors: no such file"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(
+    options: list[str], message: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "--peer" in options:
+        pytest.importorskip("transformers")
+    options = [str(run_dir) if option == "RUN" else option for option in options]
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "--measure", "decode", "--config", str(run_dir / "config.yaml"), "--precision", "no", *options])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
