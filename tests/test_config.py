@@ -65,6 +65,14 @@ def parsed(*argv: str) -> Config:
         ("data", {"train_src": "a.en"}, "data.train_src and data.train_tgt: only one is given"),
         ("data", {"src_lang": "fr"}, "expected two languages"),
         ("data", {"valid_fraction": 0.0}, "data.valid_fraction is 0.0"),
+        ("decode", {"beam_size": 0}, "decode.beam_size is 0; expected at least 1"),
+        ("decode", {"n_best": 6}, "decode.n_best is 6; expected at most decode.beam_size = 5, or decode.sampling true"),
+        ("decode", {"top_k": 10}, "decode.top_k is 10 but decode.sampling is false"),
+        ("decode", {"sampling": True, "temperature": 0.0}, "decode.temperature is 0.0"),
+        ("decode", {"sampling": True, "top_p": 1.5}, "decode.top_p is 1.5; expected above 0 and up to 1"),
+        ("decode", {"min_len_ratio": 2.0}, "expected from 0 to decode.max_len_ratio = 1.5"),
+        ("decode", {"length_exponent": -1.0}, "decode.length_exponent is -1.0"),
+        ("validation", {"beam_size": 0}, "validation.beam_size is 0; expected at least 1"),
         ("clean", {"without": "langage"}, "clean.without names 'langage', which is no rule; did you mean language?"),
         ("clean", {"without": ["preset"]}, "'preset', which is no rule"),
         ("clean", {"without": "numbers", "numbers": True}, "clean.without switches numbers off, but clean.numbers is"),
@@ -78,6 +86,14 @@ def test_impossible_values_and_pairs_are_refused(section: str, fields: dict[str,
         config_with(**{section: fields})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_validation_searches_for_one_translation_with_a_beam_of_its_own() -> None:
+    sampling = config_with(decode={"sampling": True, "n_best": 8, "top_k": 5, "no_repeat_ngram": 3}).decode
+    for beam_size in (1, 4):
+        found = sampling.for_validation(beam_size)
+        assert (found.beam_size, found.n_best, found.sampling, found.top_k) == (beam_size, 1, False, 0)
+        assert found.no_repeat_ngram == 3
 
 
 def test_tying_all_embeddings_needs_a_joint_vocabulary() -> None:
