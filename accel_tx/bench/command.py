@@ -18,6 +18,7 @@ def run_bench(config: Config, options: Any) -> tuple[str, dict[str, Any]]:
         systems=tuple(dict.fromkeys([*_names(options.systems), *([options.peer] if options.peer else [])])),
         precisions=_names(options.precision or config.train.precision),
         loader_workers=_numbers("--workers", options.workers),
+        compiles=_flags("--compile", options.compile) if options.compile else (config.train.compile,),
         n_threads=options.threads,
         seconds=options.seconds,
         n_rounds=options.rounds,
@@ -69,6 +70,13 @@ def _decode(config: Config, asked: SpeedOptions, options: Any) -> tuple[str, dic
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+
+
+def _flags(option: str, text: str) -> tuple[bool, ...]:
+    names = _names(text)
+    if not set(names) <= {"false", "true"}:
+        raise UserError(f"{option} {text}: expected false, true or false,true")
+    return tuple(name == "true" for name in names)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -31,6 +31,8 @@ class SpeedOptions:
     precisions: tuple[str, ...] = ("auto",)
     loader_workers: tuple[int, ...] = (0, 2)
     """Of ours; each gets a row of its own."""
+    compiles: tuple[bool, ...] = (False,)
+    """Of ours; each gets a row of its own."""
     n_threads: int | None = None
     seconds: float = 60.0
     """Of each system, over all rounds; warm-up comes on top."""
@@ -112,13 +114,22 @@ def _tasks(config: Config, options: SpeedOptions, precisions: list[Precision], n
     for system in options.systems:
         # The original's first version knew no other precision.
         for precision in only_float32 if system == "original-before" else precisions:
-            for n_workers in options.loader_workers if system == "ours" else (0,):
+            for n_workers, compiles in _variants(options) if system == "ours" else [(0, False)]:
                 train = dataclasses.replace(
-                    config.train, precision=precision, loader_workers=n_workers, cpu_threads=n_threads
+                    config.train,
+                    precision=precision,
+                    loader_workers=n_workers,
+                    compile=compiles,
+                    cpu_threads=n_threads,
                 )
                 task_config = dataclasses.replace(config, train=train)
                 tasks.append(Task(system, precision, task_config, options.n_synthetic, options.vocab_size, n_threads))
     return tasks
+
+
+def _variants(options: SpeedOptions) -> list[tuple[int, bool]]:
+    """Loader workers, and whether layers are compiled."""
+    return [(n_workers, compiles) for n_workers in options.loader_workers for compiles in options.compiles]
 
 
 def _of_tasks(tasks: list[Task]) -> list[str]:

@@ -38,8 +38,11 @@ class Task:
     @property
     def label(self) -> str:
         """Name in the table."""
-        n = self.config.train.loader_workers
-        return f"{self.system}, {n} workers" if self.system == "ours" and n else self.system
+        if self.system != "ours":
+            return self.system
+        train = self.config.train
+        workers = f", {train.loader_workers} workers" if train.loader_workers else ""
+        return f"ours{workers}{', compiled' if train.compile else ''}"
 
 
 class Player:

@@ -39,6 +39,11 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="in each round every system has a turn")
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads (default: train.cpu_threads)")
     parser.add_argument("--workers", default="0,2", help="loader workers of ours: each number is measured")
+    parser.add_argument(
+        "--compile",
+        default=None,
+        help="such as false,true: ours is measured with each train.compile (default: the config's)",
+    )
     parser.add_argument("--vocab", type=int | None, default=None, help="size of both vocabularies of the model")
     parser.add_argument(
         "--synthetic", type=int | None, default=None, help="so many pairs of book-like lengths instead of the corpus"

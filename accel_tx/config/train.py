@@ -113,6 +113,11 @@ class TrainConfig:
     """Of initial weights, batch order and dropout."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """`auto`: what `accelerate launch` was told, else bf16 where the hardware has it, else fp16 on a GPU, else none."""
+    tf32: bool = False
+    """Compute float32 matrix products in TF32 (10 bits of mantissa, up to eight times as fast) on GPUs that have it."""
+    compile: bool = False
+    """Train with layers compiled by torch.compile for all shapes: numbers differ in rounding, and dropout in its draws,
+    so a run keeps to it."""
     log_every_updates: int = 50
     """Updates between two lines of metrics."""
     save_every_updates: int = 1_000

@@ -32,6 +32,19 @@ def plain_attention(
     return heads.view(batch, n_heads, n_queries, d_head)
 
 
+def traceable_attention(
+    query: Tensor, key: Tensor, value: Tensor, attendable: Tensor | None, dropout: float, causal: bool
+) -> Tensor:
+    """The same for `torch.compile`, which fuses what lies between the products itself, for rows of any width."""
+    scores = _widened(query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5  # (B, H, T, S)
+    if causal:
+        attendable = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if attendable is not None:
+        scores = scores.masked_fill(~attendable, -torch.inf)
+    weights = scores.softmax(-1).to(query.dtype)
+    return (F.dropout(weights, dropout) if dropout else weights) @ value
+
+
 class _Attention(torch.autograd.Function):
     """Keeps the weights in half precision only, and computes with them in float32 in the backward pass as well."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from accel_tx.config import ModelConfig
-from accel_tx.model.attention import plain_attention
+from accel_tx.model.attention import plain_attention, traceable_attention
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Dropout(nn.Module):
         """Any shape."""
         if not self.training or self.p == 0:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # a compiled draw is part of one kernel
             return F.dropout(x, self.p)
         n_dropped_of_65536 = min(round(self.p * 65536), 65535)
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
@@ -61,7 +61,8 @@ def attend(
     """
     if query.device.type != "cpu" or query.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(query, key, value, attendable, dropout, is_causal=causal)
-    return plain_attention(query, key, value, attendable, dropout, causal)
+    attention = traceable_attention if torch.compiler.is_compiling() else plain_attention
+    return attention(query, key, value, attendable, dropout, causal)
 
 
 def attend_few(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

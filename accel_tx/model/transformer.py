@@ -26,6 +26,8 @@ class Transformer(nn.Module):
         self.config = config
         self.gradient_checkpointing = False
         """Keep only the inputs of each executed layer for the backward pass, which computes the layer again."""
+        self.has_compiled_layers = False
+        """What `compile_layers` has done."""
         if config.tie_embeddings == "all" and src_vocab_size != tgt_vocab_size:
             raise ValueError(f"tie_embeddings 'all' needs one vocabulary; got {src_vocab_size} and {tgt_vocab_size}")
         # What is tied has no name of its own, so that nothing can come untied in saving, loading or sharding.
@@ -97,11 +99,24 @@ class Transformer(nn.Module):
         cache.position += 1
         return self.decoder_norm(x)  # type: ignore[no-any-return]
 
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Compile each layer for inputs of any shape, in training; names of parameters stay.
+
+        Kernels are made when they are first needed, once for all layers of a stack.
+        """
+        for layer in (*self.encoder_layers, *self.decoder_layers):
+            # A break of the graph, or too many of them, would be slow: let it be an error.
+            layer.compile(backend=backend, dynamic=True, fullgraph=True)
+        self.has_compiled_layers = True
+
     def _run_layer(self, layer: nn.Module, *inputs: Tensor | None) -> Tensor:
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+        trains = self.training and torch.is_grad_enabled()
+        # `forward` is not what `compile` made of the layer.
+        run = layer if self.has_compiled_layers and trains and _is_plural(*inputs) else layer.forward
+        if self.gradient_checkpointing and trains:
             # Dropout draws the same numbers again: the generators' states are kept, a CPU's and the inputs' device's.
-            return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=True)  # type: ignore[no-any-return]
-        return layer(*inputs)  # type: ignore[no-any-return]
+            return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=True)  # type: ignore[no-any-return]
+        return run(*inputs)  # type: ignore[no-any-return]
 
     def _embed(self, embedding: nn.Module, ids: Tensor, first_position: int, is_step: bool = False) -> Tensor:
         length = 1 if is_step else ids.shape[1]  # in a step ids (B, W) stand at one position
@@ -134,6 +149,11 @@ def _unfused(name: str, parameter: Tensor) -> tuple[Tensor, ...]:
     # Xavier's bound depends on the shape, so each matrix of a fused projection is drawn on its own.
     n_parts = 3 if name.endswith("qkv.weight") else 2 if name.endswith("key_value.weight") else 1
     return parameter.chunk(n_parts)
+
+
+def _is_plural(*inputs: Tensor | None) -> bool:
+    """Whether there are several sentences of several positions: for a size of one torch.compile makes new kernels."""
+    return all(min(x.shape[:2]) > 1 for x in inputs if x is not None and x.ndim == 3)
 
 
 def _broadcast_to_heads(src_valid: Tensor | None) -> Tensor | None:

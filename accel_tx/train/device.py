@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs, TorchDynamoPlugin
 
 from accel_tx.config import TrainConfig, UserError
 
@@ -110,6 +110,26 @@ def _bound_kernel_caches() -> None:
         os.environ.setdefault(name, str(_N_KERNELS_KEPT))
 
 
+def use_tf32(asked: bool) -> bool:
+    """Let float32 matrix products on this GPU use TF32 if `asked`; whether they do. On a CPU nothing is set.
+
+    torch's newer setting, `torch.backends.cuda.matmul.fp32_precision`, would make torch.compile fail, which reads the
+    older ones (pytorch issue 166387, torch 2.13).
+    """
+    if not uses_gpu():
+        return False
+    does = asked and not torch.version.hip and torch.cuda.get_device_capability() >= (8, 0)
+    torch.set_float32_matmul_precision("high" if does else "highest")
+    return does
+
+
+def tf32_lines(asked: bool, does: bool) -> list[str]:
+    """What to say of TF32, where it was asked for."""
+    if does:
+        return ["float32 matrix products in TF32"]
+    return ["train.tf32 has no effect: only NVIDIA GPUs of compute capability 8.0 or more have it"] if asked else []
+
+
 def start_accelerator(config: TrainConfig) -> Accelerator:
     """The one Accelerator, in the resolved precision and with as many processes as were launched.
 
@@ -119,6 +139,8 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=resolve_precision(config.precision),
         dataloader_config=DataLoaderConfiguration(split_batches=True),
+        # What the launcher exports would compile the whole model for single shapes; train.compile decides.
+        dynamo_plugin=TorchDynamoPlugin(backend="NO"),
         # The only buffer is the position table, the same everywhere and for ever.
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),

@@ -14,7 +14,7 @@ from accel_tx.config import Config
 from accel_tx.data.collator import Batch
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.model.transformer import Transformer, count_parameters
-from accel_tx.train import auto_tokens, checkpoint, device, patience, rollback, run_lock, warm_start
+from accel_tx.train import auto_tokens, checkpoint, compiling, device, patience, rollback, run_lock, warm_start
 from accel_tx.train.agreement import end_everywhere_if, failing_together, run_dir_locked
 from accel_tx.train.averaging import RunningAverage
 from accel_tx.train.bad_numbers import check_weights
@@ -56,6 +56,8 @@ def train(
         return
     device.check_gpu_build()
     device.resolve_precision(config.train.precision)
+    if config.train.compile:
+        compiling.check_compiler(device.uses_gpu())
     device.set_cpu_threads(config.train.cpu_threads)
     rank, _ = device.process_index()
     run_lock.refuse_if_held(run_dir, is_main=rank == 0)
@@ -107,6 +109,9 @@ class Run:
         self.n_parameters = count_parameters(model)
         self.model, self.optimizer, self.scheduler = device.prepare(accelerator, model, optimizer, scheduler)
         self.raw_model: Transformer = accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        self.uses_tf32 = device.use_tf32(config.train.tf32)
+        if config.train.compile:
+            compiling.compile_for_training(self.raw_model, accelerator, config)
         inner = self.optimizer.optimizer, self.scheduler.scheduler
         decay = config.train.ema_decay
         ema = None if decay is None else RunningAverage(self.raw_model, decay)
@@ -162,6 +167,9 @@ class Run:
         for line in opening_lines(
             self.accelerator, self.state, self.last_update, self.plan, n_pairs, self.n_parameters
         ):
+            self._say(line)
+        train = self.config.train
+        for line in (*device.tf32_lines(train.tf32, self.uses_tf32), *compiling.compile_lines(train.compile)):
             self._say(line)
 
     def go(self) -> None:

@@ -1,0 +1,90 @@
+"""`train.compile`: layers compiled by torch.compile before the first update, and what the launcher says of it.
+
+Kernels are made for a batch of a fixed shape, and from then on used for every shape: the code that the compiler writes
+depends on the first shape that it sees, and so must not depend on the update that a start begins with. What has a
+size of one (`Transformer._run_layer`), validation and decoding run uncompiled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from accel_tx.config import Config, UserError
+from accel_tx.data.collator import Batch, DataCollator, TokenPair
+from accel_tx.data.tokenizer import UNK_ID
+from accel_tx.model.transformer import Transformer
+
+# Equal sizes would be taken for the same one, so these are primes.
+_N_PAIRS, _SRC_WIDTH, _TGT_WIDTH = 61, 29, 37
+
+
+def compile_for_training(model: Transformer, accelerator: Accelerator, config: Config) -> None:
+    """Make the kernels for forward and backward, with and without padding. Changes no weights and no gradients.
+
+    `model`: unwrapped, with the mixed precision of `accelerator` in its forward.
+    Raises: UserError where nothing can be compiled on this machine, or not this model.
+    """
+    check_compiler(accelerator.device.type == "cuda")
+    model.compile_layers()
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for batch in _first_batches(config.model.max_positions):
+        try:
+            loss = model(batch.to(accelerator.device), config.optim.label_smoothing)
+            torch.autograd.grad(loss, parameters)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(  # a compiler that lacks its headers, for example
+                f"train.compile is true but torch.compile failed here: {lines[0]}; expected a working compiler, or "
+                "train.compile false"
+            ) from None
+
+
+def check_compiler(on_gpu: bool) -> None:
+    """Raise UserError if this machine lacks what torch.compile needs, naming it."""
+    if on_gpu:
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            raise UserError(
+                "train.compile is true but Triton does not work here; expected the triton package and a GPU of compute "
+                "capability 7.0 or more, or train.compile false"
+            )
+        return
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler:
+        raise UserError(
+            "train.compile is true but there is no C++ compiler; expected g++ or clang++ (or its path in the "
+            "environment variable CXX), or train.compile false"
+        ) from None
+
+
+def compile_lines(compiles: bool) -> list[str]:
+    """What to say of compilation: whether, and that the launcher's wish is not what decides."""
+    lines = ["layers compiled by torch.compile for every shape"] if compiles else []
+    asked = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    if asked != "no":
+        lines.append(
+            f"accelerate launch was told dynamo_backend {asked}, which changes nothing: train.compile decides, and is "
+            f"{str(compiles).lower()}"
+        )
+    return lines
+
+
+def _first_batches(max_positions: int) -> Iterator[Batch]:
+    src_width, tgt_width = min(_SRC_WIDTH, max_positions - 1), min(_TGT_WIDTH, max_positions)
+    for n_missing in (1, 0):
+        pairs = [_pair(src_width, tgt_width)] * (_N_PAIRS - 1) + [_pair(src_width - n_missing, tgt_width)]
+        yield DataCollator()(pairs)
+
+
+def _pair(src_width: int, tgt_width: int) -> TokenPair:
+    return TokenPair(*(np.full(width - 1, UNK_ID, dtype=np.int32) for width in (src_width, tgt_width)))
