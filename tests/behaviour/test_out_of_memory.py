@@ -20,8 +20,9 @@ from accel_tx.data.dataset import prepare_data
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import device
 from accel_tx.train.buckets import Buckets
+from accel_tx.train.fresh import plan_of
 from accel_tx.train.loop import train
-from tests.behaviour.test_gradients import gradients_of_one_big_batch, plan_of
+from tests.behaviour.test_gradients import gradients_of_one_big_batch
 from tests.ranks import read_records, start_ranks, train_and_record
 from tests.run_folder import metrics
 
@@ -117,7 +118,7 @@ def test_every_update_has_the_gradient_of_one_big_batch(
         validation={"every_updates": 1000},
     )
     data = prepare_data(config)
-    plan = plan_of(config, data)
+    plan = plan_of(config.train, data)
     updates = list(plan.updates(0, plan.updates_per_epoch))
     arguments = short, place, config, tmp_path / "run", tmp_path / "records", True
     ranks = start_ranks(n_processes, tmp_path / "log", train_short_of_memory, *arguments, float64=True)
