@@ -111,8 +111,8 @@ class Transformer(nn.Module):
 
     def _run_layer(self, layer: nn.Module, *inputs: Tensor | None) -> Tensor:
         trains = self.training and torch.is_grad_enabled()
-        # `forward` is not what `compile` made of the layer.
-        run = layer if self.has_compiled_layers and trains and _is_plural(*inputs) else layer.forward
+        # `forward` is not what `compile` made of the layer, and knows nothing of hooks.
+        run = layer.forward if self.has_compiled_layers and not (trains and _is_plural(*inputs)) else layer
         if self.gradient_checkpointing and trains:
             # Dropout draws the same numbers again: the generators' states are kept, a CPU's and the inputs' device's.
             return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=True)  # type: ignore[no-any-return]
