@@ -52,7 +52,7 @@ def kill_at(moment: str, ranks: Ranks, run_dir: Path, n: int, update_s: float, r
         wait_until(lambda: newest_update(run_dir) >= target, ranks)
         time.sleep(rng.uniform(0, update_s))
     if moment == "saving":
-        stop_in_a_save(ranks, run_dir, update_s, rng)
+        stop_in_a_save(ranks, run_dir, rng)
     assert ranks.kill(), f"it had ended before it was killed\n{ranks.log.read_text(errors='replace')[-3000:]}"
     return is_writing(run_dir)
 
@@ -60,28 +60,23 @@ def kill_at(moment: str, ranks: Ranks, run_dir: Path, n: int, update_s: float, r
 def stop_before(place: int, ranks: Ranks, run_dir: Path, n: int) -> None:
     """SIGSTOP where the newest checkpoint, a new one, is followed by this update (from 0) of the `n` of an epoch."""
     before = newest_update(run_dir)
-
-    def is_there() -> bool:
-        update = newest_update(run_dir)
-        return update > before and update % n == place
-
-    while ranks.are_running():
-        wait_until(is_there, ranks)
-        ranks.send(signal.SIGSTOP)
-        if is_there():
-            return
-        ranks.send(signal.SIGCONT)
+    wait_until(lambda: newest_update(run_dir) > before, ranks)
+    stop_where(lambda: newest_update(run_dir) % n == place, ranks)
 
 
-def stop_in_a_save(ranks: Ranks, run_dir: Path, update_s: float, rng: np.random.Generator) -> None:
+def stop_in_a_save(ranks: Ranks, run_dir: Path, rng: np.random.Generator) -> None:
     """SIGSTOP at a random moment of a save."""
+    stop_where(lambda: is_writing(run_dir) and rng.random() < 0.3, ranks)
+
+
+def stop_where(condition: Callable[[], bool], ranks: Ranks, slice_s: float = 0.002) -> None:
+    """SIGSTOP where this holds: looked at while all stand still, between slices shorter than an update or a save."""
     while ranks.are_running():
-        wait_until(lambda: is_writing(run_dir), ranks)
-        time.sleep(rng.uniform(0, update_s / 4))
         ranks.send(signal.SIGSTOP)
-        if is_writing(run_dir):
+        if condition():
             return
         ranks.send(signal.SIGCONT)
+        time.sleep(slice_s)
 
 
 @pytest.mark.parametrize("n_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
