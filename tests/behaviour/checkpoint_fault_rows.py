@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 NEWEST, BEFORE = "update_00000004", "update_00000002"
-TENSORS = ("model.safetensors", "optimizer.bin", "scheduler.bin", "scaler.pt")
+TENSORS = ("model.safetensors", "ema.safetensors", "optimizer.bin", "scheduler.bin", "scaler.pt")
 FILES = (*TENSORS, "trainer_state.json", "manifest.json")
 
 

@@ -59,13 +59,13 @@ def config_of(cache_dir: Path, **train_fields: object) -> Config:
         "validation": {"every_updates": 2},
         "train": {**TINY["train"], "max_updates": 8, "max_tokens": 96, "save_every_updates": 2, "log_every_updates": 1},
     }
-    small["train"].update(train_fields)
+    small["train"].update({"ema_decay": 0.9, **train_fields})
     return build_config({**TINY, **small})
 
 
 @pytest.fixture(scope="module")
 def config(cache_dir: Path) -> Iterator[Config]:
-    """A run with a gradient scaler, so that every file that a checkpoint may hold is there."""
+    """A run with a gradient scaler and a running average, so that every file that a checkpoint may hold is there."""
 
     def start(_: TrainConfig) -> Accelerator:
         accelerator = Accelerator(cpu=True, mixed_precision="fp16")
