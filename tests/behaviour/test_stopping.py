@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -312,7 +313,9 @@ def test_launched_processes_stop_at_one_update_and_go_on_exactly(
     run_dir = tmp_path / "run"
     max_hours = float(by.split()[-1]) if by.startswith("train.max_hours") else None
     config = tiny_config(**{**LONG, "train": {**LONG["train"], "max_hours": max_hours}})
-    with started(config, run_dir, n_processes) as launcher:
+    with started(config, run_dir, n_processes) as launcher, ThreadPoolExecutor(1) as reader:
+        # The lines of so many seconds would fill the pipe, and the run would wait for a reader.
+        told = reader.submit(launcher.communicate, timeout=200)
         wait_for(lambda: updates_done(run_dir) >= (5 if max_hours is None else 1))
         if by == "SIGUSR1 to one process":
             children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
@@ -322,7 +325,7 @@ def test_launched_processes_stop_at_one_update_and_go_on_exactly(
         elif max_hours is None:
             launcher.send_signal(getattr(signal, by))
         wait_for(lambda: len(statuses(run_dir)) == n_processes)
-        printed, _ = launcher.communicate(timeout=60)
+        printed, _ = told.result(timeout=60)
     assert f"{n_processes} process(es) on cpu" in printed
     assert statuses(run_dir) == [0] * n_processes
     update = assert_stopped_early(run_dir, by.removesuffix(" to one process"))
