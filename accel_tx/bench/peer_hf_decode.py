@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from accel_tx.bench.peer_hf import build_marian
+from accel_tx.bench.peer_hf import build_marian, structure_of
 from accel_tx.config import DecodeConfig, UserError
-from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, TokenizerPair
+from accel_tx.data.tokenizer import EOS_ID, PAD_ID, TokenizerPair
 from accel_tx.model.layers import FeedForward, SelfAttention
 from accel_tx.model.transformer import Transformer
 
@@ -103,26 +103,8 @@ def _build_pegasus(model: Transformer) -> Any:
             f"--peer hf: a pre-norm model with model.tie_embeddings {config.tie_embeddings!r} has no counterpart in "
             "transformers; expected 'all', or model.norm 'post'"
         )
-    return PegasusForConditionalGeneration(
-        PegasusConfig(
-            vocab_size=len(model.tgt_embedding.weight),
-            d_model=config.d_model,
-            encoder_layers=config.n_encoder_layers,
-            decoder_layers=config.n_decoder_layers,
-            encoder_ffn_dim=config.d_ff,
-            decoder_ffn_dim=config.d_ff,
-            encoder_attention_heads=config.n_heads,
-            decoder_attention_heads=config.n_heads,
-            activation_function=config.activation,
-            max_position_embeddings=config.max_positions,
-            scale_embedding=True,
-            pad_token_id=PAD_ID,
-            bos_token_id=BOS_ID,
-            eos_token_id=EOS_ID,
-            forced_eos_token_id=None,
-            decoder_start_token_id=BOS_ID,
-        )
-    )
+    sizes = structure_of(config)
+    return PegasusForConditionalGeneration(PegasusConfig(vocab_size=len(model.tgt_embedding.weight), **sizes))
 
 
 def _copy_shared_parts(ours: nn.Module, theirs: Any) -> None:
