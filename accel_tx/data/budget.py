@@ -81,12 +81,12 @@ def largest_that_fits(fits: Callable[[int], bool], least: int, most: int, guess:
     guess = min(max(guess, least), most)
     low = high = guess  # the largest that fits, the smallest that does not
     if fits(guess):
-        while low < most and fits(high := min(most, round(low * _STEP))):
+        while low < most and fits(high := min(most, max(low + 1, round(low * _STEP)))):
             low = high
         if low == most:
             return most
     else:
-        while low > least and not fits(low := max(least, round(low / _STEP))):
+        while low > least and not fits(low := max(least, min(low - 1, round(low / _STEP)))):
             high = low
         if low == high:
             return None
