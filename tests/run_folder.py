@@ -65,6 +65,11 @@ def _untimed(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in TIMED}
 
 
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder, by its name inside."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def newest_update(run_dir: Path) -> int:
     """Of the newest checkpoint, 0 where there is none."""
     found = (run_dir / "checkpoints").glob("update_*")

@@ -35,8 +35,13 @@ def fresh_state(config: Config, data: PreparedData, plan: BatchPlan, precision: 
 
 def build(config: Config, data: PreparedData, n_updates: int) -> tuple[Transformer, torch.optim.Optimizer, LRScheduler]:
     """The model with the first weights of `train.seed`, its optimizer, and the schedule that drives that."""
+    model, optimizer = build_model(config, data)
+    return model, optimizer, build_scheduler(optimizer, n_updates, config.optim)
+
+
+def build_model(config: Config, data: PreparedData) -> tuple[Transformer, torch.optim.Optimizer]:
+    """The same without a schedule: the rate is 1."""
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model, data.tokenizers.src.vocab_size, data.tokenizers.tgt.vocab_size)
     model.gradient_checkpointing = config.train.gradient_checkpointing
-    optimizer = build_optimizer(model, config.optim)
-    return model, optimizer, build_scheduler(optimizer, n_updates, config.optim)
+    return model, build_optimizer(model, config.optim)

@@ -30,7 +30,7 @@ def _choose(run_dir: Path, parts: Parts, fresh: TrainState) -> tuple[Path | None
     """The checkpoint to go on from, if there is one; and why this run must not start, if so."""
     try:
         checkpoint_removal.tidy(run_dir)
-        folder, passed_over = checkpoint.newest_valid(run_dir, partial(_misfit, parts=parts, fresh=fresh))
+        folder, passed_over = newest_that_fits(run_dir, parts, fresh)
     except UserError as error:
         return None, str(error)
     except OSError as error:
@@ -40,6 +40,14 @@ def _choose(run_dir: Path, parts: Parts, fresh: TrainState) -> tuple[Path | None
     if folder is None and passed_over:
         return None, f"{run_dir}: no checkpoint in it is valid; give another --run_dir to start anew"
     return folder, None
+
+
+def newest_that_fits(run_dir: Path, parts: Parts, fresh: TrainState) -> tuple[Path | None, list[str]]:
+    """`checkpoint.newest_valid` among those that can be loaded into this run; changes nothing.
+
+    Raises: UserError for one of another run.
+    """
+    return checkpoint.newest_valid(run_dir, partial(_misfit, parts=parts, fresh=fresh))
 
 
 def _misfit(folder: Path, saved: TrainState, parts: Parts, fresh: TrainState) -> str | None:

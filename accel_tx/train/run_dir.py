@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,8 @@ from accel_tx.train.state import TrainState
 from accel_tx.train.stopping import PREEMPTED_FILE, preempted_text
 
 Resume = Literal["auto", "never", "require"]
+FIND_LR = "find_lr"
+"""Folder that `find-lr` writes into; it is no part of the run."""
 
 
 def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
@@ -33,7 +36,8 @@ def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
             f"{run_dir}: holds {' and '.join(results)} of a run but no checkpoint to go on from; give another --run_dir"
         )
     if not (run_dir / "config.yaml").exists():
-        begun = {run_dir / run_lock.LOCK, run_dir / warm_start.ORIGIN, *checkpoint_removal.leftovers(run_dir)}
+        own = {run_dir / name for name in (run_lock.LOCK, warm_start.ORIGIN, FIND_LR)}
+        begun = {*own, *checkpoint_removal.leftovers(run_dir)}
         if run_dir.exists() and set(run_dir.iterdir()) - begun:
             raise UserError(f"{run_dir}: is not empty and holds no run; give a new or an empty folder")
         return
@@ -44,6 +48,21 @@ def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
                 f"{run_dir}: holds a run with {key} = {before[key]}, this start has {now[key]}; "
                 "give the same value to go on, or another --run_dir"
             )
+
+
+def check_writable(run_dir: Path) -> None:
+    """Raise UserError if this is no folder, nor one that can be made, or nothing may be written there."""
+    place = existing(run_dir)
+    if not place.is_dir():
+        raise UserError(f"{run_dir}: {place} is a file; expected a run folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{run_dir}: cannot be written (no permission in {place}); give another --run_dir")
+
+
+def existing(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    path = path.resolve()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def begin_run_dir(config: Config, run_dir: Path, data: PreparedData, state: TrainState) -> None:

@@ -66,13 +66,18 @@ def _anneal(start: float, end: float, share: float, shape: str) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, n_updates: int, config: OptimConfig) -> LambdaLR:
-    """The schedule over `n_updates`: it sets the rate of update 0 at once and of the next one at every `step()`.
-
-    Raises: UserError if the warm-up is as long as the run, which would end before the rate has fallen.
-    """
+def check_length(n_updates: int, config: OptimConfig) -> None:
+    """Raise UserError if the warm-up is as long as the run, which would end before the rate has fallen."""
     if (config.warmup_updates or 0) >= max(2, n_updates):
         raise UserError(
             f"optim.warmup_updates is {config.warmup_updates}; expected fewer than the run's {n_updates:,} updates"
         )
+
+
+def build_scheduler(optimizer: torch.optim.Optimizer, n_updates: int, config: OptimConfig) -> LambdaLR:
+    """The schedule over `n_updates`: it sets the rate of update 0 at once and of the next one at every `step()`.
+
+    Raises: UserError, see `check_length`.
+    """
+    check_length(n_updates, config)
     return LambdaLR(optimizer, partial(rate_of, n_updates=n_updates, config=config))
