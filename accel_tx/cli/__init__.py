@@ -17,6 +17,8 @@ Train encoder-decoder Transformers for machine translation on HuggingFace Accele
 commands:
   data       load, clean, split and tokenize a corpus; report what was dropped and why, and what training will be like
              python -m accel_tx data --config configs/quickstart.yaml --html report.html
+  check      what train would do, and what speaks against it, before hours are spent
+             python -m accel_tx check --config configs/quickstart.yaml --run_dir runs/quickstart
   train      train, or go on exactly where an earlier start stopped
              accelerate launch -m accel_tx train --config configs/quickstart.yaml --run_dir runs/quickstart
   checkpoints  what a run has saved, and whether it is whole
@@ -37,7 +39,18 @@ commands:
 `python -m accel_tx COMMAND --help` lists the options of a command.
 Any field of the config is an option: --section.field value, such as --train.seed 7.
 """
-_COMMANDS = ("data", "train", "checkpoints", "average", "evaluate", "translate", "score", "attention", "bench")
+_COMMANDS = (
+    "data",
+    "check",
+    "train",
+    "checkpoints",
+    "average",
+    "evaluate",
+    "translate",
+    "score",
+    "attention",
+    "bench",
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
             return
         if argv[0] not in _COMMANDS:
             raise UserError(f"unknown command {argv[0]!r}; expected one of {', '.join(_COMMANDS)}")
-        import_module(f"accel_tx.cli.{argv[0]}").run(argv[1:])
+        import_module(f"accel_tx.cli.{argv[0].replace('-', '_')}").run(argv[1:])
     except (UserError, RunError) as error:
         rank = os.environ.get("RANK", "0")
         print(f"accel_tx: {'' if rank == '0' else f'process {rank}: '}{error}", file=sys.stderr)

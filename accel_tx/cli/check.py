@@ -1,0 +1,70 @@
+"""`check`: what `train` would do, and what speaks against it, before any hours are spent."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accel_tx import options as opt
+from accel_tx.config import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from accel_tx.train.outlook import Outlook
+
+_PIPED_COLUMNS = 120
+
+
+def run(argv: list[str]) -> None:
+    """Parse the options and do it; exits with status 2 if there is a problem."""
+    parser = opt.config_parser(
+        "check",
+        "Say in a table what train with the same options would do: data, batches, memory, updates, time, disk; with a "
+        "trial of the largest micro-batch. Problems are listed below it, and then the exit status is 2. Nothing is "
+        "written into the run folder. Example: "
+        "python -m accel_tx check --config configs/quickstart.yaml --run_dir runs/quickstart",
+    )
+    parser.add_argument("--run_dir", type=str, default=None, help="folder that train would write into (required)")
+    parser.add_argument("--init_from", type=str, default=None, help="as for train")
+    config, options = opt.parse_with_config(parser, argv)
+    if options.run_dir is None:
+        raise UserError("command line: --run_dir is missing; expected the folder that train would write into")
+    from accel_tx.train.check import check
+
+    found = check(config, Path(options.run_dir), None if options.init_from is None else Path(options.init_from))
+    if found is None:  # not the main process
+        return
+    _print(found)
+    if found.problems:
+        for problem in found.problems:
+            print(f"accel_tx: {problem}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _print(found: Outlook) -> None:
+    from rich.console import Console
+
+    # Where nobody sees a terminal, rich would take 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
+    if found.rows:
+        console.print(_table(found))
+    for note in found.notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+    n = len(found.problems)
+    console.print(f"{n} problem(s):" if n else "no problem found", highlight=False)
+    sys.stdout.flush()
+
+
+def _table(found: Outlook) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="What train would do", title_justify="left", show_header=False, box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    table.add_column("")
+    for label, value in found.rows:
+        table.add_row(label, escape(value))
+    return table

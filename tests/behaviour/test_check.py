@@ -1,0 +1,185 @@
+"""`check` says before training what would go wrong, and leaves the run folder as it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from accel_tx.cli import main
+from accel_tx.config import Config
+from accel_tx.model.transformer import Transformer
+from accel_tx.train import check as checking
+from accel_tx.train import checkpoint, checkpoint_writer, try_out
+from accel_tx.train.check import check
+from accel_tx.train.loop import train
+from accel_tx.train.outlook import Outlook
+from tests.conftest import as_options
+from tests.ranks import start_ranks
+from tests.run_folder import assert_same_run, bytes_of
+
+MakeConfig = Callable[..., Config]
+SMALL: dict[str, Any] = {
+    "data": {"phrasebook_valid_pairs": 3},
+    "train": {"max_updates": 8, "save_every_updates": 2, "log_every_updates": 2},
+    "validation": {"every_updates": 40, "best_metric": "val_loss"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _few_timed_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(try_out, "_MOST_TIMED", 2)
+
+
+def checked(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlook:
+    found = check(config, run_dir, init_from)
+    assert found is not None
+    return found
+
+
+def test_the_command_prints_what_will_happen_and_writes_nothing(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "runs" / "new"
+    call = ["check", "--config", "configs/quickstart.yaml", "--run_dir", str(run_dir), *as_options(tiny_config())]
+    main(call)
+    printed = capsys.readouterr()
+    for words in ("a new run in", "600 training and 23 validation pairs", "went through", "40 updates", "no problem"):
+        assert words in printed.out, words
+    assert printed.err == ""
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SystemExit) as ended:
+        main([*call, "--train.max_updates", "100000", "--train.stop_at_update", "8"])
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert "1 problem(s):" in printed.out
+    (line,) = printed.err.splitlines()
+    assert line.startswith("accel_tx: train.max_updates is 100,000, which is 4,545 passes")
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_found(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config()
+    free = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(checking.shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
+    (line,) = checked(config, tmp_path / "run").problems
+    assert "copies of the weights" in line
+    assert "0.1 MB are free" in line
+    monkeypatch.setattr(checking.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    assert checked(config, tmp_path / "run").problems == []
+
+
+def test_a_run_takes_no_more_disk_than_was_said_and_not_much_less(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {"keep_checkpoints": 1, "ema_decay": 0.9}
+    config = tiny_config(**{**SMALL, "train": {**SMALL["train"], **more}, "validation": {"every_updates": 2}})
+    disks = list[Any]()
+    plain_problem = checking.Disk.problem
+    monkeypatch.setattr(checking.Disk, "problem", lambda d, where: disks.append(d) or plain_problem(d, where))
+    assert checked(config, tmp_path / "run").problems == []
+    peaks, plain_seal = [0], checkpoint.seal
+
+    def seal(beside: Path, final: Path, state: Any) -> None:
+        peaks.append(sum(checkpoint.size_bytes(tmp_path / "run" / name) for name in ("checkpoints", "best")))
+        plain_seal(beside, final, state)
+
+    monkeypatch.setattr(checkpoint_writer.checkpoint, "seal", seal)
+    train(config, tmp_path / "run")
+    (disk,) = disks
+    one = checkpoint.size_bytes(checkpoint.checkpoint_dir(tmp_path / "run", 8))
+    assert disk.checkpoint == pytest.approx(one, rel=0.25)  # headers and JSON weigh much in one so small
+    assert 0.5 * disk.needed < max(peaks) < 1.25 * disk.needed
+
+
+def test_a_batch_that_the_forecast_has_no_room_for_is_not_tried(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "available_bytes", lambda: 50 << 20)
+    monkeypatch.setattr(checking, "try_out", lambda *_: pytest.fail("tried"))
+    (line,) = checked(tiny_config(), tmp_path / "run").problems
+    assert line.startswith("the largest micro-batch does not fit: ")
+    assert "50 MiB free" in line
+
+
+@pytest.mark.parametrize(("most_positions", "words"), [(200, "in halves"), (1, "a single pair")])
+def test_a_batch_that_the_device_has_no_room_for_is_found(
+    most_positions: int, words: str, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain_encode = Transformer.encode
+
+    def encode(self: Transformer, src_ids: torch.Tensor, src_valid: torch.Tensor | None) -> torch.Tensor:
+        if src_ids.numel() > most_positions:
+            raise torch.OutOfMemoryError("planted")
+        return plain_encode(self, src_ids, src_valid)
+
+    monkeypatch.setattr(Transformer, "encode", encode)
+    (line,) = checked(tiny_config(), tmp_path / "run").problems
+    assert words in line
+
+
+def test_a_validation_pair_longer_than_the_positions_is_found_beside_other_problems(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name, lines in (("train", ["a house", "two cats", "a red door"] * 9), ("valid", ["a cat", "so " * 99])):
+        for language in ("en", "fr"):
+            (corpus / f"{name}.{language}").write_text("".join(f"{line}\n" for line in lines))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "letter.txt").write_text("mine")
+    config = tiny_config(data={"corpus": str(corpus), "phrasebook_train_pairs": 60_000}, clean={"preset": "none"})
+    problems = checked(config, tmp_path / "run").problems
+    assert len(problems) == 2
+    assert "holds no run; give a new or an empty folder" in problems[0]
+    assert "validation pair 2 has 100 tokens; expected at most model.max_positions = 96" in problems[1]
+
+
+def test_what_a_start_would_make_of_a_run_folder_is_told_and_the_folder_stays_as_it_is(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    run_dir, config = tmp_path / "run", tiny_config(**SMALL)
+    train(tiny_config(**{**SMALL, "train": {**SMALL["train"], "stop_at_update": 4}}), run_dir)
+    before = bytes_of(run_dir)
+
+    def start(config: Config) -> str:
+        return dict(checked(config, run_dir).rows)["this start"]
+
+    assert start(config) == "goes on from update 4 of 8 (update_00000004)"
+    other = checked(tiny_config(**SMALL, optim={"max_lr": 1e-3}), run_dir)
+    assert dict(other.rows)["this start"] == "refused, see below"
+    assert ["optim.max_lr = 0.005, this start has 0.001" in line for line in other.problems] == [True]
+    other = checked(tiny_config(**{**SMALL, "data": {"phrasebook_train_pairs": 500}}), run_dir)
+    assert ["made with another training data" in line for line in other.problems] == [True]
+    damaged = run_dir / "checkpoints" / "update_00000004" / "optimizer.bin"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1])
+    assert start(config) == "goes on from update 2 of 8 (update_00000002)"
+    damaged.write_bytes(whole)
+    assert bytes_of(run_dir) == before
+
+    train(config, run_dir)
+    train(config, tmp_path / "unchecked")
+    assert_same_run(run_dir, tmp_path / "unchecked")
+    assert start(config).startswith("nothing to train: the run is complete at update 8 of 8")
+
+
+def check_and_tell(config: Config, run_dir: Path) -> None:
+    found = check(config, run_dir)
+    if found is not None:
+        print(found.rows, found.problems)
+    assert (found is None) == (os.environ["RANK"] != "0")
+
+
+def test_two_processes_try_together_and_one_tells(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    printed = start_ranks(2, tmp_path / "log", check_and_tell, tiny_config(), tmp_path / "run").wait()
+    assert printed.count("2 process(es) on cpu") == 1
+    assert "went through" in printed
+    assert not (tmp_path / "run").exists()
