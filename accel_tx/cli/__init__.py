@@ -19,6 +19,8 @@ commands:
              python -m accel_tx data --config configs/quickstart.yaml --html report.html
   check      what train would do, and what speaks against it, before hours are spent
              python -m accel_tx check --config configs/quickstart.yaml --run_dir runs/quickstart
+  find-lr    learning-rate range test: a picture, and a proposal for optim.max_lr
+             python -m accel_tx find-lr --config configs/quickstart.yaml --run_dir runs/quickstart
   train      train, or go on exactly where an earlier start stopped
              accelerate launch -m accel_tx train --config configs/quickstart.yaml --run_dir runs/quickstart
   checkpoints  what a run has saved, and whether it is whole
@@ -42,6 +44,7 @@ Any field of the config is an option: --section.field value, such as --train.see
 _COMMANDS = (
     "data",
     "check",
+    "find-lr",
     "train",
     "checkpoints",
     "average",
