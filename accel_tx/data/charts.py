@@ -41,11 +41,11 @@ def count_axis(histograms: Sequence[Histogram]) -> Axis:
     """Whole numbers from 0: about 40 bars of a round width for 99 % of the values, and one for the rest."""
     top = max([h.quantile(0.99) for h in histograms] + [1.0])
     largest = max([h.largest for h in histograms] + [1.0])
-    width = np.ceil(top / _N_BARS) if top <= 10 * _N_BARS else _round_up(top / _N_BARS)
+    width = np.ceil(top / _N_BARS) if top <= 10 * _N_BARS else round_up(top / _N_BARS)
     n = int(top // width) + 1
     is_open = largest >= n * width
     edges = np.arange(n + 1, dtype=np.float64) * width
-    step = _round_up(n * width / 5)
+    step = round_up(max(n * width / 5, 1.0))
     room = (n - 2) * width if is_open else n * width  # "more" stands at the end
     ticks = [(at / width, f"{at:,.0f}") for at in np.arange(0, room, step)]
     return Axis(np.append(edges, np.inf) if is_open else edges, is_open, ticks)
@@ -108,7 +108,7 @@ def bar_chart(label: str, x_title: str, axis: Axis, series: Sequence[Series]) ->
 
 
 def _grid(tallest: float, scale: float, floor: int) -> list[str]:
-    step = _round_up(tallest / 3)
+    step = round_up(max(tallest / 3, 1.0))
     parts = []
     for value in np.arange(0, tallest + 1e-9, step):
         y = floor - value * scale
@@ -134,9 +134,9 @@ def short_number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20, ..."""
-    power = 10.0 ** np.floor(np.log10(max(value, 1.0)))
+def round_up(value: float) -> float:
+    """The next of ..., 0.5, 1, 2, 5, 10, 20, ... from a number above 0."""
+    power = 10.0 ** np.floor(np.log10(value))
     return next(float(m * power) for m in (1, 2, 5, 10) if m * power >= value)
 
 

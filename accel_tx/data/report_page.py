@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -11,7 +11,7 @@ from accel_tx.data.charts import Axis, Series, bar_chart, count_axis, ratio_axis
 from accel_tx.data.clean_report import CleanReport
 from accel_tx.data.forecast import shown_epochs
 from accel_tx.data.histogram import Histogram
-from accel_tx.data.report_style import STYLE
+from accel_tx.data.html_page import page, section, table_row, table_rows
 
 
 def report_page(
@@ -25,24 +25,17 @@ def report_page(
     title = f"Data report: {', '.join(corpus['name'] for corpus in statistics['corpora'])}"
     sections = [
         _header(title, report, config, forecast),
-        _section("Notes", "".join(f"<p>{escape(note)}</p>" for note in notes)) if notes else "",
-        _section("From read to kept", _flow(report)),
-        _section("Rules", _rules(report)),
-        _section("Lengths", _lengths(statistics, config)),
-        _section("Vocabulary", _vocabulary(statistics["vocabulary"])),
-        _section("Duplicates", _duplicates(statistics["duplicates"])),
-        _section("Corpora", _corpora(report)),
-        _section("Forecast of the training", _forecast(forecast)) if forecast else "",
-        _section(
-            "Settings", f"<details><summary>every field</summary><pre>{escape(dump_yaml(config))}</pre></details>"
-        ),
+        section("Notes", "".join(f"<p>{escape(note)}</p>" for note in notes)) if notes else "",
+        section("From read to kept", _flow(report)),
+        section("Rules", _rules(report)),
+        section("Lengths", _lengths(statistics, config)),
+        section("Vocabulary", _vocabulary(statistics["vocabulary"])),
+        section("Duplicates", _duplicates(statistics["duplicates"])),
+        section("Corpora", _corpora(report)),
+        section("Forecast of the training", _forecast(forecast)) if forecast else "",
+        section("Settings", f"<details><summary>every field</summary><pre>{escape(dump_yaml(config))}</pre></details>"),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{STYLE}</style></head>'
-        f"<body><main>{''.join(sections)}</main></body></html>\n"
-    )
+    return page(title, sections)
 
 
 def _header(title: str, report: CleanReport, config: Config, forecast: Mapping[str, Any] | None) -> str:
@@ -94,7 +87,7 @@ def _rules(report: CleanReport) -> str:
     for name, count in report.dropped.items():
         alone = f"{report.alone[name]:,}" if name in report.alone else "–"
         rows.append(_rule_row(report, name, f"{count:,}", count, alone))
-    head = _row(["rule, and what it keeps", "dropped", "of all read", "alone"], "th")
+    head = table_row(["rule, and what it keeps", "dropped", "of all read", "alone"], "th")
     note = (
         "A pair counts for the first rule that objects to it, from top to bottom; <i>alone</i> is what the rule would "
         "take if it were the only one, where that is known. Of a repair the examples are text before and after."
@@ -157,7 +150,7 @@ def _figure(title: str, axis: Axis, series: Sequence[Series]) -> str:
 
 def _vocabulary(vocabulary: Mapping[str, Any]) -> str:
     kind = f"{vocabulary['kind']}, {'one for both languages' if vocabulary['joint'] else 'one for each language'}"
-    head = _row(["", "source", "target"], "th")
+    head = table_row(["", "source", "target"], "th")
     src, tgt = vocabulary["src"], vocabulary["tgt"]
     rows = [["entries", *(f"{side['size']:,}" for side in (src, tgt))]]
     rows += [
@@ -177,7 +170,7 @@ def _vocabulary(vocabulary: Mapping[str, Any]) -> str:
         f"{kind}. Words are runs of letters and digits, or of punctuation; those kept whole and the tokens a word are "
         f"counted in up to {vocabulary['n_sample']:,} pairs of each set, the rest in all."
     )
-    return f'<p class="note">{escape(note)}</p><div class="wide"><table>{head}{_rows(rows)}</table></div>'
+    return f'<p class="note">{escape(note)}</p><div class="wide"><table>{head}{table_rows(rows)}</table></div>'
 
 
 def _duplicates(duplicates: Mapping[str, int]) -> str:
@@ -190,11 +183,11 @@ def _duplicates(duplicates: Mapping[str, int]) -> str:
             ("sources that occurred before, in any such spelling", "n_repeated_src"),
         )
     ]
-    return f'<p class="note">Among the pairs as read.</p><div class="wide"><table>{_rows(rows)}</table></div>'
+    return f'<p class="note">Among the pairs as read.</p><div class="wide"><table>{table_rows(rows)}</table></div>'
 
 
 def _corpora(report: CleanReport) -> str:
-    head = _row(
+    head = table_row(
         ["corpus", "weight", "read", "kept", "words a source", "words a target", "target / source", "most dropped by"],
         "th",
     )
@@ -219,7 +212,7 @@ def _corpora(report: CleanReport) -> str:
             ]
         )
     note = '<p class="note">Means and the median ratio of characters are of the kept pairs, before the split.</p>'
-    return f'{note}<div class="wide"><table>{head}{_rows(rows)}</table></div>'
+    return f'{note}<div class="wide"><table>{head}{table_rows(rows)}</table></div>'
 
 
 def _forecast(forecast: Mapping[str, Any]) -> str:
@@ -241,29 +234,16 @@ def _forecast(forecast: Mapping[str, Any]) -> str:
     ]
     memory = forecast["memory_mib"]
     names = list(next(iter(memory.values())))
-    head = _row(["MiB", *names], "th")
-    body = _rows([[setting, *(f"{values[name]:,.0f}" for name in names)] for setting, values in memory.items()])
+    head = table_row(["MiB", *names], "th")
+    body = table_rows([[setting, *(f"{values[name]:,.0f}" for name in names)] for setting, values in memory.items()])
     note = '<p class="note">Peak memory of one training process; the largest micro-batch decides.</p>'
-    return (
-        f'<div class="wide"><table>{_rows(rows)}</table></div>{note}<div class="wide"><table>{head}{body}</table></div>'
-    )
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
-
-
-def _rows(rows: Iterable[Sequence[str]]) -> str:
-    return "".join(_row(row, "td") for row in rows)
+    numbers = f'<div class="wide"><table>{table_rows(rows)}</table></div>'
+    return f'{numbers}{note}<div class="wide"><table>{head}{body}</table></div>'
 
 
 def _name(rule: str) -> str:
     """A rule's name that may break behind an underscore."""
     return escape(rule).replace("_", "_<wbr>")
-
-
-def _row(cells: Sequence[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
 def _percent(part: float, whole: float) -> str:
