@@ -17,6 +17,7 @@ TOP_LEVEL = {
     "config.yaml",
     "clean_report.json",
     "metrics.jsonl",
+    "starts.jsonl",
     "tokenizer",
     "tensorboard",
     "checkpoints",

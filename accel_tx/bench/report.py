@@ -7,7 +7,6 @@ import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -172,8 +171,9 @@ def machine(n_threads: int) -> dict[str, Any]:
     import torch
 
     from accel_tx.train.device import uses_gpu
+    from accel_tx.train.starts import processor
 
-    found: dict[str, Any] = {"processor": _processor(), "threads": n_threads}
+    found: dict[str, Any] = {"processor": processor(), "threads": n_threads}
     if uses_gpu():
         found["GPU"] = torch.cuda.get_device_name()
     found["Python"] = platform.python_version()
@@ -183,12 +183,3 @@ def machine(n_threads: int) -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.machine()

@@ -30,6 +30,7 @@ from accel_tx.train.results import Results
 from accel_tx.train.resume import find_checkpoint, load_checkpoint
 from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, leave_preempted
 from accel_tx.train.shortage import shortage_told
+from accel_tx.train.starts import describe_start, write_start
 from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked
 from accel_tx.train.tracking import MetricsLog
 from accel_tx.train.update import Updater
@@ -178,6 +179,7 @@ class Run:
         if self.accelerator.is_main_process:
             (self.run_dir / PREEMPTED_FILE).unlink(missing_ok=True)
         stop.finish_updates_first(self.run_dir, self.config.train.max_hours)
+        self._write_start()
         self.progress = Progress(state, is_main=self.accelerator.is_main_process)
         with self.progress:
             if state.validation_is_due:
@@ -188,6 +190,14 @@ class Run:
                     self._save()
             while not self.is_over:
                 self._train_on()
+
+    def _write_start(self) -> None:
+        is_idle = self.is_over and not self.state.validation_is_due
+        if self.accelerator.is_main_process and not is_idle:
+            start = describe_start(self.accelerator, self.state.update, self.state.n_updates, self.n_parameters)
+            failed = write_start(self.run_dir, start)
+            if failed is not None:
+                self._say(failed)
 
     def _train_on(self) -> None:
         """Train until the end, or a stop, or until the run goes back to a checkpoint."""

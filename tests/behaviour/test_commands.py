@@ -37,6 +37,7 @@ def test_a_run_leaves_what_the_readme_says(run_dir: Path) -> None:
     assert {path.name for path in run_dir.iterdir()} == {
         "config.yaml",
         "metrics.jsonl",
+        "starts.jsonl",
         "tensorboard",
         "tokenizer",
         "clean_report.json",
