@@ -35,6 +35,8 @@ commands:
              python -m accel_tx score --run_dir runs/quickstart --src test.en --tgt test.fr
   attention  where the decoder looks in a sentence, as a picture
              python -m accel_tx attention --run_dir runs/quickstart --input "The old man reads." --output reads.png
+  report     runs side by side on one HTML page: scores, curves, translations, settings, speed
+             python -m accel_tx report --run_dirs runs/small runs/large --output report.html
   bench      speed, memory and padding on this machine, beside the baselines; one table
              python -m accel_tx bench --config configs/multi30k_en_fr.yaml --synthetic 20000 --seconds 20
 
@@ -52,6 +54,7 @@ _COMMANDS = (
     "translate",
     "score",
     "attention",
+    "report",
     "bench",
 )
 

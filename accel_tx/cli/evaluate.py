@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,10 @@ class _Text:
     @property
     def n_lines(self) -> int:
         return len(self.references[0])
+
+    def references_sha256(self) -> str:
+        """By which `report` knows scores that may be compared."""
+        return hashlib.sha256(json.dumps(self.references).encode()).hexdigest()
 
 
 def run(argv: list[str]) -> None:
@@ -73,7 +78,7 @@ def run(argv: list[str]) -> None:
         print_scores(found, comet[0] if comet else None, drawn, text.n_lines)
     if options.json is not None:
         searched = {"decode": None if decode is None else dataclasses.asdict(decode)}
-        values = {**_as_dict(options, found, comet, drawn, text.n_lines), **searched}
+        values = {**_as_dict(options, found, comet, drawn, text), **searched}
         write_whole(Path(options.json), iter([json.dumps(values, indent=1, ensure_ascii=False)]))
 
 
@@ -184,12 +189,13 @@ def _own_translations(options: Namespace, text: _Text) -> tuple[list[str], Decod
 
 
 def _as_dict(
-    options: Namespace, found: dict[str, MetricScores], comet: list[float] | None, drawn: Resampling, n_sentences: int
+    options: Namespace, found: dict[str, MetricScores], comet: list[float] | None, drawn: Resampling, text: _Text
 ) -> dict[str, Any]:
     """For JSON: plain scores under the names that metrics.jsonl has, then everything about each system."""
     values: dict[str, Any] = {key: metric.systems[0].score for key, metric in found.items()}
     values |= {"signature": found["bleu"].plain_signature, "chrf_signature": found["chrf"].plain_signature}
-    values |= {"n_sentences": n_sentences, "weights": None if options.hyp else options.weights}
+    values |= {"n_sentences": text.n_lines, "references_sha256": text.references_sha256()}
+    values |= {"weights": None if options.hyp else options.weights}
     values |= dataclasses.asdict(drawn)
     values["signatures"] = {key: metric.signature for key, metric in found.items()}
     files = [options.hyp, *(options.against or [])]

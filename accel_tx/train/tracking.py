@@ -17,6 +17,7 @@ from accel_tx.config import Config
 from accel_tx.inference.attention_map import AttentionMap
 from accel_tx.inference.attention_picture import as_pixels, can_draw, draw
 from accel_tx.train.lines import append_whole, keep_lines, update_of_line
+from accel_tx.train.run_samples import as_markdown
 
 
 class MetricsLog:
@@ -67,9 +68,7 @@ class MetricsLog:
     def write_samples(self, update: int, samples: list[tuple[str, str, str]]) -> None:
         """Sample translations (source, reference, hypothesis) as a TensorBoard text."""
         if self.is_main and samples:
-            rows = ["| source | reference | translation |", "|---|---|---|"]
-            rows += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in samples]
-            self._to_tensorboard(lambda writer: writer.add_text("samples", "\n".join(rows), update))
+            self._to_tensorboard(lambda writer: writer.add_text("samples", as_markdown(samples), update))
 
     def go_back(self, update: int) -> None:
         """Take out what was written after `update`, on file and waiting, and go on from there. Raises: OSError."""

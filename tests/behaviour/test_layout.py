@@ -24,6 +24,7 @@ PLACES = {
     "train": 5,
     "options": 6,  # how the command line reads a config
     "bench": 6,
+    "pages": 6,
     "export": 6,
     "cli": 7,
     "__main__": 8,

@@ -1,0 +1,35 @@
+"""`report`: runs beside each other on one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accel_tx import options as opt
+from accel_tx.config import UserError
+from accel_tx.inference.lines import check_can_write, write_whole
+
+
+def run(argv: list[str]) -> None:
+    """Parse the options and do it."""
+    parser = opt.plain_parser(
+        "report",
+        "Compare runs on one HTML page that needs nothing else: scores, learning curves over updates and over minutes, "
+        "translations, the settings that differ, hardware and speed. A run may still be training. Scores get intervals "
+        "where `evaluate --json` has written into the run folder. Example: "
+        "python -m accel_tx report --run_dirs runs/small runs/large --output report.html",
+    )
+    parser.add_argument("--run_dirs", type=str, nargs="+", required=True, help="folders of training runs")
+    parser.add_argument("--output", default="report.html", help="HTML file to write")
+    options = opt.parse(parser, argv)
+    run_dirs = [Path(name) for name in options.run_dirs]
+    for i, path in enumerate(run_dirs):
+        if path.resolve() in (other.resolve() for other in run_dirs[:i]):
+            raise UserError(f"--run_dirs: {path} is given twice; expected different runs")
+    output = Path(options.output)
+    check_can_write(output)
+    from accel_tx.pages.run_report import run_report
+    from accel_tx.train.run_history import read_run
+
+    text = run_report([read_run(path) for path in run_dirs])
+    write_whole(output, iter([text]))
+    print(f"{output}: {len(run_dirs)} run(s), {len(text.encode()) / 1e3:,.0f} kB")
