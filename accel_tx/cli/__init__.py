@@ -35,6 +35,8 @@ commands:
              python -m accel_tx score --run_dir runs/quickstart --src test.en --tgt test.fr
   attention  where the decoder looks in a sentence, as a picture
              python -m accel_tx attention --run_dir runs/quickstart --input "The old man reads." --output reads.png
+  demo       a page in the browser to try a model: translations, scores, attention
+             python -m accel_tx demo --run_dir runs/quickstart
   report     runs side by side on one HTML page: scores, curves, translations, settings, speed
              python -m accel_tx report --run_dirs runs/small runs/large --output report.html
   bench      speed, memory and padding on this machine, beside the baselines; one table
@@ -54,6 +56,7 @@ _COMMANDS = (
     "translate",
     "score",
     "attention",
+    "demo",
     "report",
     "bench",
 )

@@ -1,0 +1,87 @@
+"""`demo`: a page to try a model in the browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accel_tx import options as opt
+from accel_tx.cli.trained import add_run_options, load_translator
+from accel_tx.config import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from accel_tx.inference.translator import Translator
+    from accel_tx.pages.demo import About
+
+
+def run(argv: list[str]) -> None:
+    """Parse the options and do it."""
+    parser = opt.plain_parser(
+        "demo",
+        "Serve a page to try a run's model in the browser: text in, translations with their scores out, pictures of "
+        "attention. On this machine only, unless --host or --share says otherwise; nothing is recorded or reported. "
+        "Needs gradio. Example: python -m accel_tx demo --run_dir runs/quickstart",
+    )
+    add_run_options(parser)
+    parser.add_argument("--port", type=int, default=7860, help="port to serve at")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0: all that this machine has")
+    parser.add_argument("--share", action="store_true", help="also through a tunnel of gradio's, open to everyone")
+    options = opt.parse(parser, argv)
+    if not 1 <= options.port <= 65_535:
+        raise UserError(f"--port is {options.port}; expected from 1 to 65535")
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("demo needs gradio, which is not installed: pip install gradio")
+    _check_can_serve(options.host, options.port)
+    translator = load_translator(options)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import, which reads it
+    from accel_tx.pages.demo import build_page, serve
+
+    page = build_page(translator, _about(options, translator))
+    address = serve(page, options.host, options.port, options.share)
+    print(f"{options.run_dir} {options.weights} at {address} (Ctrl-C ends it)", flush=True)
+    if not _is_loopback(options.host):
+        print(f"accel_tx: --host {options.host}: all who reach this machine can use the page", file=sys.stderr)
+    threading.Event().wait()
+
+
+def _about(options: Namespace, translator: Translator) -> About:
+    from accel_tx.inference.translator import load_run_config, load_scores
+    from accel_tx.model.transformer import count_parameters
+    from accel_tx.pages.demo import About
+
+    run_dir = Path(options.run_dir)
+    data = load_run_config(run_dir).data
+    scores = load_scores(run_dir / options.weights)
+    known = [f"run {run_dir.resolve().name}", f"weights {options.weights}"]
+    known += [f"update {scores['update']:,}"] if "update" in scores else []
+    known += [f"BLEU {scores['bleu']:.2f} on its validation set"] if "bleu" in scores else []
+    known.append(f"{count_parameters(translator.model):,} parameters on {translator.model.positions.device.type}")
+    return About(f"Translate {data.src_lang} to {data.tgt_lang}", ", ".join(known), data.src_lang, data.tgt_lang)
+
+
+def _check_can_serve(host: str, port: int) -> None:
+    """Raise UserError now, before a model is loaded, if the address is taken or not one of this machine."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]
+        raise UserError(
+            f"--host {host} --port {port}: cannot be served ({reason}); expected an address of this machine "
+            "and a free port"
+        ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
