@@ -34,7 +34,7 @@ font-weight:700;line-height:19px;color:var(--paper);font-variant-numeric:tabular
 _WIDTH, _HEIGHT = 440, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 26, 10, 36
 _MOST_POINTS = 300  # of a curve: more than one a pixel can not be seen
-_MOST_DOTS = 40
+_MOST_DOTS = 25
 _NUMBER_GAP = 12.0
 _SHARE_IN_SIGHT = 0.95
 

@@ -91,7 +91,9 @@ def serve(page: gr.Blocks, host: str, port: int, share: bool) -> str:
         )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--host {host} --port {port}: cannot be served ({reason}); give another --port") from None
+        raise UserError(f"--host {host} --port {port}: cannot be served ({reason})") from None
+    if share and not public:
+        raise UserError("--share: no tunnel could be opened; leave it out, or see whether this machine has a network")
     return str(public or local)
 
 
