@@ -55,6 +55,12 @@ def test_what_is_seen_of_a_line_is_all_that_lies_below_the_top(heights: list[flo
     assert [x for x, _ in seen] == sorted(x for x, _ in seen)
 
 
+def test_a_line_ends_where_it_crosses_the_top_and_begins_again_where_it_comes_back() -> None:
+    pieces = below([(0, 1), (1, 3), (2, 3), (3, 2), (4, 0)], 2)
+    assert pieces == [[(0, 1), (0.5, 2)], [(3, 2), (3, 2), (4, 0)]]
+    assert below([(0, 3), (1, 1), (2, 3)], 2) == [[(0.5, 2), (1, 1), (1.5, 2)]]
+
+
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=12))
 def test_numbers_at_the_ends_keep_their_order_and_distance(at: list[float]) -> None:
     placed = spread(at, 9, 100)

@@ -95,6 +95,8 @@ def test_every_curve_is_drawn_over_updates_and_over_minutes(runs: list[Path]) ->
     assert page.count('class="curve c0"') == page.count('class="curve c1"') == 8
     labels = re.findall(r'aria-label="([^"]*)"', page)
     assert "BLEU, validation over minutes of training: a/same ends at 30.5; b/same ends at 31.25" in labels
+    minutes = page[page.index("BLEU, validation over minutes") :]
+    assert re.findall(r'class="tick"[^>]*>([^<]*)<', minutes[: minutes.index("</svg>")]) == ["0.0", "0.5", "1.0", "1.5"]
     assert sum("&lt;b&gt;&amp; ends at 0.8" in label for label in labels) == 2  # the cut line is left out
 
 
