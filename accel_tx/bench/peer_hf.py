@@ -21,6 +21,7 @@ from accel_tx.data.batching import BatchLimits, BatchPlan
 from accel_tx.data.packing import Indices
 from accel_tx.data.token_pairs import TokenPairs
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
+from accel_tx.export.hf_weights import structure_of
 from accel_tx.model.transformer import count_parameters
 
 _IGNORED = -100
@@ -130,27 +131,6 @@ def build_marian(config: ModelConfig, src_vocab_size: int, tgt_vocab_size: int) 
         for executed, unique in enumerate(order):
             stack.layers[executed] = stack.layers[order.index(unique)]
     return model
-
-
-def structure_of(config: ModelConfig) -> dict[str, Any]:
-    """What the configs of all encoder-decoder models in `transformers` call by the same names, without dropout."""
-    return {
-        "d_model": config.d_model,
-        "encoder_layers": config.n_encoder_layers,
-        "decoder_layers": config.n_decoder_layers,
-        "encoder_ffn_dim": config.d_ff,
-        "decoder_ffn_dim": config.d_ff,
-        "encoder_attention_heads": config.n_heads,
-        "decoder_attention_heads": config.n_heads,
-        "activation_function": config.activation,
-        "max_position_embeddings": config.max_positions,
-        "scale_embedding": True,
-        "pad_token_id": PAD_ID,
-        "bos_token_id": BOS_ID,
-        "eos_token_id": EOS_ID,
-        "forced_eos_token_id": None,
-        "decoder_start_token_id": BOS_ID,
-    }
 
 
 class _Examples:

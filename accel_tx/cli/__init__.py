@@ -35,6 +35,8 @@ commands:
              python -m accel_tx score --run_dir runs/quickstart --src test.en --tgt test.fr
   attention  where the decoder looks in a sentence, as a picture
              python -m accel_tx attention --run_dir runs/quickstart --input "The old man reads." --output reads.png
+  export     in the format of another program, proved to translate the same
+             python -m accel_tx export --run_dir runs/quickstart --format ctranslate2 --output quickstart_ct2
   demo       a page in the browser to try a model: translations, scores, attention
              python -m accel_tx demo --run_dir runs/quickstart
   report     runs side by side on one HTML page: scores, curves, translations, settings, speed
@@ -56,6 +58,7 @@ _COMMANDS = (
     "translate",
     "score",
     "attention",
+    "export",
     "demo",
     "report",
     "bench",

@@ -59,7 +59,7 @@ def _about(options: Namespace, translator: Translator) -> About:
 
     run_dir = Path(options.run_dir)
     data = load_run_config(run_dir).data
-    scores = load_scores(run_dir / options.weights)
+    scores = load_scores(weights_folder(run_dir, options.weights))
     known = [f"run {run_dir.resolve().name}", f"weights {options.weights}"]
     known += [f"update {scores['update']:,}"] if "update" in scores else []
     known += [f"BLEU {scores['bleu']:.2f} on its validation set"] if "bleu" in scores else []

@@ -155,12 +155,12 @@ def _text_to_score(options: Namespace) -> _Text:
 
 def _validation_set(options: Namespace) -> _Text:
     from accel_tx.data.dataset import prepare_data
-    from accel_tx.inference.translator import load_run_config, load_scores
+    from accel_tx.inference.translator import load_run_config, load_scores, weights_folder
 
     run_dir = Path(options.run_dir)
     config = load_run_config(run_dir)
     data = prepare_data(config)
-    if data.sha256 != load_scores(run_dir / options.weights)["data_sha256"]:
+    if data.sha256 != load_scores(weights_folder(run_dir, options.weights))["data_sha256"]:
         raise UserError(f"{run_dir}: its corpus has changed since the training; give --src and --ref")
     if options.valid_set is None:
         return _Text(data.valid_src.to_pylist(), [data.valid_tgt.to_pylist()], config.validation.tokenize)

@@ -64,7 +64,7 @@ class Translator:
         settings = dataclasses.replace(config.decode, **(decode or {}))
         tokenizers = TokenizerPair.load(run_dir / "tokenizer")
         model = Transformer(config.model, tokenizers.src.vocab_size, tokenizers.tgt.vocab_size)
-        load_weights(model, run_dir / weights / "model.safetensors")
+        load_weights(model, weights_folder(run_dir, weights) / "model.safetensors")
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         return cls(model.to(device, dtype).eval(), tokenizers, settings)
 
@@ -215,6 +215,11 @@ def load_run_config(run_dir: Path) -> Config:
         return build_config(values)
     except (KeyError, TypeError) as error:
         raise UserError(f"{run_dir}/config.yaml: is not what `train` writes (missing {error})") from None
+
+
+def weights_folder(run_dir: Path, weights: str) -> Path:
+    """The folder inside a run folder that holds these weights; one that `export` wrote has them at its top."""
+    return run_dir if (run_dir / "model.safetensors").is_file() else run_dir / weights
 
 
 def load_scores(folder: Path) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def find_source(given: Path) -> Source:
     """
     if not given.is_dir():
         raise UserError(f"--init_from {given}: no such folder; expected a run folder, a checkpoint, best or final")
+    if (given / "config.yaml").is_file() and (given / checkpoint.MODEL).is_file():
+        return Source(given, given)  # what `export` wrote
     if (given / "config.yaml").is_file():
         folder = given / "best" if (given / "best" / checkpoint.MODEL).is_file() else checkpoint.newest_valid(given)[0]
         if folder is None:

@@ -5,56 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from accel_tx.cli import main
-from accel_tx.config import Config, ModelConfig, UserError, dump_yaml
+from accel_tx.config import Config, dump_yaml
 from accel_tx.data.dataset import prepare_data
 from accel_tx.model.transformer import Transformer
 from tests.conftest import as_options
-
-SIZES: dict[str, Any] = {
-    "d_model": 16,
-    "d_ff": 32,
-    "n_heads": 2,
-    "n_encoder_layers": 3,
-    "n_decoder_layers": 3,
-    "encoder_sharing": "palindrome",
-    "max_positions": 30,
-}
-
-
-@pytest.mark.parametrize(("norm", "tied"), [("pre", "all"), ("post", "all"), ("post", "decoder"), ("post", "none")])
-def test_the_transplanted_model_gives_the_same_logits(norm: str, tied: str) -> None:
-    pytest.importorskip("transformers")
-    from accel_tx.bench.peer_hf_decode import transplanted
-
-    torch.manual_seed(1)
-    src_vocab = 50 if tied == "all" else 40
-    model = Transformer(ModelConfig(**SIZES, norm=norm, tie_embeddings=tied), src_vocab, 50).eval()  # type: ignore[arg-type]
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-        src_ids, tgt_in = torch.tensor([[5, 6, 7, 3], [8, 9, 3, 0]]), torch.tensor([[2, 10, 11], [2, 12, 13]])
-        theirs = transplanted(model).eval()(src_ids, (src_ids != 0).long(), tgt_in).logits
-        hidden = model.decode(tgt_in, model.encode(src_ids, src_ids != 0), src_ids != 0)
-        ours = hidden @ model.projection.T + model.output_bias
-    assert float(ours.std()) > 0.1
-    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
-
-
-def test_a_pre_norm_model_without_a_counterpart_is_refused() -> None:
-    pytest.importorskip("transformers")
-    from accel_tx.bench.peer_hf_decode import transplanted
-
-    with pytest.raises(
-        UserError, match=r"tie_embeddings 'none' has no counterpart in transformers; expected 'all', or"
-    ):
-        transplanted(Transformer(ModelConfig(**SIZES), 50, 50))
 
 
 @pytest.fixture

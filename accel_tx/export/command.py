@@ -1,0 +1,127 @@
+"""The work of `export`: write a folder beside, prove it, then give it its name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accel_tx import __version__
+from accel_tx.config import UserError
+from accel_tx.data.disk import is_disk_full
+from accel_tx.export.card import model_card
+from accel_tx.export.formats import find_format
+from accel_tx.export.proof import LEAST_EXACT, LEAST_ROUNDED, Proof, Sentences, prove
+from accel_tx.export.source import Trained
+from accel_tx.inference.metrics import score_translations
+from accel_tx.train.checkpoint import replace_folder, size_bytes
+
+RECORD = "export.json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    proof: Proof
+    record: dict[str, Any]
+    """The content of `export.json`."""
+    n_bytes: int
+
+
+def export(
+    trained: Trained,
+    format_name: str,
+    output: Path,
+    sentences: Sentences,
+    quantization: str | None = None,
+    least_identical: float | None = None,
+) -> Exported:
+    """Write the folder `output` in a format, if enough of the sentences are translated the same by it.
+
+    Raises: UserError for what cannot be exported, or is not proved; then `output` is what it was.
+    """
+    form, quantization = find_format(format_name, quantization)
+    check_output(output)
+    if least_identical is None:
+        least_identical = LEAST_EXACT if quantization == "float32" else LEAST_ROUNDED
+    # One for both programs, so that their speeds can be compared.
+    torch.set_num_threads(1)
+    ours = trained.greedy()
+    fitting = sentences.fitting(ours)
+    if not fitting.src:
+        raise UserError(f"{sentences.origin}: has no sentence that fits the model; give others with --sentences FILE")
+    with _made_beside(output) as beside:
+        form.write(trained, beside, quantization)
+        proof = prove(ours, form.load(beside), fitting)
+        proof.check(least_identical)
+        record = _record(trained, format_name, quantization, proof)
+        (beside / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        card = model_card(trained, form.LIBRARY, record, form.how_to_load(trained, output.resolve().name))
+        (beside / "README.md").write_text(card, encoding="utf-8")
+    return Exported(proof, record, size_bytes(output))
+
+
+def check_output(output: Path) -> None:
+    """Raise UserError unless the folder can be made, is empty, or is an earlier export, which is replaced."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: is a file; expected a folder to make")
+    if output.is_dir() and any(output.iterdir()) and not (output / RECORD).is_file():
+        raise UserError(f"--output {output}: holds other files; expected a new folder, or an earlier export to replace")
+
+
+@contextlib.contextmanager
+def _made_beside(output: Path) -> Iterator[Path]:
+    """A folder that takes the place of `output` at the end, and is gone if there is an error."""
+    target = output.resolve()
+    beside = target.with_name(f".writing_{target.name}")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        yield beside
+        for path in beside.rglob("*"):
+            # safetensors lets only the owner read what it writes.
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        replace_folder(beside, target)
+    except Exception as error:
+        # Libraries that are not Python's own tell a full disk with errors of their own.
+        if not isinstance(error, OSError) and not is_disk_full(error):
+            raise
+        told = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise UserError(f"--output {output}: cannot be written ({told})") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _record(trained: Trained, format_name: str, quantization: str, proof: Proof) -> dict[str, Any]:
+    n = proof.n_sentences
+    record: dict[str, Any] = {
+        "accel_tx": __version__,
+        "format": format_name,
+        "quantization": quantization,
+        "weights": trained.weights.name,
+        "update": trained.scores.get("update"),
+        "runtime": proof.runtime,
+        "sentences": {"from": proof.sentences.origin, "n": n, "identical": proof.n_identical},
+        "sentences_per_s": {
+            "accel_tx": round(n / proof.ours_s, 1),
+            "exported": round(n / proof.theirs_s, 1),
+            "ratio": round(proof.ratio, 2),
+            "threads": torch.get_num_threads(),
+        },
+    }
+    if proof.sentences.references is not None:
+        tokenize = trained.config.validation.tokenize
+        both = [score_translations(lines, proof.sentences.references, tokenize) for lines in (proof.ours, proof.theirs)]
+        record["bleu"] = {
+            "accel_tx": round(both[0].bleu, 2),
+            "exported": round(both[1].bleu, 2),
+            "signature": both[0].signature,
+        }
+    return record

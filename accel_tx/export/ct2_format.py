@@ -1,0 +1,168 @@
+"""Format `ctranslate2`: a model of CTranslate2, from its own specification of a Transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer as FastTokenizer
+from torch import Tensor, nn
+
+from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS, UNK_ID
+from accel_tx.export.source import Trained
+from accel_tx.export.text import SOURCE_FILE, TARGET_FILE, stand_alone, tokens_by_id
+from accel_tx.model.layers import sinusoidal_positions
+from accel_tx.model.transformer import Transformer
+
+LIBRARY = "ctranslate2"
+PACKAGES: tuple[str, ...] = ("ctranslate2",)
+QUANTIZATIONS: tuple[str, ...] = (
+    "float32",
+    "int8",
+    "int8_float32",
+    "int8_float16",
+    "int8_bfloat16",
+    "int16",
+    "float16",
+    "bfloat16",
+)
+_TOKENS_PER_BATCH = 1024
+_SUPPRESSED = (PAD_ID, BOS_ID)
+_DEFAULT_POSITIONS = 1024
+
+
+def write(trained: Trained, folder: Path, quantization: str) -> None:
+    """Fill the folder."""
+    spec = _spec_of(trained.model)
+    source, target = stand_alone(trained.tokenizers.src), stand_alone(trained.tokenizers.tgt)
+    spec.register_source_vocabulary(tokens_by_id(source))
+    spec.register_target_vocabulary(tokens_by_id(target))
+    spec.config.unk_token = SPECIAL_TOKENS[UNK_ID]
+    spec.config.bos_token = spec.config.decoder_start_token = SPECIAL_TOKENS[BOS_ID]
+    spec.config.eos_token = SPECIAL_TOKENS[EOS_ID]
+    spec.validate()
+    spec.optimize(None if quantization == "float32" else quantization)
+    spec.save(str(folder))
+    source.save(str(folder / SOURCE_FILE))
+    target.save(str(folder / TARGET_FILE))
+
+
+def how_to_load(trained: Trained, folder: str) -> str:
+    """For the model card."""
+    never = ", ".join(f'["{SPECIAL_TOKENS[i]}"]' for i in _SUPPRESSED)
+    return f"""\
+```python
+import ctranslate2, tokenizers
+source = tokenizers.Tokenizer.from_file("{folder}/{SOURCE_FILE}")
+target = tokenizers.Tokenizer.from_file("{folder}/{TARGET_FILE}")
+translator = ctranslate2.Translator("{folder}")
+found = translator.translate_batch([source.encode("A sentence.").tokens], max_input_length=0)
+print(target.decode([target.token_to_id(token) for token in found[0].hypotheses[0]]))
+```
+
+What our search never writes is left out with `disable_unk=True, suppress_sequences=[{never}]`;
+`min_decoding_length=0` lets a translation be empty, as ours may. A text that contains `<eos>` ends there unless
+`source.encode_special_tokens = True`."""
+
+
+def load(folder: Path) -> Runtime:
+    """On the CPU."""
+    return Runtime(folder)
+
+
+def _spec_of(model: Transformer) -> Any:
+    from ctranslate2.specs import Activation, TransformerSpec
+
+    config = model.config
+    spec = TransformerSpec.from_config(
+        (config.n_encoder_layers, config.n_decoder_layers),
+        config.n_heads,
+        pre_norm=config.norm == "pre",
+        activation=Activation.RELU if config.activation == "relu" else Activation.GELU,
+        # For `replace_unknowns` and `return_attention`: the mean over all heads of the last layer.
+        alignment_heads=config.n_heads,
+    )
+    source = model.tgt_embedding if model.src_embedding is None else model.src_embedding
+    for part, embedding in ((spec.encoder.embeddings[0], source), (spec.decoder.embeddings, model.tgt_embedding)):
+        part.weight = _copy(embedding.weight)
+    for stack, norm in ((spec.encoder, model.encoder_norm), (spec.decoder, model.decoder_norm)):
+        # Never shorter than what CTranslate2 takes and writes unless told otherwise: it would stop with an error.
+        n_positions = max(config.max_positions, _DEFAULT_POSITIONS)
+        stack.position_encodings.encodings = sinusoidal_positions(n_positions, config.d_model)
+        if config.norm == "pre":
+            _set_norm(stack.layer_norm, norm)
+    spec.decoder.projection.weight = _copy(model.projection)
+    spec.decoder.projection.bias = _copy(model.output_bias)
+    # A shared layer is written once: equal tensors become aliases.
+    for i, part in zip(model.encoder_order, spec.encoder.layer, strict=True):
+        _set_common(part, model.encoder_layers[i])
+    for i, part in zip(model.decoder_order, spec.decoder.layer, strict=True):
+        layer: Any = model.decoder_layers[i]
+        _set_common(part, layer)
+        cross = layer.cross_attention
+        for linear, weights in zip(part.attention.linear, (cross.query, cross.key_value, cross.out), strict=True):
+            _set_linear(linear, weights)
+        _set_norm(part.attention.layer_norm, layer.cross_attention_residual.norm)
+    spec.config.layer_norm_epsilon = 1e-5
+    return spec
+
+
+def _set_common(part: Any, layer: nn.Module) -> None:
+    """Self-attention and feed-forward, which layers of both stacks have."""
+    ours: Any = layer
+    for linear, weights in zip(
+        part.self_attention.linear, (ours.self_attention.qkv, ours.self_attention.out), strict=True
+    ):
+        _set_linear(linear, weights)
+    _set_norm(part.self_attention.layer_norm, ours.self_attention_residual.norm)
+    _set_linear(part.ffn.linear_0, ours.feed_forward.inner)
+    _set_linear(part.ffn.linear_1, ours.feed_forward.outer)
+    _set_norm(part.ffn.layer_norm, ours.feed_forward_residual.norm)
+
+
+def _set_linear(part: Any, linear: Any) -> None:
+    part.weight = _copy(linear.weight)
+    if linear.bias is not None:
+        part.bias = _copy(linear.bias)
+
+
+def _set_norm(part: Any, norm: Any) -> None:
+    part.gamma, part.beta = _copy(norm.weight), _copy(norm.bias)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    # Quantizing rounds in place, and would round the model that is exported.
+    return tensor.detach().clone()
+
+
+class Runtime:
+    """CTranslate2's translator on the CPU, with as many threads as torch has."""
+
+    def __init__(self, folder: Path) -> None:
+        import ctranslate2
+
+        self.translator = ctranslate2.Translator(
+            str(folder), device="cpu", inter_threads=1, intra_threads=torch.get_num_threads()
+        )
+        self.name = f"CTranslate2 {ctranslate2.__version__} ({self.translator.compute_type})"
+        self.source, self.target = (FastTokenizer.from_file(str(folder / name)) for name in (SOURCE_FILE, TARGET_FILE))
+        self.source.encode_special_tokens = True
+
+    def translate(self, lines: Sequence[str], limits: Sequence[int]) -> list[str]:
+        """Greedily, at most so many tokens each."""
+        found = self.translator.translate_batch(
+            [encoding.tokens for encoding in self.source.encode_batch(list(lines))],
+            beam_size=1,
+            max_input_length=0,
+            min_decoding_length=0,
+            max_decoding_length=max(limits),
+            max_batch_size=_TOKENS_PER_BATCH,
+            batch_type="tokens",
+            disable_unk=True,
+            suppress_sequences=[[SPECIAL_TOKENS[i]] for i in _SUPPRESSED],
+        )
+        to_id = self.target.get_vocab()
+        ids = [[to_id[token] for token in one.hypotheses[0][:limit]] for one, limit in zip(found, limits, strict=True)]
+        return list(self.target.decode_batch(ids))

@@ -1,0 +1,69 @@
+"""The formats by name, and what each of them offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, cast
+
+from accel_tx.config import UserError
+from accel_tx.export.source import Trained
+
+_MODULES = {
+    "safetensors": "safetensors_format",
+    "transformers": "hf_format",
+    "ctranslate2": "ct2_format",
+    "onnx": "onnx_format",
+}
+FORMATS = tuple(_MODULES)
+
+
+class Runtime(Protocol):
+    """Translates with nothing but what an exported folder holds, by the program that the format is made for."""
+
+    @property
+    def name(self) -> str:
+        """The program with its version, and the form in which it computes."""
+
+    def translate(self, lines: Sequence[str], limits: Sequence[int]) -> list[str]:
+        """The greedy translation of each line, cut after `limits[i]` tokens, without PAD, UNK and BOS."""
+
+
+class Format(Protocol):
+    """A module that writes a format."""
+
+    PACKAGES: tuple[str, ...]
+    """What has to be installed beside this package."""
+    QUANTIZATIONS: tuple[str, ...]
+    """What the weights may be, the default first."""
+    LIBRARY: str
+    """What the Hub calls the library that loads the folder."""
+
+    def write(self, trained: Trained, folder: Path, quantization: str) -> None:
+        """Fill the empty folder."""
+
+    def load(self, folder: Path) -> Runtime:
+        """What was written, as a user loads it."""
+
+    def how_to_load(self, trained: Trained, folder: str) -> str:
+        """For the model card: a code block in Markdown, and what to know about it."""
+
+
+def find_format(name: str, quantization: str | None) -> tuple[Format, str]:
+    """The format, and what its weights will be.
+
+    Raises: UserError where it cannot be written here, or not so.
+    """
+    module = f"accel_tx.export.{_MODULES[name]}"
+    found = cast(Format, import_module(module))
+    missing = [package for package in found.PACKAGES if find_spec(package) is None]
+    if missing:
+        raise UserError(f"--format {name} needs what is not installed here: pip install {' '.join(missing)}")
+    if quantization is not None and quantization not in found.QUANTIZATIONS:
+        raise UserError(
+            f"--quantization {quantization}: format {name} has {', '.join(found.QUANTIZATIONS)}; "
+            "expected one of them, or another --format"
+        )
+    return found, quantization or found.QUANTIZATIONS[0]

@@ -1,0 +1,240 @@
+"""`export`: what it leaves, what the rest of the program makes of it, and that a failed proof leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accel_tx.cli import main
+from accel_tx.config import UserError
+from accel_tx.export import safetensors_format
+from tests.export.runs import SCORES, make_run, sentences
+
+
+@pytest.fixture(autouse=True)
+def _one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is enough where the speeds are not looked at."""
+    monkeypatch.setattr("accel_tx.export.proof._N_ROUNDS", 1)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A file of 10 sentences, an empty line, and one that is too long for the model."""
+    path = tmp_path / "text.en"
+    path.write_text("\n".join([*sentences(10), "", "word " * 100]) + "\n", encoding="utf-8")
+    return path
+
+
+def export(run_dir: Path, text: Path | None, output: Path, *options: str) -> None:
+    given = [] if text is None else ["--sentences", str(text)]
+    main(["export", "--run_dir", str(run_dir), "--format", "safetensors", "--output", str(output), *given, *options])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    with pytest.raises(SystemExit) as ended:
+        export(*arguments)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_folder_is_a_model_that_every_command_takes(
+    run_dir: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "deep" / "out"
+    export(run_dir, text, output)
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "identical: 10 of 10 translations (greedy; text.en)"
+    assert second.startswith("sentences/s: accel_tx ")
+    assert third.startswith(f"{output}: 0.")
+    assert files_in(output) == {
+        "README.md",
+        "config.yaml",
+        "export.json",
+        "model.safetensors",
+        "scores.json",
+        "tokenizer/src.json",
+        "tokenizer/tgt.json",
+    }
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in output.rglob("*") if path.is_file())
+    answers = []
+    for folder in (run_dir, output):
+        main(["translate", "--run_dir", str(folder), "--input", str(text)])
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+    assert answers[0].count("\n") == 12
+    options = ["--src", str(text), "--ref", str(text), "--n_resamples", "0"]
+    main(["evaluate", "--run_dir", str(output), *options])
+    assert "BLEU" in capsys.readouterr().out
+
+
+def test_training_starts_from_an_exported_folder_but_not_in_it(run_dir: Path, text: Path, tmp_path: Path) -> None:
+    from accel_tx.inference.translator import load_run_config
+    from accel_tx.train.run_dir import check_run_dir
+    from accel_tx.train.warm_start import find_source
+
+    out = tmp_path / "out"
+    export(run_dir, text, out)
+    source = find_source(out)
+    assert (source.run_dir, source.weights) == (out, out)
+    with pytest.raises(UserError, match="holds an exported model; give another --run_dir, and --init_from"):
+        check_run_dir(load_run_config(out), out, "auto")
+
+
+def test_what_was_proved_is_recorded(run_dir: Path, text: Path, tmp_path: Path) -> None:
+    export(run_dir, text, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert record["sentences"] == {"from": "text.en", "n": 10, "identical": 10}
+    assert (record["format"], record["quantization"], record["weights"], record["update"]) == (
+        "safetensors",
+        "float32",
+        "best",
+        12,
+    )
+    assert record["sentences_per_s"]["threads"] == 1
+    speeds = record["sentences_per_s"]
+    assert speeds["ratio"] == pytest.approx(speeds["exported"] / speeds["accel_tx"], rel=0.05)
+
+
+def test_the_card_has_a_header_for_the_hub_and_names_no_folder_of_this_machine(
+    run_dir: Path, text: Path, tmp_path: Path
+) -> None:
+    from huggingface_hub import ModelCard
+
+    config = (run_dir / "config.yaml").read_text()
+    (run_dir / "config.yaml").write_text(config.replace("corpus: phrasebook", f"corpus: {tmp_path}/hidden/books", 1))
+    export(run_dir, text, tmp_path / "out")
+    content = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in content
+    assert "Corpus: books. 300 of 320 pairs were kept" in content
+    assert "# license: put the licence" in content
+    data = ModelCard(content).data
+    assert data.language == ["en", "fr"]
+    assert data.license is None
+    assert data.pipeline_tag == "translation"
+    assert {(result.metric_type, result.metric_value) for result in data.eval_results or []} == {
+        ("bleu", round(SCORES["bleu"], 2)),
+        ("chrf", 34.5),
+    }
+    for heading in ("How to load it", "Data", "Training", "Scores", "Limits"):
+        assert f"\n## {heading}\n" in content
+    assert SCORES["signature"] in content
+
+
+class _Wrong(safetensors_format.Runtime):
+    """Translates the first sentences otherwise."""
+
+    n_wrong = 1
+
+    def translate(self, lines: Sequence[str], limits: Sequence[int]) -> list[str]:
+        right = super().translate(lines, limits)
+        return [f"{line}!" for line in right[: self.n_wrong]] + right[self.n_wrong :]
+
+
+def test_a_failed_proof_is_one_line_with_the_number_and_leaves_nothing(
+    run_dir: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safetensors_format, "Runtime", _Wrong)
+    before = {path.name for path in tmp_path.iterdir()}
+    error = refusal(capsys, run_dir, text, tmp_path / "out")
+    assert "translates 9 of 10 sentences as this program does; expected at least 100.0% (--least_identical)" in error
+    assert sentences(1)[0] in error
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_failed_proof_leaves_an_earlier_export_as_it_was(
+    run_dir: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    export(run_dir, text, output)
+    (output / "README.md").write_text("mine")
+    monkeypatch.setattr(safetensors_format, "Runtime", _Wrong)
+    refusal(capsys, run_dir, text, output)
+    assert (output / "README.md").read_text() == "mine"
+    monkeypatch.undo()
+    export(run_dir, text, output)
+    assert (output / "README.md").read_text() != "mine"
+
+
+def test_a_user_may_accept_fewer(
+    run_dir: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safetensors_format, "Runtime", _Wrong)
+    export(run_dir, text, tmp_path / "out", "--least_identical", "0.9")
+    assert "identical: 9 of 10 translations" in capsys.readouterr().out
+    assert "9 of 10 sentences (text.en)" in (tmp_path / "out" / "README.md").read_text()
+    assert "expected at least 91.0%" in refusal(capsys, run_dir, text, tmp_path / "2", "--least_identical", "0.91")
+
+
+@pytest.mark.parametrize(("n_wrong", "passes"), [(1, True), (2, False)])
+def test_rounded_weights_may_change_one_sentence_in_a_hundred(
+    n_wrong: int, passes: bool, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safetensors_format, "QUANTIZATIONS", ("float32", "int8"))
+    monkeypatch.setattr(_Wrong, "n_wrong", n_wrong)
+    monkeypatch.setattr(safetensors_format, "Runtime", _Wrong)
+    (tmp_path / "text").write_text("We eat.\n" * 100)
+    if passes:
+        export(run_dir, tmp_path / "text", tmp_path / "out", "--quantization", "int8")
+    else:
+        with pytest.raises(SystemExit):
+            export(run_dir, tmp_path / "text", tmp_path / "out", "--quantization", "int8")
+    assert (tmp_path / "out").exists() == passes
+
+
+def test_no_more_than_200_sentences_are_translated(run_dir: Path, tmp_path: Path) -> None:
+    from accel_tx.export.proof import Sentences
+    from accel_tx.export.source import Trained
+
+    src = ["", *(f"We eat {i}." for i in range(300)), "  "]
+    fitting = Sentences("test", src, [line.upper() for line in src]).fitting(Trained.load(run_dir, "best").greedy())
+    assert fitting.src == src[1:201]
+    assert fitting.references == [line.upper() for line in src[1:201]]
+
+
+def test_without_sentences_the_validation_text_is_translated(
+    run_dir: Path, tmp_path: Path, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = (run_dir / "config.yaml").read_text()
+    (run_dir / "config.yaml").write_text(config.replace("cache_dir: ~/.cache/accel_tx", f"cache_dir: {cache_dir}"))
+    export(run_dir, None, tmp_path / "out")
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "identical: 23 of 23 translations (greedy; the run's validation text)"
+    assert re.fullmatch(r"BLEU on them: accel_tx (\d+\.\d\d), accel_tx 0\S+ \1", second)
+
+
+def test_bad_input_is_one_line(
+    run_dir: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert "no such folder" in refusal(capsys, tmp_path / "none", text, out)
+    assert "no such file; has this run saved weights yet?" in refusal(capsys, run_dir, text, out, "--weights", "final")
+    assert "cannot be read" in refusal(capsys, run_dir, tmp_path / "none.txt", out)
+    (tmp_path / "blank.txt").write_text("\n \n")
+    assert "blank.txt: has no sentence that fits" in refusal(capsys, run_dir, tmp_path / "blank.txt", out)
+    assert "is a file; expected a folder" in refusal(capsys, run_dir, text, text)
+    assert "holds other files; expected a new folder" in refusal(capsys, run_dir, text, run_dir)
+    assert "expected from 0 to 1" in refusal(capsys, run_dir, text, out, "--least_identical", "99")
+    assert "format safetensors has float32" in refusal(capsys, run_dir, text, out, "--quantization", "int8")
+    assert "cannot be written (" in refusal(capsys, run_dir, text, text / "below")
+    config = (run_dir / "config.yaml").read_text()
+    (run_dir / "config.yaml").write_text(config.replace("corpus: phrasebook", f"corpus: {tmp_path}/gone", 1))
+    assert "or give --sentences FILE" in refusal(capsys, run_dir, None, out)
+    assert not out.exists()

@@ -1,0 +1,238 @@
+"""Every format translates as ours, whatever the structure of the model; the proof would see it if not."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from accel_tx.config import UserError
+from accel_tx.data.tokenizer import EOS_ID
+from accel_tx.export.command import export
+from accel_tx.export.formats import Format, find_format
+from accel_tx.export.proof import Sentences
+from accel_tx.export.source import Trained
+from accel_tx.inference.pair_scores import score_pairs
+from tests.export.runs import make_run, pairs, sentences
+
+N = 12
+SRC_IDS = torch.tensor([[5, 6, 7, 3], [8, 9, 3, 0]])
+TGT_IN = torch.tensor([[2, 10, 11, 9], [2, 12, 13, 30]])
+SIDES = ("source", "target")
+PALINDROME = {
+    "n_encoder_layers": 4,
+    "n_decoder_layers": 3,
+    "encoder_sharing": "palindrome",
+    "decoder_sharing": "palindrome",
+}
+STRUCTURES: dict[str, dict[str, Any]] = {
+    "pre-norm, all tied": {"norm": "pre"},
+    "post-norm, all tied, shared layers": {"norm": "post", **PALINDROME},
+    "pre-norm, output tied, two vocabularies, shared layers": {
+        "norm": "pre",
+        "joint": False,
+        "tie_embeddings": "decoder",
+        "kind": "wordlevel",
+        **PALINDROME,
+    },
+    "post-norm, output tied, two vocabularies, gelu": {
+        "norm": "post",
+        "joint": False,
+        "tie_embeddings": "decoder",
+        "kind": "unigram",
+        "activation": "gelu",
+    },
+    "pre-norm, nothing tied, gelu": {"norm": "pre", "tie_embeddings": "none", "activation": "gelu"},
+    "post-norm, nothing tied, two vocabularies": {"norm": "post", "joint": False, "tie_embeddings": "none"},
+}
+PACKAGES = {"transformers": ["transformers"], "ctranslate2": ["ctranslate2"], "onnx": ["onnxscript", "onnxruntime"]}
+
+
+@pytest.fixture(autouse=True)
+def _one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speeds are not looked at."""
+    monkeypatch.setattr("accel_tx.export.proof._N_ROUNDS", 1)
+
+
+def need(format_name: str) -> None:
+    for package in PACKAGES.get(format_name, []):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+
+
+def make_run_in(tmp_path: Path, **fields: Any) -> Path:
+    (tmp_path / "run").mkdir()
+    return make_run(tmp_path / "run", **fields)
+
+
+def written(trained: Trained, format_name: str, folder: Path, quantization: str | None = None) -> Format:
+    """Write the folder, without a proof."""
+    form, quantization = find_format(format_name, quantization)
+    folder.mkdir()
+    form.write(trained, folder, quantization)
+    return form
+
+
+def exported(run_dir: Path, format_name: str, output: Path, quantization: str | None = None) -> str:
+    """Export, and give the card."""
+    torch.set_num_threads(1)
+    trained = Trained.load(run_dir, "best")
+    found = export(trained, format_name, output, Sentences("test", sentences(N)), quantization)
+    assert found.proof.n_sentences == N
+    assert len({*found.proof.ours}) > 2
+    return (output / "README.md").read_text(encoding="utf-8")
+
+
+@torch.no_grad()
+def our_logits(run_dir: Path) -> torch.Tensor:
+    """Of TGT_IN, given SRC_IDS: (2, T, V)."""
+    model = Trained.load(run_dir, "best").model
+    hidden = model.decode(TGT_IN, model.encode(SRC_IDS, SRC_IDS != 0), SRC_IDS != 0)
+    logits = hidden @ model.projection.T + model.output_bias
+    assert float(logits.std()) > 0.5
+    return logits
+
+
+def run_python_of(card: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    monkeypatch.chdir(cwd)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("structure", list(STRUCTURES)[1:3])
+@pytest.mark.parametrize("format_name", ["transformers", "ctranslate2"])
+def test_a_format_translates_identically_and_as_its_card_says(
+    format_name: str,
+    structure: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    need(format_name)
+    run_dir = make_run_in(tmp_path, **STRUCTURES[structure])
+    # In float32 `export` raises unless all are identical.
+    card = exported(run_dir, format_name, tmp_path / "out")
+    capsys.readouterr()
+    run_python_of(card, tmp_path, monkeypatch)
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("structure", list(STRUCTURES)[1:4])
+def test_onnx_translates_identically_as_its_card_says_and_gives_our_logits(
+    structure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("onnx")
+    from accel_tx.export.onnx_greedy import OnnxTranslator
+
+    run_dir = make_run_in(tmp_path, **STRUCTURES[structure])
+    card = exported(run_dir, "onnx", tmp_path / "out")
+    capsys.readouterr()
+    run_python_of(card, tmp_path, monkeypatch)
+    assert capsys.readouterr().out.startswith("['")
+    # Position by position, with the cache, what all at once gives.
+    onnx = OnnxTranslator(tmp_path / "out", n_threads=1)
+    fixed: dict[str, Any] = {"src_valid": (SRC_IDS != 0).numpy()}
+    names = [output.name for output in onnx.encoder.get_outputs()]
+    fixed |= dict(zip(names, onnx.encoder.run(names, {"src_ids": SRC_IDS.numpy(), **fixed})))
+    own = {name: np.zeros((2, heads, 0, size), np.float32) for name, (heads, size) in onnx.own.items()}
+    found = []
+    for i in range(TGT_IN.shape[1]):
+        logits, *grown = onnx.decoder.run(onnx.outputs, {"tokens": TGT_IN[:, i : i + 1].numpy(), **fixed, **own})
+        own = dict(zip(own, grown))
+        found.append(torch.from_numpy(logits))
+    torch.testing.assert_close(torch.stack(found, dim=1), our_logits(run_dir), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_the_model_of_transformers_gives_our_logits(structure: str, tmp_path: Path) -> None:
+    need("transformers")
+    from transformers import AutoModelForSeq2SeqLM
+
+    trained = Trained.load(make_run_in(tmp_path, **STRUCTURES[structure]), "best")
+    written(trained, "transformers", tmp_path / "out")
+    theirs = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        logits = theirs(SRC_IDS, (SRC_IDS != 0).long(), TGT_IN).logits
+    ours = our_logits(tmp_path / "run")
+    n_real = ours.shape[-1]
+    torch.testing.assert_close(logits[..., :n_real], ours, rtol=0, atol=1e-4)
+    assert bool((logits[..., n_real:] < -9_000).all())  # what fills the smaller of two vocabularies up
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_ctranslate2_gives_our_probabilities(structure: str, tmp_path: Path) -> None:
+    """Of given translations: so all logits agree, not only the largest ones."""
+    need("ctranslate2")
+    import ctranslate2
+    from tokenizers import Tokenizer
+
+    trained = Trained.load(make_run_in(tmp_path, **STRUCTURES[structure]), "best")
+    written(trained, "ctranslate2", tmp_path / "out")
+    source, target = (Tokenizer.from_file(str(tmp_path / "out" / f"{side}_tokenizer.json")) for side in SIDES)
+    src, tgt = zip(*pairs()[:20], strict=True)
+    found = ctranslate2.Translator(str(tmp_path / "out")).score_batch(
+        [one.tokens for one in source.encode_batch(list(src))],
+        [one.tokens[:-1] for one in target.encode_batch(list(tgt))],
+    )
+    ours = [one.log_prob for one in score_pairs(trained.model, trained.tokenizers, src, tgt, max_tokens=1_000)]
+    torch.testing.assert_close([sum(one.log_probs) for one in found], ours, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("format_name", ["transformers", "ctranslate2"])
+@pytest.mark.parametrize(("eos_bias", "n_tokens"), [(1e3, 0), (-1e3, 7)])
+def test_a_translation_may_be_empty_and_ends_at_its_limit(
+    format_name: str, eos_bias: float, n_tokens: int, tmp_path: Path
+) -> None:
+    need(format_name)
+    trained = Trained.load(make_run_in(tmp_path, kind="wordlevel"), "best")
+    with torch.no_grad():
+        trained.model.output_bias[EOS_ID] = eos_bias
+    runtime = written(trained, format_name, tmp_path / "out").load(tmp_path / "out")
+    found = runtime.translate(sentences(2), [n_tokens or 7] * 2)
+    assert [len(ids) for ids in trained.tokenizers.tgt.encode(found)] == [n_tokens] * 2
+
+
+def test_int8_is_smaller_is_told_from_float_and_leaves_our_model_as_it_was(tmp_path: Path) -> None:
+    need("ctranslate2")
+    trained = Trained.load(make_run_in(tmp_path), "best")
+    before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
+    sizes = {}
+    for quantization in ("float32", "int8"):
+        folder = tmp_path / quantization
+        form = written(trained, "ctranslate2", folder, quantization)
+        sizes[quantization] = (folder / "model.bin").stat().st_size
+        assert quantization in form.load(folder).name
+    n_rounded = sum(tensor.numel() for tensor in before.values() if tensor.ndim == 2)
+    assert sizes["float32"] - sizes["int8"] > 2.5 * n_rounded
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.state_dict().items())
+
+
+def test_a_shared_layer_is_written_once(tmp_path: Path) -> None:
+    need("ctranslate2")
+    sizes = []
+    for name, fields in (("shared", PALINDROME), ("own", {"n_encoder_layers": 4, "n_decoder_layers": 3})):
+        (tmp_path / name).mkdir()
+        trained = Trained.load(make_run(tmp_path / name, **fields), "best")
+        written(trained, "ctranslate2", tmp_path / name / "out")
+        sizes.append((tmp_path / name / "out" / "model.bin").stat().st_size)
+    layer_bytes = 4 * (4 * 16 * 16 + 2 * 16 * 32)
+    assert sizes[1] - sizes[0] > 2.5 * layer_bytes
+
+
+@pytest.mark.parametrize("format_name", ["safetensors", "transformers", "onnx"])
+def test_a_quantization_that_a_format_lacks_is_refused(format_name: str) -> None:
+    need(format_name)
+    with pytest.raises(UserError, match=f"--quantization int8: format {format_name} has float32; expected one of"):
+        find_format(format_name, "int8")
+
+
+def test_a_missing_package_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accel_tx.export.formats.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs what is not installed here: pip install ctranslate2$"):
+        find_format("ctranslate2", None)

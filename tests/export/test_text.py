@@ -1,0 +1,61 @@
+"""Exported tokenizer files give the ids and the texts of our own tokenizers, without our code around them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as FastTokenizer
+
+from accel_tx.config import TokenizerConfig
+from accel_tx.data.tokenizer import EOS_ID, Tokenizer, train_tokenizer
+from accel_tx.export.text import stand_alone, tokens_by_id
+from tests.export.runs import tokenizer_pair
+
+KINDS = ["wordlevel", "bpe", "unigram"]
+WORDS = ["l", "eau", "(", ")", "[", "'", "’", "-", ".", ",", "…", ").", "5", "%", "«", "»", "?", "n", "est"]
+
+
+def reloaded(tokenizer: Tokenizer) -> FastTokenizer:
+    """As a user of the file has it."""
+    fast = FastTokenizer.from_str(stand_alone(tokenizer).to_str())
+    fast.encode_special_tokens = True
+    return fast
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "text", ["The old man reads.", "  My   sister, e\u0301te\u0301 ", "He wrote <eos> and <pad>.", "", "Zażółć ☃ (x)"]
+)
+def test_a_text_has_our_ids_and_an_end(kind: str, text: str) -> None:
+    tokenizer = tokenizer_pair(kind, joint=True).src
+    (ours,) = tokenizer.encode([text.strip()])
+    assert reloaded(tokenizer).encode(text).ids == [*ours, EOS_ID]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@given(data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_ids_become_our_text(kind: str, data: st.DataObject) -> None:
+    tokenizer = tokenizer_pair(kind, joint=True).tgt
+    ids = data.draw(st.lists(st.integers(4, tokenizer.vocab_size - 1), max_size=12))
+    assert [reloaded(tokenizer).decode(ids)] == tokenizer.decode([ids])
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=9))
+@example(["(", "(", "l", "'", "eau", ")", ")", "."])
+@example(["l", "'", "n", "'", "l", "-", "l", "’"])
+@settings(max_examples=300, deadline=None)
+def test_whole_words_are_joined_as_ours(words: list[str]) -> None:
+    tokenizer = train_tokenizer(iter([" ".join(WORDS)] * 2), TokenizerConfig("wordlevel", 100, 1))
+    ids = [i for i in (tokenizer.fast.token_to_id(word) for word in words) if i is not None]
+    assert [reloaded(tokenizer).decode(ids)] == tokenizer.decode([ids])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_vocabulary_is_in_the_order_of_its_ids(kind: str) -> None:
+    tokenizer = tokenizer_pair(kind, joint=True).src
+    tokens = tokens_by_id(stand_alone(tokenizer))
+    assert len(tokens) == tokenizer.vocab_size
+    assert [tokenizer.fast.token_to_id(token) for token in tokens] == list(range(len(tokens)))
+    assert tokens[:4] == ["<pad>", "<unk>", "<bos>", "<eos>"]
