@@ -34,8 +34,8 @@ from accel_tx.inference.translator import Translator, best_device
 print(Translator.from_run_dir(Path("{folder}"), "best", best_device()).translate(["A sentence."]))
 ```
 
-or `python -m accel_tx translate --run_dir {folder} < in.txt > out.txt`; `evaluate`, `score`, `attention` and `demo` take the
-folder as `--run_dir` as well, and `train` as `--init_from`."""
+or `python -m accel_tx translate --run_dir {folder} < in.txt > out.txt`; `evaluate`, `score`, `attention` and `demo`
+take the folder as `--run_dir` as well, and `train` as `--init_from`."""
 
 
 def load(folder: Path) -> Runtime:
