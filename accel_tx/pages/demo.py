@@ -209,7 +209,7 @@ def _translated(translator: Translator, text: str, asked: Asked) -> tuple[Any, .
         return "", "", gr.Dropdown(choices=[], value=None), _status(found, is_bad=True)
     choices = [(_short(i, one), one) for i, one in enumerate(found.sentences, start=1)]
     choice = gr.Dropdown(choices=choices, value=found.sentences[0])
-    return found.text, _as_table(found), choice, _status(" ".join(found.remarks))
+    return found.text, translations_table(found), choice, _status(" ".join(found.remarks))
 
 
 def _drawn(translator: Translator, sentence: str | None, layer: int, head: int | None, asked: Asked) -> str:
@@ -240,7 +240,8 @@ def _status(text: str, is_bad: bool = False) -> str:
     return f'<p class="status{" bad" if is_bad else ""}" role="{"alert" if is_bad else "status"}">{escape(text)}</p>'
 
 
-def _as_table(found: Answer) -> str:
+def translations_table(found: Answer) -> str:
+    """All translations of all lines with their scores, as HTML."""
     first = 0 if len(found.lines) > 1 else 1  # the number of the only line says nothing
     rows = [("line", "rank", "translation", "score", "log-probability")]
     for number, line in enumerate(found.lines, start=1):

@@ -15,6 +15,8 @@ import pytest
 
 from accel_tx.cli import main
 from accel_tx.config import build_config
+from accel_tx.inference.parts import TranslatedLine, Translation
+from accel_tx.pages.answers import Answer
 from accel_tx.train.loop import train
 from tests.conftest import REPOSITORY, TINY, run_cli
 from tests.pages.browser import browser
@@ -90,6 +92,18 @@ def test_the_page_translates_draws_and_says_what_is_wrong(address: str, tmp_path
         assert page.errors == []
         foreign = [a for a in page.addresses if not a.startswith((address, "data:", "blob:", "about:", "chrome:"))]
         assert foreign == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what Gradio imports
+def test_translations_that_look_like_html_stay_text() -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    from accel_tx.pages.demo import translations_table
+
+    line = TranslatedLine([Translation("<img src=x>", -1.0, -0.5)], n_parts=1, unknown=[], n_searched=1)
+    table = translations_table(Answer([line], ["a"], []))
+    assert "&lt;img src=x&gt;" in table
+    assert "<img" not in table
 
 
 @pytest.mark.parametrize(

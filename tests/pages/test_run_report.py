@@ -149,7 +149,7 @@ def test_the_command_writes_the_page_and_tells_its_size(runs: list[Path], tmp_pa
     [
         (["{a}", "{tmp}"], "holds no run; expected a run folder"),
         (["{a}", "{a}/../same"], "is given twice"),
-        (["{a}", "--output", "{tmp}/none/x.html"], "cannot be written"),
+        (["{tmp}", "--output", "{tmp}/none/x.html"], "x.html: cannot be written"),  # said before runs are read
         (["{a}", "--output", "{tmp}"], "is a folder"),
     ],
 )
