@@ -13,8 +13,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -78,14 +79,29 @@ class Ranks:
         return any(process.exitcode == -signal.SIGKILL for process in self.processes)
 
 
+# What `accelerate launch --config_file launch/fsdp2.yaml` exports.
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "EncoderLayer,DecoderLayer",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+
+
 def start_ranks(
-    n_processes: int, log: Path, target: Callable[..., None], *arguments: Any, float64: bool = False
+    n_processes: int,
+    log: Path,
+    target: Callable[..., None],
+    *arguments: Any,
+    float64: bool = False,
+    launched_with: Mapping[str, str] | None = None,
 ) -> Ranks:
     """Run `target(*arguments)` in each of `n_processes` processes that are launched to train together on CPU."""
     with patch.dict(os.environ, {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}):
         CONTEXT.set_forkserver_preload(PRELOADED)
         forkserver.ensure_running()
-    environment = {"ACCELERATE_USE_CPU": "true"}
+    environment = {"ACCELERATE_USE_CPU": "true", **(launched_with or {})}
     if n_processes > 1:
         environment |= {"WORLD_SIZE": str(n_processes), "LOCAL_WORLD_SIZE": str(n_processes)}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
@@ -120,11 +136,23 @@ def _be_a_rank(
     target(*arguments)
 
 
-def train_on(n_processes: int, config: Config, run_dir: Path, float64: bool = False) -> str:
-    """Train to the end of this start on so many processes; returns what they printed over all starts."""
+def train_on(
+    n_processes: int,
+    config: Config,
+    run_dir: Path,
+    float64: bool = False,
+    launched_with: Mapping[str, str] | None = None,
+    **arguments: Any,
+) -> str:
+    """Train to the end of this start on so many processes; returns what they printed over all starts.
+
+    `launched_with`: environment variables of the launcher; `arguments`: of `train`.
+    """
     from accel_tx.train.loop import train
 
-    printed = start_ranks(n_processes, run_dir.with_suffix(".log"), train, config, run_dir, float64=float64).wait()
+    target = partial(train, config, run_dir, **arguments)
+    log = run_dir.with_suffix(".log")
+    printed = start_ranks(n_processes, log, target, float64=float64, launched_with=launched_with).wait()
     assert f"{n_processes} process(es) on cpu" in printed
     return printed
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from accel_tx.config import UserError
+from accel_tx.train.sharding import laid_out_as
 
 Weights = Mapping[str, Tensor]
 
@@ -30,7 +31,8 @@ def decay_of(update: int, decay: float) -> float:
 class RunningAverage:
     """Exponential moving average of a model's weights, on the model's device; the host never waits for it.
 
-    Every process keeps its own: the weights are the same everywhere, and so is what is made of them.
+    Every process keeps its own: the weights are the same everywhere, and so is what is made of them. Under FSDP it is
+    in parts, as they are.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -49,7 +51,7 @@ class RunningAverage:
     def put_back(self, saved: Weights) -> None:
         """Go on from a checkpoint."""
         for name, tensor in self.weights.items():
-            tensor.copy_(saved[name])
+            tensor.copy_(laid_out_as(saved[name], tensor))
 
 
 @contextlib.contextmanager

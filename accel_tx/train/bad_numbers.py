@@ -24,6 +24,7 @@ from torch import Tensor
 
 from accel_tx.config import RunError
 from accel_tx.train.report import sums_dtype
+from accel_tx.train.sharding import whole
 
 GOOD, BAD_LOSS, BAD_GRADIENT, SPIKE, OVERFLOW = range(5)
 WORDS = {
@@ -93,8 +94,8 @@ class Judge:
 
 @torch.no_grad()
 def check_weights(model: torch.nn.Module, update: int, run_dir: Path) -> None:
-    """Raise RunError if any weight is not finite; waits for the device."""
-    if not torch.stack([p.isfinite().all() for p in model.parameters()]).all():
+    """Raise RunError if any weight is not finite; waits for the device. All processes call it."""
+    if not torch.stack([whole(p.isfinite().all()) for p in model.parameters()]).all():
         raise RunError(
             f"{run_dir}: after update {update:,} the weights are not finite; they are not saved, the newest checkpoint "
             "is good; lower optim.max_lr in a new run"

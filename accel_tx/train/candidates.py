@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from accel_tx.train.agreement import broadcast
 from accel_tx.train.averaging import RunningAverage, Weights, mean_of_files, weights_in
 from accel_tx.train.checkpoint_writer import save_weights
 from accel_tx.train.progress import say
+from accel_tx.train.sharding import as_whole, is_sharded, whole, whole_weights
 from accel_tx.train.state import TrainState
 from accel_tx.train.validation import Validation, validate
 
@@ -48,24 +50,38 @@ class Candidates:
 
         Raises: StopAsked on all processes, as `validate` does.
         """
-        self._weights = {RAW: None}
+        self._weights = {RAW: whole_weights(self.model) if is_sharded(self.model) else None}
         if self.ema is not None:
-            self._weights[EMA] = self.ema.weights
+            self._weights[EMA] = {name: whole(tensor) for name, tensor in self.ema.weights.items()}
         if self.config.validation.average_last is not None:
             average = self._average(state, self.config.validation.average_last)
             if average is not None:
                 self._weights[AVERAGE] = average
         found = {}
         for name, weights in self._weights.items():
-            with weights_in(self.model, weights):
-                result = validate(self.accelerator, self.model, self.data, self.config, poll)
+            with self._with(weights) as model:
+                result = validate(self.accelerator, model, self.data, self.config, poll)
             if result is not None:
                 found[name] = result
         return found or None
 
+    @contextlib.contextmanager
+    def _with(self, weights: Weights | None) -> Iterator[Transformer]:
+        """A model that has these weights."""
+        if weights is not None and is_sharded(self.model):
+            with as_whole(self.accelerator, self.model, weights) as model:
+                yield model
+            return
+        with weights_in(self.model, weights):
+            yield self.model
+
     def weights_of(self, name: str) -> Weights | None:
-        """Those scored last under this name; None: the model's own."""
+        """Those scored last under this name, whole; None: the model's own."""
         return self._weights[name]
+
+    def let_go(self) -> None:
+        """Give up the memory of what was scored last: of parts the whole, and averages."""
+        self._weights = {}
 
     def forget_later(self, update: int) -> None:
         """Remove what a start that was lost kept of validations behind this update."""
@@ -75,25 +91,26 @@ class Candidates:
     def _average(self, state: TrainState, n: int) -> dict[str, Tensor] | None:
         """The mean of the last `n`, the same on every process; None where there is but one, or the disk is full."""
         mean: dict[str, Tensor] = {}
+        own = self._weights[RAW] or self.model.state_dict()
         if self.accelerator.is_main_process:
             try:
-                mean = self._mean_of_last(state, n)
+                mean = self._mean_of_last(own, state, n)
             except (OSError, UserError) as error:
                 text = checkpoint.describe(error, self.run_dir, 0) if isinstance(error, OSError) else str(error)
                 say(f"{text}; no average is scored at this validation")
         if not broadcast(self.accelerator, [bool(mean)])[0]:
             return None
         on_device = {}
-        for name, live in self.model.state_dict().items():
-            own = mean[name].to(live.device) if mean else torch.empty_like(live)
-            on_device[name] = own if self.accelerator.num_processes == 1 else broadcast_tensors(own)
+        for name, live in own.items():
+            found = mean[name].to(live.device) if mean else torch.empty_like(live)
+            on_device[name] = found if self.accelerator.num_processes == 1 else broadcast_tensors(found)
         return on_device
 
-    def _mean_of_last(self, state: TrainState, n: int) -> dict[str, Tensor]:
+    def _mean_of_last(self, own: Weights, state: TrainState, n: int) -> dict[str, Tensor]:
         folder = validated.folder_of(self.run_dir, state.update)
         folder.parent.mkdir(exist_ok=True)
         values = {"update": state.update, "data_sha256": state.data_sha256, "run": checkpoint.run_identity(state)}
-        failed = save_weights(self.model.state_dict(), folder, values)
+        failed = save_weights(own, folder, values)
         if failed is not None:
             raise UserError(failed)
         validated.rotate(self.run_dir, n, state.update)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from accel_tx.train.averaging import RunningAverage
 from accel_tx.train.checkpoint import EMA, MODEL, OPTIMIZER, SCALER, SCHEDULER, identity
+from accel_tx.train.sharding import laid_out_as, load_weights, whole
 from accel_tx.train.state import TrainState
 
 STAMP = "checkpoint_of"
@@ -56,27 +58,39 @@ class Content:
 
 
 def copy_content(parts: Parts) -> Content:
-    """A copy of everything; it takes as much host memory as the checkpoint, and waits for the device."""
+    """A copy of everything; it takes as much host memory as the checkpoint, and waits for the device.
+
+    Under FSDP all other processes call `help_copy` meanwhile.
+    """
+    return _content(parts, lambda tensor: whole(tensor).to("cpu", copy=True).contiguous())
+
+
+def help_copy(parts: Parts) -> None:
+    """Hand this process' parts of every tensor over to the one that calls `copy_content`."""
+
+    def hand_over(tensor: Tensor) -> None:
+        whole(tensor)
+
+    _content(parts, hand_over)
+
+
+def _content(parts: Parts, copy: Callable[[Tensor], Any]) -> Content:
     return Content(
-        _copy_weights(parts.model.state_dict()),
-        _copy(parts.optimizer.state_dict()),
-        _copy(parts.scheduler.state_dict()),
-        None if parts.scaler is None else _copy(parts.scaler.state_dict()),
-        None if parts.ema is None else _copy_weights(parts.ema.weights),
+        _map(parts.model.state_dict(), copy),
+        _map(parts.optimizer.state_dict(), copy),
+        _map(parts.scheduler.state_dict(), copy),
+        None if parts.scaler is None else _map(parts.scaler.state_dict(), copy),
+        None if parts.ema is None else _map(parts.ema.weights, copy),
     )
 
 
-def _copy_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in _copy(weights).items()}
-
-
-def _copy(value: Any) -> Any:
+def _map(value: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return change(value.detach())
     if isinstance(value, dict):
-        return {key: _copy(entry) for key, entry in value.items()}
+        return {key: _map(entry, change) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_copy(entry) for entry in value]
+        return [_map(entry, change) for entry in value]
     return value
 
 
@@ -206,10 +220,23 @@ def _optimizer_misfit(saved: dict[str, Any], own: dict[str, Any], parameters: li
 
 def put_back(content: Content, parts: Parts) -> None:
     """Load what `find_misfit` has found to fit."""
-    parts.model.load_state_dict(content.model)
+    load_weights(parts.model, content.model)
     if parts.ema is not None and content.ema is not None:
         parts.ema.put_back(content.ema)
-    parts.optimizer.load_state_dict(content.optimizer)
+    parts.optimizer.load_state_dict(_laid_out(content.optimizer, parts.optimizer))
     parts.scheduler.load_state_dict(content.scheduler)
     if parts.scaler is not None:
         parts.scaler.load_state_dict(content.scaler)
+
+
+def _laid_out(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimizer with its moments in the parts that the parameters of `optimizer` are in."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = {
+        index: {
+            name: laid_out_as(value, parameters[index]) if isinstance(value, Tensor) and value.ndim > 0 else value
+            for name, value in entry.items()
+        }
+        for index, entry in saved["state"].items()
+    }
+    return {**saved, "state": state}

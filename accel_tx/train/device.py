@@ -15,6 +15,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs, TorchDynamoPlugin
 
 from accel_tx.config import TrainConfig, UserError
+from accel_tx.train import sharding
 
 Precision = Literal["no", "bf16", "fp16"]
 
@@ -135,12 +136,14 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
 
     Raises: UserError where the launcher started more processes than found each other, or asked for sharding.
     """
+    shards = sharding.plugin()
     # split_batches: the scheduler ticks once an update whatever the number of processes.
     accelerator = Accelerator(
         mixed_precision=resolve_precision(config.precision),
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         # What the launcher exports would compile the whole model for single shapes; train.compile decides.
         dynamo_plugin=TorchDynamoPlugin(backend="NO"),
+        fsdp_plugin=shards,
         # The only buffer is the position table, the same everywhere and for ever.
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
@@ -155,10 +158,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             f"{launched} processes were launched but {accelerator.num_processes} found each other; on CPU use "
             "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
         )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise UserError(
-            f"{accelerator.distributed_type.value}: is not supported yet; launch with launch/multi_gpu.yaml"
-        )
+    sharding.shard_on_cpu_too(accelerator, shards)
     return accelerator
 
 
@@ -167,6 +167,8 @@ def prepare(accelerator: Accelerator, *parts: Any) -> Any:
     with warnings.catch_warnings():
         # torch 2.13 wants `forward_sync_buffers` instead, which neither torch 2.10 nor Accelerate 1.15 knows.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        if accelerator.distributed_type == DistributedType.FSDP:
+            sharding.autocast_forward(accelerator, parts[0])
         return accelerator.prepare(*parts)
 
 

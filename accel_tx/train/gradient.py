@@ -13,9 +13,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from accel_tx.config import RunError
 from accel_tx.data.collator import Batch
 from accel_tx.train.buckets import Buckets
 from accel_tx.train.progress import say
+from accel_tx.train.sharding import is_sharded
 from accel_tx.train.shortage import Halving, free_memory, in_words, is_shortage, single_pair
 
 
@@ -39,6 +41,7 @@ class Gradient:
         self.buckets: Buckets | None = None
         self.own_model = model
         """Its backward pass sums up nothing over the processes."""
+        self.is_sharded = is_sharded(model)
         if isinstance(model, DistributedDataParallel):
             self.buckets, self.own_model = Buckets(model, accelerator.device), model.module
 
@@ -48,12 +51,14 @@ class Gradient:
         `n_tokens`: target tokens of the update over all processes. The loss is a sum over tokens; DDP averages over
         processes, so it is scaled by their number to become the mean over the tokens of all of them.
         A micro-batch that does not fit is split, and the update made from its first one again: some parameters had the
-        gradient of the failed one already. Raises: RunError if a single pair does not fit.
+        gradient of the failed one already. Raises: RunError if a single pair does not fit, or under FSDP a micro-batch.
         """
         slots = [_Slot(batch, self.halving.n_parts(batch), []) for batch in micro_batches]
         if self.buckets is not None:
             self.buckets.begin_update()
         failed = self._pass(update, slots, n_tokens, by_hand=False)
+        if failed is not None and self.is_sharded:
+            raise _cannot_split(failed.batch, update)
         if failed is not None:
             while failed is not None:
                 self._split(failed, update)
@@ -77,7 +82,7 @@ class Gradient:
                 _seed_dropout(self.seed, update, number * a.num_processes + a.process_index, *path)
                 is_last = slot is slots[-1] and i + 1 == len(parts)
                 try:
-                    with contextlib.nullcontext() if is_last or by_hand else a.no_sync(self.model):
+                    with contextlib.nullcontext() if is_last or by_hand or self.is_sharded else a.no_sync(self.model):
                         summed = model(part.to(a.device), self.label_smoothing)
                         a.backward(summed * (a.num_processes / n_tokens))
                 except RuntimeError as error:
@@ -101,6 +106,15 @@ class Gradient:
             say(in_words(slot.batch, update, a.process_index, a.num_processes))
         self.halving.learn(slot.batch, slot.n_parts)
         slot.n_parts = min(2 * slot.n_parts, n_pairs)
+
+
+def _cannot_split(batch: Batch, update: int) -> RunError:
+    """Of weights in parts no process makes a pass on its own: the others wait in the middle of the one that failed."""
+    return RunError(
+        f"update {update + 1:,}: a micro-batch of {len(batch.src_ids)} pairs, {batch.n_padded_tokens:,} positions, "
+        "does not fit into the memory, and under FSDP it cannot be split; the newest checkpoint is good; go on with "
+        "train.gradient_checkpointing true, or begin a new run with a lower train.max_tokens"
+    )
 
 
 def _seed_dropout(seed: int, update: int, micro_batch: int, *part: int) -> None:

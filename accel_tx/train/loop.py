@@ -14,13 +14,22 @@ from accel_tx.config import Config
 from accel_tx.data.collator import Batch
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.model.transformer import Transformer, count_parameters
-from accel_tx.train import auto_tokens, checkpoint, compiling, device, patience, rollback, run_lock, warm_start
+from accel_tx.train import (
+    auto_tokens,
+    checkpoint,
+    compiling,
+    device,
+    patience,
+    rollback,
+    run_lock,
+    warm_start,
+)
 from accel_tx.train.agreement import end_everywhere_if, failing_together, run_dir_locked
 from accel_tx.train.averaging import RunningAverage
 from accel_tx.train.bad_numbers import check_weights
 from accel_tx.train.bad_updates import BadUpdates, forget_bad_updates
 from accel_tx.train.candidates import Candidates, line_of, winner_of
-from accel_tx.train.checkpoint_content import Parts
+from accel_tx.train.checkpoint_content import Parts, help_copy
 from accel_tx.train.checkpoint_writer import CheckpointWriter
 from accel_tx.train.fresh import build, fresh_state, plan_of
 from accel_tx.train.lines import finite_or_none
@@ -29,6 +38,7 @@ from accel_tx.train.progress import Progress, closing_line, opening_lines, say
 from accel_tx.train.results import Results
 from accel_tx.train.resume import find_checkpoint, load_checkpoint
 from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, leave_preempted
+from accel_tx.train.sharding import check_can_shard, is_sharded, sharding_lines, whole_weights
 from accel_tx.train.shortage import shortage_told
 from accel_tx.train.starts import describe_start, write_start
 from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked
@@ -56,7 +66,7 @@ def train(
             train(config, run_dir, resume, init_from, stop)
         return
     device.check_gpu_build()
-    device.resolve_precision(config.train.precision)
+    check_can_shard(config, device.resolve_precision(config.train.precision))
     if config.train.compile:
         compiling.check_compiler(device.uses_gpu())
     device.set_cpu_threads(config.train.cpu_threads)
@@ -170,7 +180,11 @@ class Run:
         ):
             self._say(line)
         train = self.config.train
-        for line in (*device.tf32_lines(train.tf32, self.uses_tf32), *compiling.compile_lines(train.compile)):
+        for line in (
+            *sharding_lines(self.raw_model),
+            *device.tf32_lines(train.tf32, self.uses_tf32),
+            *compiling.compile_lines(train.compile),
+        ):
             self._say(line)
 
     def go(self) -> None:
@@ -278,8 +292,9 @@ class Run:
         unsaved = [self.writer.wait(), self.log.close()]
         # Weights without the checkpoint behind them would look like a run that is done: the next start makes both.
         is_saved = unsaved[0] is None
+        weights = whole_weights(self.raw_model) if is_complete else {}
         if a.is_main_process and is_saved and is_complete and (has_trained or not (self.run_dir / "final").exists()):
-            unsaved.append(self.results.write_final(state))
+            unsaved.append(self.results.write_final(state, weights))
         if a.is_main_process and self.stopped_by is not None:
             unsaved.append(
                 leave_preempted(self.run_dir, self.stopped_by, state, is_complete, is_saved=unsaved[0] is None)
@@ -330,6 +345,7 @@ class Run:
             self.state.validation_is_due = False
             if results is not None:
                 self._record(results)
+            self.candidates.let_go()
             patience.share(self.accelerator, self.state)
 
     def _record(self, results: dict[str, Validation]) -> None:
@@ -356,6 +372,8 @@ class Run:
             if self.accelerator.is_main_process:
                 self.log.flush()
                 self.writer.start(self.parts, self.state)
+            elif is_sharded(self.raw_model):
+                help_copy(self.parts)
         took_s = time.monotonic() - began_at_s + self.writer.slowest_s
         self.stop.slowest_save_s = max(self.stop.slowest_save_s, took_s)
 

@@ -37,9 +37,9 @@ class Results:
             state.best_metric, state.best_score, state.best_update = self.best_metric, score, state.update
         return failed
 
-    def write_final(self, state: TrainState) -> str | None:
+    def write_final(self, state: TrainState, weights: Weights) -> str | None:
         """Write `final/`; None, or one line that says why it is what it was."""
-        return self._save("final", {"update": state.update}, state)
+        return self._save("final", {"update": state.update}, state, weights)
 
     def _save(self, name: str, values: dict[str, Any], state: TrainState, weights: Weights | None = None) -> str | None:
         values = {**values, "data_sha256": self.data_sha256, "run": checkpoint.run_identity(state)}

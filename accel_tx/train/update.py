@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +14,7 @@ from accel_tx.train.averaging import RunningAverage
 from accel_tx.train.bad_numbers import Judge
 from accel_tx.train.gradient import Gradient
 from accel_tx.train.report import Reports
+from accel_tx.train.sharding import whole
 from accel_tx.train.state import TrainState
 from accel_tx.train.window import OpenWindow
 
@@ -54,7 +55,7 @@ class Updater:
             self.window.add_micro_batch(batch)
         loss_sum, n_stops = self.reports.share(own_losses, is_asked)
         # Clipping unscales an fp16 gradient first; an infinite bound only measures.
-        norm = a.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf)
+        norm = whole(a.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf))
         verdict = self.judge.judge(loss_sum, n_tokens, norm)
         self.optimizer.step()
         if self.ema is not None:
@@ -64,7 +65,7 @@ class Updater:
         self.window.add_update(n_tokens, loss_sum, verdict)
         numbers = torch.stack([x.to(loss_sum.dtype) for x in (loss_sum / n_tokens, n_stops, verdict, norm)])
         self.reports.add(update, numbers, own_losses)
-        return cast(torch.Tensor, norm)
+        return norm
 
     def pass_over(self) -> None:
         """An update that was taken out: only the learning rate moves on."""

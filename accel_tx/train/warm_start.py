@@ -13,6 +13,8 @@ from accel_tx.data.tokenizer import TokenizerPair
 from accel_tx.inference.translator import load_run_config, load_weights
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import checkpoint
+from accel_tx.train.sharding import is_sharded, shell_of
+from accel_tx.train.sharding import load_weights as load_into_parts
 
 ORIGIN = "init_from.json"
 # They change what is learned, not what the weights mean.
@@ -80,7 +82,12 @@ def check_fits(source: Source, config: Config, tokenizers: TokenizerPair) -> Non
 def load_initial_weights(source: Source, model: Transformer) -> dict[str, Any]:
     """Fill the model; returns what is recorded of where the weights came from. Raises: UserError if they do not fit."""
     path = source.weights / checkpoint.MODEL
-    load_weights(model, path)
+    if is_sharded(model):
+        read = shell_of(model).to_empty(device="cpu")
+        load_weights(read, path)
+        load_into_parts(model, read.state_dict())
+    else:
+        load_weights(model, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     scores = {
         **checkpoint.read_json(source.weights / checkpoint.STATE),

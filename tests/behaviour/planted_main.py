@@ -4,13 +4,15 @@ The environment says which: `PLANTED` holds the update from 0, and the number of
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from accel_tx.cli import main
+from accel_tx.config import Config
 from accel_tx.model.transformer import Transformer
-from accel_tx.train.loop import Run
+from accel_tx.train.loop import Run, train
 
 
 def plant(update: int, micro_batch: int) -> None:
@@ -31,6 +33,12 @@ def plant(update: int, micro_batch: int) -> None:
         return loss
 
     Run.train_update, Transformer.forward = train_update, changed  # type: ignore[method-assign]
+
+
+def train_planted(config: Config, run_dir: Path, update: int, micro_batch: int) -> None:
+    """Train in this process, with such a loss."""
+    plant(update, micro_batch)
+    train(config, run_dir)
 
 
 if __name__ == "__main__":
