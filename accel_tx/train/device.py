@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import platform
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from accel_tx.train import sharding
 Precision = Literal["no", "bf16", "fp16"]
 
 _N_KERNELS_KEPT = 64
+# Builds for CUDA 12.6 keep code for compute capability 5.0 to 9.0; those on the package registry, from torch 2.11 on
+# for CUDA 13, begin at 7.5.
+_CUDA_126 = 'pip install "torch>=2.10,<2.14" --index-url https://download.pytorch.org/whl/cu126'
 # The others wait in a collective operation while the main process waits for a slow disk to take the checkpoint before;
 # NCCL would end them after 10 minutes.
 _WAIT_FOR_OTHERS = datetime.timedelta(hours=1)
@@ -56,21 +60,44 @@ def uses_gpu() -> bool:
 def _best_precision(has_gpu: bool) -> Precision:
     if has_gpu:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
+    return "bf16" if _cpu_has_bf16() else "no"
+
+
+def _cpu_has_bf16() -> bool:
+    """Of x86; what others have, torch does not tell."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def precision_lines(precision: str) -> list[str]:
+    """What to say of the precision in effect, where the hardware has it only by way of another."""
+    if precision == "bf16" and not uses_gpu() and platform.machine() in ("x86_64", "AMD64") and not _cpu_has_bf16():
+        return ["bf16 is emulated: this CPU has neither AVX512_BF16 nor AMX; train.precision no computes in float32"]
+    return []
 
 
 def check_gpu_build() -> None:
     """Raise UserError where the installed torch has no code for the GPU at hand, naming what to install."""
     if not uses_gpu() or torch.version.hip:
         return
-    major, minor = torch.cuda.get_device_capability()
+    index = process_index()[1]
+    major, minor = torch.cuda.get_device_capability(index)
     built_for = torch.cuda.get_arch_list()
     if not build_drives(built_for, major, minor):
-        advice = 'pip install "torch>=2.10,<2.11"' if (major, minor) == (7, 0) else "another build of torch"
         raise UserError(
             f"torch {torch.__version__} is built for {' '.join(built_for)}, not for this GPU "
-            f"({torch.cuda.get_device_name()}, sm_{major}{minor}); install {advice}"
+            f"({torch.cuda.get_device_name(index)}, sm_{major}{minor}); {_what_to_install(major, minor)}"
         )
+
+
+def _what_to_install(major: int, minor: int) -> str:
+    """The build of torch, within the range of requirements.txt, that has code for compute capability major.minor."""
+    if (major, minor) == (7, 0):
+        return f'pip install "torch>=2.10,<2.11", or {_CUDA_126}'
+    if (5, 0) <= (major, minor) < (7, 0):
+        return _CUDA_126
+    if major < 5:
+        return "no torch from 2.10 on drives it; train on a CPU with ACCELERATE_USE_CPU=true"
+    return "install the newest torch within requirements.txt, whose default build drives all later GPUs"
 
 
 def build_drives(built_for: list[str], major: int, minor: int) -> bool:

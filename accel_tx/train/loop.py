@@ -19,6 +19,7 @@ from accel_tx.train import (
     checkpoint,
     compiling,
     device,
+    launched,
     patience,
     rollback,
     run_lock,
@@ -65,6 +66,7 @@ def train(
         with Stop() as stop:
             train(config, run_dir, resume, init_from, stop)
         return
+    launched.check_processes()
     device.check_gpu_build()
     check_can_shard(config, device.resolve_precision(config.train.precision))
     if config.train.compile:
@@ -181,7 +183,9 @@ class Run:
             self._say(line)
         train = self.config.train
         for line in (
+            *launched.gpu_lines(),
             *sharding_lines(self.raw_model),
+            *device.precision_lines(self.accelerator.mixed_precision),
             *device.tf32_lines(train.tf32, self.uses_tf32),
             *compiling.compile_lines(train.compile),
         ):

@@ -147,22 +147,24 @@ def end_with_launcher() -> None:
     The kernel sends the signal when the thread that made this process ends; launchers make it in their main thread.
     """
     parent = os.getppid()
-    if not sys.platform.startswith("linux") or not _is_launcher(parent):
+    if not launcher_words():
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
     if os.getppid() != parent:  # it died before the kernel knew
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _is_launcher(pid: int) -> bool:
+def launcher_words() -> list[str]:
+    """The command line of the launcher that is the parent of this process; empty if it is none. Linux only."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
-        return False
+        return []
     names = {Path(word).name for word in words[:3]} | set(words[:3])
-    return bool(names & {"accelerate", "accelerate-launch", "torchrun", "accelerate.commands.launch"}) or any(
+    is_launcher = bool(names & {"accelerate", "accelerate-launch", "torchrun", "accelerate.commands.launch"}) or any(
         word.startswith("torch.distributed.") for word in words
     )
+    return words if is_launcher else []
 
 
 def shield_worker(_: int) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from accel_tx.config import Config, UserError
 from accel_tx.train import device
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
 
     def pretend(has_bf16: bool) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Pretended GPU")
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index=0: "Pretended GPU")
         # Emulation is what a V100 answers when it is not excluded.
         monkeypatch.setattr(
             torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16 or including_emulation
@@ -52,6 +53,18 @@ def test_auto_on_a_cpu_follows_its_instructions(cpu) -> None:  # type: ignore[no
     assert device.resolve_precision("auto") == "no"
     cpu(has_bf16=True)
     assert device.resolve_precision("auto") == "bf16"
+
+
+def test_bf16_that_a_cpu_only_emulates_is_told(cpu, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    cpu(has_bf16=False)
+    assert "is emulated" in device.precision_lines("bf16")[0]
+    assert device.precision_lines("no") == []
+    cpu(has_bf16=True)
+    assert device.precision_lines("bf16") == []
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    cpu(has_bf16=False)
+    assert device.precision_lines("bf16") == []
 
 
 def test_auto_takes_what_the_launcher_was_told_and_no_counts_as_nothing(
@@ -107,12 +120,43 @@ def test_a_v100_under_a_build_without_its_code_is_told_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gpu(has_bf16=False)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 0))
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
     with pytest.raises(UserError, match=r'pip install "torch>=2.10,<2.11"'):
         device.check_gpu_build()
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_70", "sm_80"])
     device.check_gpu_build()
+
+
+@pytest.mark.parametrize(
+    ("capability", "advice"),
+    [
+        ((7, 0), r'sm_70\); pip install "torch>=2.10,<2.11", or pip install .* --index-url .*/cu126$'),
+        ((6, 1), r'sm_61\); pip install "torch>=2.10,<2.14" --index-url .*/cu126$'),
+        ((3, 7), r"sm_37\); no torch from 2.10 on drives it; train on a CPU"),
+        ((12, 0), r"sm_120\); install the newest torch within requirements.txt"),
+    ],
+)
+def test_each_process_looks_at_its_own_gpu_and_is_told_what_to_install(
+    capability: tuple[int, int],
+    advice: str,
+    gpu,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu(has_bf16=True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: [(8, 0), capability][index])
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    device.check_gpu_build()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(UserError, match=advice):
+        device.check_gpu_build()
+
+
+def test_the_launch_files_range_of_torch_is_that_of_the_requirements() -> None:
+    requirements = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
+    assert "torch>=2.10,<2.14\n" in requirements
+    assert '"torch>=2.10,<2.14"' in device._CUDA_126
 
 
 def test_threads_are_the_cores_over_the_local_processes(monkeypatch: pytest.MonkeyPatch) -> None:
