@@ -109,6 +109,10 @@ class TrainConfig:
     """Under `max_tokens: auto`, padded tokens of an update on either side, over all processes: what is learned in an
     update does not depend on the memory. The run's config.yaml has the `max_tokens` and `micro_batches_per_update`
     that were found in its place, and a start that goes on takes these."""
+    scale_with_processes: bool = False
+    """Make updates larger, and the rate higher, the more processes begin the run: `micro_batches_per_update` (under
+    `auto` `tokens_per_update`) times their number, `optim.max_lr` and `min_lr` times its square root; the run's
+    config.yaml has the products in place of it. Otherwise any number of processes makes the same updates."""
     seed: int = 1
     """Of initial weights, batch order and dropout."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"

@@ -23,6 +23,7 @@ from accel_tx.train import (
     patience,
     rollback,
     run_lock,
+    scaling,
     warm_start,
 )
 from accel_tx.train.agreement import end_everywhere_if, failing_together, run_dir_locked
@@ -74,6 +75,7 @@ def train(
     device.set_cpu_threads(config.train.cpu_threads)
     rank, _ = device.process_index()
     run_lock.refuse_if_held(run_dir, is_main=rank == 0)
+    config = scaling.settle(config, run_dir, is_main=rank == 0)
     config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
     check_run_dir(config, run_dir, resume)
     is_new = not checkpoint.has_checkpoint(run_dir)
