@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by quickstart.sh and test.sh, in the repository root.
 
 # Make .venv unless it is there.
