@@ -111,8 +111,8 @@ class Gradient:
 def _cannot_split(batch: Batch, update: int) -> RunError:
     """Of weights in parts no process makes a pass on its own: the others wait in the middle of the one that failed."""
     return RunError(
-        f"update {update + 1:,}: a micro-batch of {len(batch.src_ids)} pairs, {batch.n_padded_tokens:,} positions, "
-        "does not fit into the memory, and under FSDP it cannot be split; the newest checkpoint is good; go on with "
+        f"update {update + 1:,}: a micro-batch of {batch.n_src_tokens:,} + {batch.n_tgt_tokens:,} tokens does not fit "
+        "into the memory, and under FSDP it cannot be split; the newest checkpoint is good; go on with "
         "train.gradient_checkpointing true, or begin a new run with a lower train.max_tokens"
     )
 

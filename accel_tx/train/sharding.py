@@ -27,6 +27,9 @@ _DDP = "launch/multi_gpu.yaml in place of FSDP"
 _REFUSED_OPTIONS = (
     ("FSDP_VERSION", "1", f"2, as in {_FILE}"),
     ("FSDP_OFFLOAD_PARAMS", "true", f"false, as in {_FILE}"),
+    # The weights are drawn on every process: there is nothing to load once.
+    ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true", f"false, as in {_FILE}"),
+    ("FSDP_AUTO_WRAP_POLICY", "size_based_wrap", f"TRANSFORMER_BASED_WRAP, as in {_FILE}"),
     ("FSDP_ACTIVATION_CHECKPOINTING", "true", "false, and train.gradient_checkpointing true, which does the same"),
 )
 

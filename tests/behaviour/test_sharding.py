@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from accel_tx.config import Config, UserError
+from accel_tx.config import Config, RunError, UserError
+from accel_tx.data.collator import DataCollator, TokenPair
 from accel_tx.train.checkpoint import checkpoint_dir, find_fault
+from accel_tx.train.device import start_accelerator
+from accel_tx.train.gradient import Gradient
 from accel_tx.train.sharding import check_can_shard, plugin
 from tests.behaviour.planted_main import train_planted
 from tests.ranks import SHARDED, start_ranks, train_on
@@ -172,6 +176,8 @@ def test_what_cannot_be_done_in_parts_is_refused(
     [
         ("FSDP_VERSION", "1", r"told fsdp_version 1; expected 2, as in launch/fsdp2.yaml"),
         ("FSDP_OFFLOAD_PARAMS", "true", r"told fsdp_offload_params true; expected false"),
+        ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true", r"told fsdp_cpu_ram_efficient_loading true; expected false"),
+        ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP", r"expected TRANSFORMER_BASED_WRAP, as in launch/fsdp2.yaml"),
         ("FSDP_ACTIVATION_CHECKPOINTING", "true", r"and train.gradient_checkpointing true, which does the same"),
         ("WORLD_SIZE", "1", r"with one process has nothing to share out; expected --num_processes 2"),
         ("ACCELERATE_USE_DEEPSPEED", "true", r"DeepSpeed.*fsdp2.yaml.*ZeRO-3; for ZeRO-2 with --fsdp_reshard_after"),
@@ -193,3 +199,22 @@ def test_numbers_between_the_processes_are_not_rounded_to_16_bits(sharded: pytes
     asked.set_mixed_precision("bf16")  # as Accelerate does
     policy = asked.mixed_precision_policy
     assert (policy.param_dtype, policy.reduce_dtype, policy.output_dtype) == (None, None, None)
+
+
+class NeverFits(torch.nn.Module):
+    """A model for which there is no memory."""
+
+    def forward(self, *_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+
+def test_a_micro_batch_that_does_not_fit_ends_a_run_in_parts(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    gradient = Gradient(start_accelerator(tiny_config().train), NeverFits(), seed=1, label_smoothing=0.1)
+    gradient.is_sharded = True
+    ids = np.array([5, 6], dtype=np.int32)
+    batch = DataCollator()([TokenPair(ids, ids)] * 4)
+    with pytest.raises(RunError, match=r"update 8: a micro-batch of 12 \+ 12 tokens .* under FSDP it cannot be split"):
+        gradient.take(7, [batch], n_tokens=12)
