@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.data.forecast import Device, Forecast, count_parameters, forecast_training
-from accel_tx.train import auto_tokens, checkpoint, compiling, device, patience, run_lock, warm_start
+from accel_tx.train import auto_tokens, checkpoint, device, launched, patience, run_lock, scaling, sharding, warm_start
 from accel_tx.train.checkpoint_content import Content, Parts
 from accel_tx.train.fresh import fresh_state, plan_of
 from accel_tx.train.host_memory import available_bytes
@@ -46,10 +46,7 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlo
     rank, _ = device.process_index()
     found = Outlook()
     with found.problem_told():
-        device.check_gpu_build()
-        device.resolve_precision(config.train.precision)
-        if config.train.compile:
-            compiling.check_compiler(device.uses_gpu())
+        launched.check_launch(config)
     if found.problems and rank != 0:
         raise UserError(found.problems[0])
     can_compute = not found.problems
@@ -76,6 +73,7 @@ def _of_run_dir(config: Config, run_dir: Path, init_from: Path | None, found: Ou
         held_by = run_lock.holder(run_dir)
         if held_by is not None:
             raise UserError(f"{run_dir}: {held_by} is writing this run; train waits for nobody: end it first")
+        config = scaling.settle(config, run_dir, is_main)
         check_run_dir(config, run_dir, "auto")
         warm_start.check_origin(run_dir, init_from, has_checkpoint=checkpoint.has_checkpoint(run_dir))
         config = auto_tokens.from_run(config, run_dir, is_main)
@@ -107,6 +105,8 @@ class _Check:
         self.row("learning rate", rate_row(length.n_updates, self.config.optim))
         self.found.problems += schedule_problems(length, self.config)
         self.found.notes += schedule_notes(length, self.config)
+        if sharding.is_asked_for():
+            self.found.notes.append("FSDP: memory is forecast as if each process held the whole model")
         if tried is not None:
             self._tell_trial(tried, length)
         self._weigh_disk(None if tried is None else tried.parts)

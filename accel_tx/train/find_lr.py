@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from accel_tx.config import Config
+from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.inference.attention_picture import as_file, can_draw
 from accel_tx.inference.lines import write_bytes_whole, write_whole
-from accel_tx.train import auto_tokens, compiling, device, warm_start
+from accel_tx.train import auto_tokens, device, launched, warm_start
 from accel_tx.train.agreement import failing_together
 from accel_tx.train.progress import say
 from accel_tx.train.rate_curve import Curve, Ramp
@@ -45,10 +46,12 @@ def find_lr(config: Config, run_dir: Path, ramp: Ramp, init_from: Path | None = 
     neither read nor changed, but for the size of its micro-batches under `train.max_tokens: auto`.
     Raises: UserError before anything is written if input or hardware forbid it.
     """
-    device.check_gpu_build()
-    device.resolve_precision(config.train.precision)
-    if config.train.compile:
-        compiling.check_compiler(device.uses_gpu())
+    launched.check_launch(config)
+    if config.train.scale_with_processes and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "train.scale_with_processes is true, and train would scale the rate that several processes find once more; "
+            "expected a single process here, or train.scale_with_processes false"
+        )
     device.set_cpu_threads(config.train.cpu_threads)
     rank, _ = device.process_index()
     check_writable(run_dir)

@@ -14,11 +14,22 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import default_config_file
 
-from accel_tx.config import UserError
+from accel_tx.config import Config, UserError
+from accel_tx.train import compiling, device
 from accel_tx.train.device import uses_gpu
+from accel_tx.train.sharding import check_can_shard
 from accel_tx.train.stopping import launcher_words
 
 _DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def check_launch(config: Config) -> None:
+    """Raise UserError if what was launched, or the hardware, does not go with itself or with the config."""
+    check_processes()
+    device.check_gpu_build()
+    check_can_shard(config, device.resolve_precision(config.train.precision))
+    if config.train.compile:
+        compiling.check_compiler(uses_gpu())
 
 
 def check_processes() -> None:

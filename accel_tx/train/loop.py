@@ -40,7 +40,7 @@ from accel_tx.train.progress import Progress, closing_line, opening_lines, say
 from accel_tx.train.results import Results
 from accel_tx.train.resume import find_checkpoint, load_checkpoint
 from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, leave_preempted
-from accel_tx.train.sharding import check_can_shard, is_sharded, sharding_lines, whole_weights
+from accel_tx.train.sharding import is_sharded, sharding_lines, whole_weights
 from accel_tx.train.shortage import shortage_told
 from accel_tx.train.starts import describe_start, write_start
 from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked
@@ -67,11 +67,7 @@ def train(
         with Stop() as stop:
             train(config, run_dir, resume, init_from, stop)
         return
-    launched.check_processes()
-    device.check_gpu_build()
-    check_can_shard(config, device.resolve_precision(config.train.precision))
-    if config.train.compile:
-        compiling.check_compiler(device.uses_gpu())
+    launched.check_launch(config)
     device.set_cpu_threads(config.train.cpu_threads)
     rank, _ = device.process_index()
     run_lock.refuse_if_held(run_dir, is_main=rank == 0)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from accel_tx.config import Config, dump_yaml
+from accel_tx.config import Config, UserError, dump_yaml
+from accel_tx.train.find_lr import find_lr
+from accel_tx.train.rate_curve import Ramp
 from accel_tx.train.scaling import scaled, settle
 from tests.ranks import train_on
 from tests.run_folder import metrics
@@ -90,3 +92,14 @@ def test_a_scaled_run_goes_on_with_any_number_of_processes(tiny_config: MakeConf
     ]
     assert lines[0] == lines[1]
     assert of_run(tmp_path / "run") == of_run(tmp_path / "1")
+
+
+def test_the_rate_that_a_range_test_finds_is_not_scaled_twice(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accel_tx.train.launched.check_processes", lambda: None)
+    config = tiny_config(train={"scale_with_processes": True})
+    with pytest.raises(UserError, match=r"train.scale_with_processes is true.*once more; expected a single process"):
+        find_lr(config, tmp_path, Ramp(1e-5, 1.0, 20))
+    assert list(tmp_path.iterdir()) == []
