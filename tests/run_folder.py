@@ -1,4 +1,4 @@
-"""What a finished run left behind, without what depends on the clock."""
+"""What a finished run left behind, without what depends on the clock and the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from accel_tx.train.checkpoint import find_fault
 
-TIMED = {"tgt_tokens_per_s", "trained_s", "validation_s"}
+TIMED = {"tgt_tokens_per_s", "trained_s", "validation_s", "device_peak_gib", "host_rss_gib"}
 TOP_LEVEL = {
     "config.yaml",
     "clean_report.json",

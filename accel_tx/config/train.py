@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from accel_tx.config.checks import at_least, exactly_one, in_range
@@ -18,6 +18,7 @@ _USED_BY = {
 """The schedules that use a field, where not all do."""
 
 
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]
 BEST_METRICS = ("bleu", "chrf", "val_loss", "cer", "wer")
 
 
@@ -124,6 +125,10 @@ class TrainConfig:
     so a run keeps to it."""
     log_every_updates: int = 50
     """Updates between two lines of metrics."""
+    trackers: list[Tracker] = field(default_factory=lambda: ["tensorboard"])
+    """Where the curves go besides metrics.jsonl; all but tensorboard need their package."""
+    histograms_every_updates: int | None = None
+    """Updates between two histograms of all weights and gradients in TensorBoard (null: none)."""
     save_every_updates: int = 1_000
     """Updates between two checkpoints."""
     keep_checkpoints: int = 2
@@ -166,7 +171,7 @@ class TrainConfig:
                 "expected auto, or train.micro_batches_per_update instead"
             )
         at_least("train", self, 1, "log_every_updates", "save_every_updates", "keep_checkpoints")
-        at_least("train", self, 1, "stop_at_update", "cpu_threads", "max_bad_updates")
+        at_least("train", self, 1, "stop_at_update", "cpu_threads", "max_bad_updates", "histograms_every_updates")
         at_least("train", self, 0, "loader_workers", "seed")
         if self.ema_decay is not None:
             in_range("train.ema_decay", self.ema_decay, 0.0, 1.0, low_open=True)

@@ -72,6 +72,8 @@ SECTIONS: dict[str, type] = {
 # asked for, because a checkpoint records the one in effect.
 _FREE_ON_RESUME = {
     "log_every_updates",
+    "trackers",
+    "histograms_every_updates",
     "save_every_updates",
     "keep_checkpoints",
     "max_hours",

@@ -16,10 +16,11 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs, TorchDynamoPlugin
 
 from accel_tx.config import TrainConfig, UserError
-from accel_tx.train import sharding
+from accel_tx.train import host_memory, sharding
 
 Precision = Literal["no", "bf16", "fp16"]
 
+_GIB = 2**30
 _N_KERNELS_KEPT = 64
 # Builds for CUDA 12.6 keep code for compute capability 5.0 to 9.0; those on the package registry, from torch 2.11 on
 # for CUDA 13, begin at 7.5.
@@ -223,6 +224,17 @@ def accelerator_for(config: TrainConfig) -> Iterator[Accelerator]:
 def _end(accelerator: Accelerator) -> None:
     accelerator.free_memory()
     accelerator.end_training()
+
+
+def memory_values() -> dict[str, float | None]:
+    """What a line of metrics says of memory, in GiB: the most that tensors took on the GPU since the line before, and
+    what this process has in memory now; None where there is no GPU, or nothing tells."""
+    peak = None
+    if uses_gpu():
+        peak = torch.cuda.max_memory_allocated() / _GIB
+        torch.cuda.reset_peak_memory_stats()
+    resident = host_memory.resident_bytes()
+    return {"device_peak_gib": peak, "host_rss_gib": None if resident is None else resident / _GIB}
 
 
 def process_index() -> tuple[int, int]:

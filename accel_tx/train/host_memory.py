@@ -1,7 +1,8 @@
-"""Memory that this machine has left for a process, as Linux tells of it."""
+"""Memory that this machine has left for a process, and that this one takes, as Linux tells of it."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -17,6 +18,12 @@ def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cg
             found += _of_groups(cgroups / "memory", path, *names)
     known = [n for n in found if n is not None]
     return min(known) if known else None
+
+
+def resident_bytes(proc: Path = Path("/proc")) -> int | None:
+    """What this process has in memory now, mapped files included; None if nothing tells."""
+    fields = next(iter(_lines(proc / "self" / "statm")), "").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else None
 
 
 def _of_machine(meminfo: Path) -> int | None:

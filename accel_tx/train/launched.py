@@ -19,17 +19,22 @@ from accel_tx.train import compiling, device
 from accel_tx.train.device import uses_gpu
 from accel_tx.train.sharding import check_can_shard
 from accel_tx.train.stopping import launcher_words
+from accel_tx.train.trackers import check_installed
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def check_launch(config: Config) -> None:
-    """Raise UserError if what was launched, or the hardware, does not go with itself or with the config."""
+    """Raise UserError if what was launched, or the hardware, does not go with itself or with the config.
+
+    Also if a tracker of the config is not installed.
+    """
     check_processes()
     device.check_gpu_build()
     check_can_shard(config, device.resolve_precision(config.train.precision))
     if config.train.compile:
         compiling.check_compiler(uses_gpu())
+    check_installed(config.train.trackers)
 
 
 def check_processes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -291,7 +292,7 @@ class Run:
         is_early = patience.has_run_out(state, self.config.validation) and state.update < state.n_updates
         is_complete = is_early or (state.update >= state.n_updates and not state.validation_is_due)
         has_trained = state.update > self.first_update
-        unsaved = [self.writer.wait(), self.log.close()]
+        unsaved = [self.writer.wait(), self.log.close(state.update if is_complete else None)]
         # Weights without the checkpoint behind them would look like a run that is done: the next start makes both.
         is_saved = unsaved[0] is None
         weights = whole_weights(self.raw_model) if is_complete else {}
@@ -318,7 +319,10 @@ class Run:
     def train_update(self, micro_batches: list[Batch], n_tokens: int) -> torch.Tensor:
         """Make the update that comes now; the norm of its gradient."""
         began_at_s = time.monotonic()
-        norm = self.updater.train(self.state.update, micro_batches, n_tokens, self.stop.asked() is not None)
+        look, every = None, self.config.train.histograms_every_updates
+        if every is not None and (self.state.update + 1) % every == 0:
+            look = partial(self.log.write_histograms, self.state.update + 1, self.raw_model)
+        norm = self.updater.train(self.state.update, micro_batches, n_tokens, self.stop.asked() is not None, look)
         self.stop.slowest_update_s = max(self.stop.slowest_update_s, time.monotonic() - began_at_s)
         return norm
 
@@ -329,6 +333,7 @@ class Run:
             "lr": self.updater.lr,
             "grad_norm": None if grad_norm is None else finite_or_none(float(grad_norm)),
             **window_values(self.window.total(), self.progress.restart_window_s()),
+            **device.memory_values(),
             "trained_s": self.progress.trained_s(),
         }
         self.log.write(values, "train")

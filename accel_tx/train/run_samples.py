@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 _TAG = "samples/text_summary"
+_MARKS = r"\\`*_\[\]|"
+"""What Markdown takes for more than itself."""
 
 
 class Sample(NamedTuple):
@@ -20,15 +24,24 @@ class Sample(NamedTuple):
 def as_markdown(samples: Sequence[tuple[str, str, str]]) -> str:
     """Samples (source, reference, translation) as the table that TensorBoard shows."""
     rows = ["| source | reference | translation |", "|---|---|---|"]
-    rows += ["| " + " | ".join(cell.replace("|", "\\|") for cell in sample) + " |" for sample in samples]
+    rows += ["| " + " | ".join(map(as_cell, sample)) + " |" for sample in samples]
     return "\n".join(rows)
+
+
+def as_cell(text: str) -> str:
+    """Text in a cell of such a table, shown as it is: `<unk>` would be taken for HTML and vanish."""
+    return re.sub(f"([{_MARKS}])", r"\\\1", html.escape(text, quote=False))
+
+
+def _from_cell(cell: str) -> str:
+    return html.unescape(re.sub(rf"\\([{_MARKS}])", r"\1", cell))
 
 
 def from_markdown(table: str) -> list[Sample]:
     """Inverse of `as_markdown`; rows of another form are left out."""
     # A bar inside a cell has a backslash before it, so it never stands alone between spaces.
     rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in table.split("\n")[2:]]
-    return [Sample(*(cell.replace("\\|", "|") for cell in row)) for row in rows if len(row) == len(Sample._fields)]
+    return [Sample(*map(_from_cell, row)) for row in rows if len(row) == len(Sample._fields)]
 
 
 def samples_of(run_dir: Path) -> dict[int, list[Sample]]:

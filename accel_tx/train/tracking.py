@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, the progress bar's numbers and lines on the terminal."""
+"""What a run tells: metrics.jsonl, TensorBoard and other trackers, and lines on the terminal where those fail."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ import contextlib
 import dataclasses
 import json
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 
-from accel_tx.config import Config
+from accel_tx.config import Config, what_is_learned
 from accel_tx.inference.attention_map import AttentionMap
 from accel_tx.inference.attention_picture import as_pixels, can_draw, draw
+from accel_tx.train import checkpoint
 from accel_tx.train.lines import append_whole, keep_lines, update_of_line
 from accel_tx.train.run_samples import as_markdown
+from accel_tx.train.sharding import whole
+from accel_tx.train.tensorboard import TensorBoard
+from accel_tx.train.trackers import TENSORBOARD, Trackers
+
+_NO_CURVES = ("update", "epoch", "trained_s")
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard; writes on the main process only.
+    """metrics.jsonl and the trackers of `train.trackers`; writes on the main process only.
 
     Where the disk is full, lines of metrics wait in memory for the next write, and TensorBoard misses what was due; a
     line on the terminal says so.
@@ -36,49 +42,67 @@ class MetricsLog:
         say: Callable[[str], object],
         validation_is_due: bool = False,
     ) -> None:
-        """Continue after `update`: lines of what comes then, from a start that was lost, are taken out."""
+        """Continue after `update`: lines of what comes then, from a start that was lost, are taken out.
+
+        Raises: UserError where a tracker cannot begin.
+        """
         self.is_main = accelerator.is_main_process
         self.run_dir, self.path, self.say = run_dir, run_dir / "metrics.jsonl", say
-        self.writer: Any = None
         self.waiting: list[str] = []
-        self.tensorboard_failed = False
         self.drawing_missed = False
-        self._open(update, validation_is_due)
-        if update == 0:
-            self._to_tensorboard(lambda writer: writer.add_text("config", _as_markdown(config), 0))
-
-    def write(self, values: dict[str, Any], prefix: str) -> None:
-        """Append one line and the same numbers as TensorBoard scalars `prefix/name` at `values["update"]`."""
+        self.wants_board = TENSORBOARD in config.train.trackers
+        self.board = TensorBoard(run_dir / "tensorboard", say)
+        self.trackers = Trackers(accelerator, config.train.trackers, run_dir, say)
         if not self.is_main:
             return
-        if self._append(json.dumps(values) + "\n") and self.writer is None:
-            self._open_tensorboard(values["update"] - 1)
-        scalars = {
-            f"{prefix}/{name}": value
+        if self.trackers.names:
+            self.trackers.open(_flat(config), _last_updates(self.path))
+        self._open(update, validation_is_due)
+        if update == 0:
+            self.board.add_config(_flat(config), _hyper_parameters(config))
+
+    def write(self, values: dict[str, Any], kind: str) -> None:
+        """Append one line and give the same numbers to the trackers, at `values["update"]`; see `_tag`.
+
+        `kind`: `train` or `validation`.
+        """
+        if not self.is_main:
+            return
+        update = values["update"]
+        if self._append(json.dumps(values) + "\n") and self.wants_board and not self.board.is_open:
+            self.board.open(update - 1)
+        curves = {
+            _tag(name, kind): value
             for name, value in values.items()
-            if isinstance(value, (int, float)) and name not in ("update", "epoch", "trained_s")
+            if isinstance(value, (int, float)) and name not in _NO_CURVES
         }
-
-        def add(writer: Any) -> None:
-            for tag, value in scalars.items():
-                writer.add_scalar(tag, value, values["update"])
-
-        self._to_tensorboard(add)
+        self.board.add_scalars(curves, update)
+        self.trackers.log(curves, kind, update)
 
     def write_samples(self, update: int, samples: list[tuple[str, str, str]]) -> None:
         """Sample translations (source, reference, hypothesis) as a TensorBoard text."""
         if self.is_main and samples:
-            self._to_tensorboard(lambda writer: writer.add_text("samples", as_markdown(samples), update))
+            self.board.add_text("samples", as_markdown(samples), update)
+
+    def write_histograms(self, update: int, model: nn.Module) -> None:
+        """Of the weights, and of the gradient that they have just been given, to TensorBoard; all processes call it."""
+        for name, parameter in model.named_parameters():
+            for kind, tensor in (("weights", parameter), ("gradients", parameter.grad)):
+                found = None if tensor is None else whole(tensor)
+                if found is not None and self.is_main:
+                    self.board.add_histogram(f"{kind}/{name}", found, update)
 
     def go_back(self, update: int) -> None:
         """Take out what was written after `update`, on file and waiting, and go on from there. Raises: OSError."""
-        self.close()
+        if not self.is_main:
+            return
+        self.board.close()
         self.waiting = [line for line in self.waiting if update_of_line(line.encode()) <= update]
         self._open(update, validation_is_due=False)
 
     def write_attention(self, update: int, attention: AttentionMap | None) -> None:
         """The attention of the first sample as a TensorBoard picture, or one line that says what is missing for it."""
-        if not self.is_main or attention is None or self.writer is None:
+        if not self.is_main or attention is None or not self.board.is_open:
             return
         if not can_draw():
             if not self.drawing_missed:
@@ -88,27 +112,27 @@ class MetricsLog:
                 )
             self.drawing_missed = True
             return
-        pixels = as_pixels(draw(attention))
-        self._to_tensorboard(lambda writer: writer.add_image("attention", pixels, update, dataformats="HWC"))
+        self.board.add_picture("attention", as_pixels(draw(attention)), update)
 
-    def close(self) -> str | None:
-        """Write what waits and close; None, or one line that says what could not be written."""
+    def close(self, completed_at: int | None = None) -> str | None:
+        """Write what waits and close; None, or one line that says what could not be written.
+
+        `completed_at`: the last update, where the run is complete with it.
+        """
         if not self.is_main:
             return None
-        if self.writer is not None:
-            self._to_tensorboard(lambda writer: writer.close())
-        threading.excepthook = self.excepthook
+        if completed_at is not None:
+            self.board.add_end(completed_at, _best_scores(self.run_dir))
+        self.board.close()
+        self.trackers.close()
         if self.waiting and not self._append(""):
             return f"{self.path}: {len(self.waiting)} line(s) could not be written"
         return None
 
     def _open(self, update: int, validation_is_due: bool) -> None:
-        if not self.is_main:
-            return
         keep_lines(self.path, lambda line: _is_before(line, update, validation_is_due))
-        self.excepthook = threading.excepthook
-        threading.excepthook = self._on_thread_error
-        self._open_tensorboard(update)
+        if self.wants_board:
+            self.board.open(update)
 
     def flush(self) -> None:
         """Bring the lines onto the disk that a checkpoint made now relies on."""
@@ -132,45 +156,53 @@ class MetricsLog:
         self.waiting.clear()
         return True
 
-    def _open_tensorboard(self, update: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
 
-        try:
-            self.writer = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=update + 1)
-        except OSError as error:
-            self._lose_tensorboard(error)
-
-    def _to_tensorboard(self, add: Callable[[Any], None]) -> None:
-        if self.writer is None:
-            return
-        try:
-            add(self.writer)
-            self.writer.flush()
-        except OSError as error:
-            self._lose_tensorboard(error)
-
-    def _lose_tensorboard(self, error: OSError) -> None:
-        self.writer = None
-        if not self.tensorboard_failed:
-            self.say(f"{self.run_dir / 'tensorboard'}: cannot be written ({error.strerror}); its curves have gaps")
-        self.tensorboard_failed = True
-
-    def _on_thread_error(self, error: threading.ExceptHookArgs) -> None:
-        # TensorBoard's own thread gives us the same error at the next call.
-        if not isinstance(error.exc_value, OSError):
-            self.excepthook(error)
+def _tag(name: str, kind: str) -> str:
+    """Under which name a number of a line is a curve: those of the machine have groups of their own."""
+    if name == "padding_share" or name.endswith("_s"):
+        return f"speed/{name}"
+    return f"system/{name}" if name.endswith("_gib") else f"{kind}/{name}"
 
 
 def _is_before(line: bytes, update: int, validation_is_due: bool) -> bool:
-    if validation_is_due and b"val_loss" in line:
+    if validation_is_due and _kind(line) == "validation":
         return update_of_line(line) < update
     return update_of_line(line) <= update
 
 
-def _as_markdown(config: Config) -> str:
-    rows = [
-        f"| {section}.{name} | {value} |"
+def _kind(line: bytes) -> str:
+    return "validation" if b"val_loss" in line else "train"
+
+
+def _last_updates(path: Path) -> dict[str, int]:
+    """The last update of each kind of line, also of a start that was lost."""
+    found: dict[str, int] = {}
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        update = update_of_line(line)
+        if update < float("inf"):
+            found[_kind(line)] = max(found.get(_kind(line), 0), int(update))
+    return found
+
+
+def _best_scores(run_dir: Path) -> dict[str, float]:
+    """Of the best validation; nothing of the clock."""
+    scores = checkpoint.read_json(run_dir / "best" / "scores.json")
+    return {
+        name: value
+        for name, value in scores.items()
+        if isinstance(value, float) and name not in _NO_CURVES and not name.endswith("_s")
+    }
+
+
+def _flat(config: Config) -> dict[str, str | int | float | bool]:
+    """Every field as `section.field`; what trackers have no type for as text."""
+    return {
+        f"{section}.{name}": value if isinstance(value, (str, int, float)) else json.dumps(value)
         for section, values in dataclasses.asdict(config).items()
         for name, value in values.items()
-    ]
-    return "\n".join(["| field | value |", "|---|---|", *rows])
+    }
+
+
+def _hyper_parameters(config: Config) -> dict[str, Any]:
+    """The fields by which runs differ in what they learn, but for those that are not set."""
+    return {name: value for name, value in what_is_learned(config).items() if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,10 +44,18 @@ class Updater:
         self.lr = 0.0
         """Of the last update."""
 
-    def train(self, update: int, micro_batches: list[Batch], n_tokens: int, is_asked: bool) -> torch.Tensor:
+    def train(
+        self,
+        update: int,
+        micro_batches: list[Batch],
+        n_tokens: int,
+        is_asked: bool,
+        look: Callable[[], None] | None = None,
+    ) -> torch.Tensor:
         """Make an update (numbered from 0) of `n_tokens` target tokens over all processes; the gradient's norm.
 
-        `is_asked`: whether this process was asked to stop.
+        `is_asked`: whether this process was asked to stop. `look` is called when the gradient is there, clipped, and
+        the weights are still those that it was taken at.
         """
         a, optim = self.accelerator, self.config.optim
         self.model.train()
@@ -56,6 +65,8 @@ class Updater:
         loss_sum, n_stops = self.reports.share(own_losses, is_asked)
         # Clipping unscales an fp16 gradient first; an infinite bound only measures.
         norm = whole(a.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf))
+        if look is not None:
+            look()
         verdict = self.judge.judge(loss_sum, n_tokens, norm)
         self.optimizer.step()
         if self.ema is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,9 @@ from accel_tx.data.dataset import prepare_data
 from accel_tx.train import checkpoint
 from accel_tx.train.fresh import plan_of
 from accel_tx.train.loop import train
+from tests.run_folder import metrics, weights
 
 MakeConfig = Callable[..., Config]
-
-
-def weights(run_dir: Path) -> bytes:
-    return (run_dir / "final" / "model.safetensors").read_bytes()
-
-
-def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics without what depends on the clock."""
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    timed = {"tgt_tokens_per_s", "trained_s", "validation_s"}
-    return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
 SETUPS: dict[str, dict[str, dict[str, Any]]] = {

@@ -18,6 +18,7 @@ from tests.pages.fake_run import write_samples
         ("", "b", ""),
         ("a | b", "|", "| c |"),
         ("a |", "| b", "\\| c \\"),
+        ("<unk> & &lt; &amp;eacute", "*a* b_c `d` [e](f)", "\\* \\\\ \\"),
         ("a || b", " | ", "c\u2028d\u0085e"),
     ],
 )
