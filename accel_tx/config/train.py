@@ -133,6 +133,9 @@ class TrainConfig:
     """Updates between two checkpoints."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept; the one of the best validation stays besides, where one was saved at that update."""
+    mirror_dir: str | None = None
+    """Second folder, on another disk, that gets a copy of the run after every checkpoint, of whole ones only. A start
+    goes on from whichever of the two is further along (null: none)."""
     max_hours: float | None = None
     """Stop in time to have a checkpoint by so many hours after the program began; the schedule is unchanged."""
     stop_at_update: int | None = None

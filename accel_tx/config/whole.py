@@ -76,6 +76,7 @@ _FREE_ON_RESUME = {
     "histograms_every_updates",
     "save_every_updates",
     "keep_checkpoints",
+    "mirror_dir",
     "max_hours",
     "stop_at_update",
     "on_bad_update",

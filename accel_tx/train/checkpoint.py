@@ -192,7 +192,7 @@ def write_synced(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.new")
     try:
         beside.write_text(text, encoding="utf-8")
-        _sync(beside)
+        sync(beside)
         beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)
@@ -205,16 +205,21 @@ def write_if_other(path: Path, text: str) -> None:
         write_synced(path, text)
 
 
-def replace_folder(beside: Path, folder: Path) -> None:
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with what is in it, where it is there; what cannot be removed stays."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_folder(beside: Path, folder: Path, remove: Callable[[Path], None] = remove_tree) -> None:
     """Sync the folder `beside` and give it the name `folder`, whose content goes; after a crash `tidy` leaves one.
 
-    Raises: OSError; then `folder` holds what it held, or all of the new.
+    `remove`: how it goes. Raises: OSError; then `folder` holds what it held, or all of the new.
     """
     for path in beside.iterdir():
-        _sync(path)
-    _sync(beside)
+        sync(path)
+    sync(beside)
     replaced = folder.with_name(REMOVING + folder.name)
-    shutil.rmtree(replaced, ignore_errors=True)
+    remove(replaced)
     is_there = folder.exists()
     if is_there:
         folder.rename(replaced)
@@ -224,8 +229,8 @@ def replace_folder(beside: Path, folder: Path) -> None:
         if is_there:
             replaced.rename(folder)
         raise
-    _sync(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    sync(folder.parent)
+    remove(replaced)
 
 
 def describe(error: BaseException, folder: Path, n_bytes: int) -> str:
@@ -261,7 +266,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file or a folder onto the disk. Raises: OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -34,9 +34,17 @@ class CheckpointWriter:
     training may go on: the checkpoints before it are as they were.
     """
 
-    def __init__(self, run_dir: Path, keep: int, save_every_updates: int, say: Callable[[str], object]) -> None:
-        """`keep`: newest checkpoints that stay."""
+    def __init__(
+        self,
+        run_dir: Path,
+        keep: int,
+        save_every_updates: int,
+        say: Callable[[str], object],
+        on_saved: Callable[[], None] | None = None,
+    ) -> None:
+        """`keep`: newest checkpoints that stay. `on_saved` is called after each that is written, in this thread."""
         self.run_dir, self.keep, self.save_every_updates, self.say = run_dir, keep, save_every_updates, say
+        self.on_saved = on_saved
         self.passed_over: set[str] = set()
         """Names of checkpoints that the start found damaged; a save of the same update replaces one."""
         self.failed: str | None = None
@@ -76,6 +84,8 @@ class CheckpointWriter:
             if self.failed is None:
                 self.passed_over.discard(checkpoint.checkpoint_dir(self.run_dir, state.update).name)
                 self._rotate(state)
+                if self.on_saved is not None:
+                    self.on_saved()
             else:
                 self._give_up(self.failed)
         except Exception as error:

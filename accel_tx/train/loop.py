@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +22,7 @@ from accel_tx.train import (
     compiling,
     device,
     launched,
+    mirror,
     patience,
     rollback,
     run_lock,
@@ -72,6 +74,10 @@ def train(
     device.set_cpu_threads(config.train.cpu_threads)
     rank, _ = device.process_index()
     run_lock.refuse_if_held(run_dir, is_main=rank == 0)
+    mirror_dir = None if config.train.mirror_dir is None else Path(config.train.mirror_dir)
+    if mirror_dir is not None:
+        mirror.check_mirror(config, run_dir, mirror_dir, resume)
+        mirror.bring_back(config, run_dir, mirror_dir, is_main=rank == 0)
     config = scaling.settle(config, run_dir, is_main=rank == 0)
     config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
     check_run_dir(config, run_dir, resume)
@@ -81,7 +87,11 @@ def train(
     data = prepare_data(config)
     if source is not None:
         warm_start.check_fits(source, config, data.tokenizers)
-    with device.accelerator_for(config.train) as accelerator, run_dir_locked(accelerator, run_dir):
+    with contextlib.ExitStack() as stack:
+        accelerator = stack.enter_context(device.accelerator_for(config.train))
+        for folder in (run_dir, mirror_dir):
+            if folder is not None:
+                stack.enter_context(run_dir_locked(accelerator, folder))
         config = auto_tokens.settle(config, data, accelerator)
         _train_in(config, run_dir, data, accelerator, stop, source)
 
@@ -102,8 +112,12 @@ def _train_in(
         with deaths_told(), shortage_told():
             run.go()
         run.finish()
-    finally:
+    except BaseException as error:
         run.writer.join()
+        # A copy to a slow disk may take minutes, and who interrupts twice wants the end at once.
+        if run.mirror is not None and not isinstance(error, KeyboardInterrupt):
+            run.mirror.join()
+        raise
 
 
 class Run:
@@ -128,7 +142,11 @@ class Run:
         decay = config.train.ema_decay
         ema = None if decay is None else RunningAverage(self.raw_model, decay)
         self.parts = Parts(self.raw_model, *inner, accelerator.scaler, ema)
-        self.writer = CheckpointWriter(run_dir, config.train.keep_checkpoints, config.train.save_every_updates, say)
+        mirror_dir = config.train.mirror_dir if accelerator.is_main_process else None
+        self.mirror = None if mirror_dir is None else mirror.Mirror(run_dir, Path(mirror_dir), say)
+        on_saved = None if self.mirror is None else self.mirror.update
+        keep, every = config.train.keep_checkpoints, config.train.save_every_updates
+        self.writer = CheckpointWriter(run_dir, keep, every, say, on_saved)
         self.updater = Updater(accelerator, config, self.model, self.optimizer, self.scheduler, ema)
         self.judge, self.reports, self.window = self.updater.judge, self.updater.reports, self.updater.window
         self.bad_updates = BadUpdates(accelerator, config.train, run_dir, self.plan, data)
@@ -302,6 +320,8 @@ class Run:
             unsaved.append(
                 leave_preempted(self.run_dir, self.stopped_by, state, is_complete, is_saved=unsaved[0] is None)
             )
+        if self.mirror is not None:
+            unsaved.append(self.mirror.finish())
         failed = "; ".join(filter(None, unsaved))
         end_everywhere_if(a, f"{failed}; make room and give the same command again" if failed else None)
         if self.stop.has_file() and a.is_main_process:

@@ -1,0 +1,154 @@
+"""Copying a run folder: whole files and folders only, in an order that lets the copy be gone on from at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import filecmp
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from accel_tx.train import checkpoint, checkpoint_removal, run_lock
+from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE
+
+# Bytes up to which files are compared; of others size and time tell, and the clocks of two disks may differ.
+_SMALL = 1 << 20
+_ONLY_HERE = {run_lock.LOCK, STOP_FILE, PREEMPTED_FILE}
+# Before the checkpoints: one tells that these are there.
+_BEFORE, _BEHIND = ("best",), ("final", "average")
+
+
+class Changing(Exception):  # noqa: N818 - nothing is wrong
+    """What was to be copied was replaced meanwhile: the copy has to be begun again."""
+
+
+def copy_run(source: Path, target: Path, keeps_others: bool = False) -> None:
+    """Bring `target` up to the run folder `source`, which a training may be writing; then remove what is not there.
+
+    `keeps_others`: leave older checkpoints in `target` as they are. A checkpoint whose hashes do not fit is not copied.
+    Raises: OSError; Changing. In either case, as after a crash, `target` can be gone on from.
+    """
+    target.mkdir(exist_ok=True)
+    checkpoint_removal.tidy(target)
+    # Listed first: the lines of metrics that belong to these checkpoints are in the files that are copied next.
+    folders = [*_weights(source)]
+    _copy_files(source, target)
+    for folder in folders:
+        _copy_folder(folder, target / folder.relative_to(source))
+    latest = Path("checkpoints", "latest")
+    if (source / latest).is_file():
+        _copy_file(source / latest, target / latest)
+    if not keeps_others:
+        for folder in [*_weights(target)]:
+            if source / folder.relative_to(target) not in folders:
+                _discard(folder)
+
+
+def newest_update(run_dir: Path) -> int:
+    """Of the newest checkpoint whose files have the right sizes; -1 where there is none."""
+    whole = (path for path in checkpoint.checkpoint_dirs(run_dir) if checkpoint.find_fault(path, False) is None)
+    return max((checkpoint.update_of(path) for path in whole), default=-1)
+
+
+def _weights(run_dir: Path) -> Iterator[Path]:
+    """The folders of weights, in the order in which they are to be copied."""
+    yield from (run_dir / name for name in _BEFORE if (run_dir / name).is_dir())
+    yield from sorted((run_dir / checkpoint.VALIDATED).glob("update_*"))
+    yield from checkpoint.checkpoint_dirs(run_dir)
+    yield from (run_dir / name for name in _BEHIND if (run_dir / name).is_dir())
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    # Without config.yaml the folder would be taken for something else, without checkpoints/ for a run that lost them.
+    _copy_file(source / "config.yaml", target / "config.yaml")
+    (target / "checkpoints").mkdir(exist_ok=True)
+    for path in source.iterdir():
+        if path.is_file() and path.name not in _ONLY_HERE and not path.name.startswith("."):
+            _copy_file(path, target / path.name)
+    for name in ("tokenizer", "tensorboard"):
+        if (source / name).is_dir():
+            (target / name).mkdir(exist_ok=True)
+            for path in (source / name).iterdir():
+                _copy_file(path, target / name / path.name)
+    # The curves of another start would lie over those of this one.
+    for path in (target / "tensorboard").glob("events.*"):
+        if not (source / "tensorboard" / path.name).exists():
+            path.unlink()
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    if target.exists() and source.stat().st_size == target.stat().st_size:
+        is_small = source.stat().st_size <= _SMALL
+        if filecmp.cmp(source, target, shallow=False) if is_small else not _is_newer(source, target):
+            return
+    beside = target.with_name(f".{target.name}.new")
+    shutil.copyfile(source, beside)
+    checkpoint.sync(beside)
+    beside.replace(target)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder of weights under another name, read it back, and give it its name.
+
+    A checkpoint whose hashes do not fit is left out, and so is a folder of several that has been rotated away.
+    """
+    is_checkpoint = source.parent.name == "checkpoints"
+    if _is_copied(source, target) or (is_checkpoint and checkpoint.find_fault(source) is not None):
+        return
+    beside = target.with_name(f".writing_{target.name}")
+    checkpoint.remove_tree(beside)
+    beside.mkdir(parents=True)
+    try:
+        _fill(beside, source)
+        checkpoint.replace_folder(beside, target, _empty_and_remove)
+    except FileNotFoundError:
+        if source.exists() or source.name in (*_BEFORE, *_BEHIND):
+            raise Changing from None
+    finally:
+        checkpoint.remove_tree(beside)
+
+
+def _fill(beside: Path, source: Path) -> None:
+    if shutil.disk_usage(beside).free < checkpoint.size_bytes(source):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for path in source.iterdir():
+        shutil.copyfile(path, beside / path.name)
+    # Where another folder got the name meanwhile, all its files are others.
+    if not all(filecmp.cmp(path, beside / path.name, shallow=False) for path in source.iterdir()):
+        raise Changing
+
+
+def _is_copied(source: Path, target: Path) -> bool:
+    """Whether the copy is there, by the file that tells two folders of this name apart and the sizes of the others."""
+    try:
+        names = {path.name for path in source.iterdir()}
+        if names != {path.name for path in target.iterdir()}:
+            return False
+        if any((source / name).stat().st_size != (target / name).stat().st_size for name in names):
+            return False
+        has_manifest = checkpoint.MANIFEST in names
+        tells = checkpoint.MANIFEST if has_manifest else "scores.json"
+        is_same = filecmp.cmp(source / tells, target / tells, shallow=False)
+        return is_same and (has_manifest or not any(_is_newer(source / name, target / name) for name in names))
+    except FileNotFoundError:
+        return False
+
+
+def _is_newer(source: Path, target: Path) -> bool:
+    return source.stat().st_mtime_ns > target.stat().st_mtime_ns
+
+
+def _discard(folder: Path) -> None:
+    aside = folder.with_name(checkpoint.REMOVING + folder.name)
+    folder.rename(aside)
+    _empty_and_remove(aside)
+
+
+def _empty_and_remove(folder: Path) -> None:
+    """Google Drive moves what is removed to its trash, where it still takes its size of the quota: so it is emptied."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            os.truncate(path, 0)
+    checkpoint.remove_tree(folder)

@@ -1,0 +1,115 @@
+"""`train.mirror_dir`: the run folder once more, on a disk that outlives this machine, kept up to date beside training.
+
+The mirror is a run folder itself: it can be listed, translated with, and trained on. Where it stands behind the run
+folder or before it, the one that is further along is gone on from.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from accel_tx.config import Config, UserError
+from accel_tx.train import auto_tokens, checkpoint, copied_run, run_lock, scaling
+from accel_tx.train.progress import say
+from accel_tx.train.run_dir import Resume, check_run_dir
+
+_POLL_S = 0.2
+
+
+class Mirror:
+    """Copies in a thread of its own, so that a slow disk holds nothing up; on the main process only.
+
+    A copy that fails is reported in one line by `say`, from that thread; the next checkpoint tries again.
+    """
+
+    def __init__(self, run_dir: Path, mirror_dir: Path, say: Callable[[str], object]) -> None:
+        self.run_dir, self.mirror_dir, self.say = run_dir, mirror_dir, say
+        self.failed: str | None = None
+        """Why the mirror is behind the run folder."""
+        self._lock = threading.Lock()
+        self._wanted = False
+        self._done = threading.Event()
+        self._done.set()
+
+    def update(self) -> None:
+        """Bring the mirror up to what is in the run folder now; while it is copied, the newest request counts."""
+        with self._lock:
+            self._wanted = True
+            if self._done.is_set():
+                self._done.clear()
+                # No daemon: an interpreter that ends first lets the copy finish.
+                threading.Thread(target=self._run, name="mirror", daemon=False).start()
+
+    def finish(self) -> str | None:
+        """Copy what is there now and wait for it; None, or one line that says why the mirror is behind."""
+        self.update()
+        self.join()
+        return self.failed
+
+    def join(self) -> None:
+        """Wait for the copy under way, whatever comes of it."""
+        self._done.wait()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._wanted:
+                    self._done.set()
+                    return
+                self._wanted = False
+            self._copy()
+
+    def _copy(self) -> None:
+        try:
+            copied_run.copy_run(self.run_dir, self.mirror_dir)
+            self.failed = None
+        except copied_run.Changing:
+            with self._lock:
+                self._wanted = True
+            time.sleep(_POLL_S)
+        except Exception as error:  # raised in a thread nobody would see it
+            failed = f"{self.mirror_dir}: behind the run folder: {checkpoint.describe(error, self.mirror_dir, 0)}"
+            if self.failed is None:
+                self.say(f"{failed}; the training goes on, and the next checkpoint is tried again")
+            self.failed = failed
+
+
+def check_mirror(config: Config, run_dir: Path, mirror_dir: Path, resume: Resume) -> None:
+    """Raise UserError if the mirror cannot be written, or holds something else than a mirror of this run."""
+    run, mirror = run_dir.resolve(), mirror_dir.resolve()
+    if run.is_relative_to(mirror) or mirror.is_relative_to(run):
+        raise UserError(f"train.mirror_dir is {mirror_dir}, --run_dir {run_dir}; expected two folders side by side")
+    if not mirror.parent.is_dir():
+        # Made here it would be a folder on this machine, where a disk is not mounted.
+        raise UserError(f"train.mirror_dir is {mirror_dir}, but there is no folder {mirror.parent}; is it mounted?")
+    check_run_dir(_as_recorded(config, mirror_dir), mirror_dir, "never" if resume == "never" else "auto")
+
+
+def bring_back(config: Config, run_dir: Path, mirror_dir: Path, is_main: bool) -> None:
+    """Where the mirror is further along, as on a new machine, copy it into the run folder; other processes wait.
+
+    Raises: UserError if the run folder holds something else, cannot be written, or is being written.
+    """
+    ahead = copied_run.newest_update(mirror_dir)
+    if ahead <= copied_run.newest_update(run_dir):
+        return
+    while not is_main and ahead > copied_run.newest_update(run_dir):
+        time.sleep(_POLL_S)
+    if not is_main:
+        return
+    check_run_dir(_as_recorded(config, run_dir), run_dir, "auto")
+    say(f"{run_dir} is behind {mirror_dir}, which is at update {ahead:,}: bringing it back")
+    with run_lock.locked(run_dir):
+        try:
+            copied_run.copy_run(mirror_dir, run_dir, keeps_others=True)
+        except (OSError, copied_run.Changing) as error:
+            told = checkpoint.describe(error, run_dir, 0)
+            raise UserError(f"{run_dir}: the run in {mirror_dir} cannot be brought back: {told}") from None
+
+
+def _as_recorded(config: Config, folder: Path) -> Config:
+    """With what a run in this folder found out at its beginning."""
+    return auto_tokens.from_run(scaling.settle(config, folder, is_main=False), folder, is_main=False)
