@@ -175,7 +175,7 @@ def one_line(stderr: str) -> str:
 BAD_CALLS: dict[str, tuple[list[str], str]] = {
     "an unknown command": (
         ["trian"],
-        "unknown command 'trian'; expected one of data, train, checkpoints, ",
+        "unknown command 'trian'; expected one of data, check, find-lr, train, ",
     ),
     "an unknown key": (["train", "--config", CONFIG, "--run_dir", "RUN", "--model.dmodel", "3"], "model.d_model?"),
     "no config": (["train", "--run_dir", "RUN"], "--config is missing"),
