@@ -99,8 +99,9 @@ def test_a_last_checkpoint_that_cannot_be_written_ends_with_a_line_and_the_next_
         at_updates(patch, {7: disk.fill})
         with pytest.raises(
             UserError,
+            # Whether the last line of metrics still fits hangs on what its block holds.
             match=r"^checkpoint of update 8 not saved: No space left on device [^;]*; "
-            r"make room and give the same command again$",
+            r"([^;]*metrics\.jsonl: 1 line\(s\) could not be written; )?make room and give the same command again$",
         ):
             train(config, run_dir)
     assert not (run_dir / "final").exists()
