@@ -129,14 +129,15 @@ def test_what_is_replaced_or_rotated_away_meanwhile_is_never_copied_in_part(
     assert contents(copy) == contents(run_dir)
 
     def replace_best() -> None:
-        (run_dir / "best").rename(tmp_path / "best before")
-        shutil.copytree(run_dir / "final", run_dir / "best")
+        if not (tmp_path / "best before").exists():
+            (run_dir / "best").rename(tmp_path / "best before")
+            shutil.copytree(run_dir / "final", run_dir / "best")
 
     (copy / "best" / "scores.json").write_text("{}")
     before = contents(copy)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfile", partial(meanwhile, folder=run_dir / "best", do=replace_best))
-        with pytest.raises((copied_run.Changing, OSError)):
+        with pytest.raises(copied_run.Changing):
             copied_run.copy_run(run_dir, copy)
     assert contents(copy) == before
 
