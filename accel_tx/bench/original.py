@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader
 from accel_tx.bench.original_model import OriginalBatch, OriginalTransformer
 from accel_tx.bench.ours import N_UPDATES
 from accel_tx.bench.phases import PhaseClock
-from accel_tx.bench.turns import Shape, Turns
+from accel_tx.bench.turns import Turns, work_of
 from accel_tx.bench.workload import Endless, Workload, sampled_batches_of
 from accel_tx.config import Config, OptimConfig
 from accel_tx.data.collator import TokenPair
-from accel_tx.data.packing import Indices
+from accel_tx.data.dealing import Indices
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from accel_tx.model.transformer import count_parameters
 
@@ -53,7 +53,7 @@ def train_original(config: Config, workload: Workload, turns: Turns, precision: 
             with turns.clock.phase("loading"):
                 batch = next(loaded)
             step(batch)
-            turns.done([batches[n_updates % len(batches)]], [Shape.of(batch.src_ids, batch.tgt_out)])
+            turns.done([batches[n_updates % len(batches)]], [work_of(batch.src_ids, batch.tgt_out)])
             n_updates += 1
 
 

@@ -6,9 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from accel_tx.bench.turns import Shape, Turns
+from accel_tx.bench.turns import Turns
 from accel_tx.bench.workload import SampledPlan, Workload
 from accel_tx.config import Config
+from accel_tx.model.flops import Work
 from accel_tx.train.device import start_accelerator
 from accel_tx.train.loop import Run
 
@@ -38,7 +39,7 @@ def train_ours(config: Config, workload: Workload, turns: Turns) -> None:
         turns.clock.stop("optimizer")
         (pairs,) = plan.updates(run.state.update, run.state.update + 1)
         run.state.update += 1
-        turns.done(pairs, [Shape.of(b.src_ids, b.tgt_out, b.n_tgt_tokens) for b in micro_batches])
+        turns.done(pairs, [Work.of_batch(batch) for batch in micro_batches])
     accelerator.end_training()
 
 

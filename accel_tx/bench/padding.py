@@ -1,18 +1,18 @@
-"""How much padding the batch plan leaves, and what planning costs."""
+"""How much padding the batch plan leaves to attention, and what planning costs. Nothing else has any padding."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-import numpy as np
-
 from accel_tx.bench.memory import watched_peak
 from accel_tx.bench.report import markdown_table
 from accel_tx.bench.workload import book_like_lengths, load_workload
 from accel_tx.config import Config
-from accel_tx.data.batching import BatchLimits, EpochPlan, plan_epoch
-from accel_tx.data.packing import Lengths
+from accel_tx.data.batching import BatchLimits, plan_epoch
+from accel_tx.data.blocks import block_cost_of
+from accel_tx.data.dealing import Lengths
+from accel_tx.data.forecast import Shapes
 
 BUDGETS = (1024, 2048, 4096)
 N_SYNTHETIC = 1_000_000
@@ -48,29 +48,18 @@ def _measure(src: Lengths, tgt: Lengths, config: Config, budget: int) -> dict[st
         limits = BatchLimits(max_tokens=budget, batch_size=None)
         plan = plan_epoch(src, tgt, limits, train.micro_batches_per_update, train.seed, 0)
         seconds = time.perf_counter() - started_at_s
+    block_cost = block_cost_of(config.model.d_model, on_gpu=False)
     return {
         "n_updates": plan.n_updates,
-        **padding_shares(plan, src, tgt),
+        "padding_share": Shapes.of_plan(plan, src, tgt, block_cost).padding_share,
         "plan_s": seconds,
         "plan_peak_mib": None if peak.mib is None or base.mib is None else peak.mib - base.mib,
     }
 
 
-def padding_shares(plan: EpochPlan, src: Lengths, tgt: Lengths) -> dict[str, float]:
-    """Share of the epoch's padded positions that hold no token, on the target side and on both."""
-    n_src = n_tgt = 0
-    for i in range(plan.n_updates):
-        for part in plan.update(i):
-            if len(part):
-                n_src += len(part) * int(src[part].max())
-                n_tgt += len(part) * int(tgt[part].max())
-    real_src, real_tgt = int(np.sum(src)), int(np.sum(tgt))
-    return {"padding_share": 1 - (real_src + real_tgt) / (n_src + n_tgt), "tgt_padding_share": 1 - real_tgt / n_tgt}
-
-
 def padding_markdown(rows: list[dict[str, Any]]) -> str:
     """The measurements as a table."""
-    header = ["data", "max_tokens", "padding, both sides", "padding, target side", "updates", "plan, s", "plan, MiB"]
+    header = ["data", "max_tokens", "padding in attention", "updates", "plan, s", "plan, MiB"]
     return "\n".join(
         markdown_table(
             header,
@@ -79,7 +68,6 @@ def padding_markdown(rows: list[dict[str, Any]]) -> str:
                     row["data"],
                     f"{row['max_tokens']:,}",
                     f"{row['padding_share']:.2%}",
-                    f"{row['tgt_padding_share']:.2%}",
                     f"{row['n_updates']:,}",
                     f"{row['plan_s']:.2f}",
                     "not known" if row["plan_peak_mib"] is None else f"{row['plan_peak_mib']:,.0f}",

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from accel_tx.bench.turns import Shape, Turns
+from accel_tx.bench.turns import Turns, work_of
 from accel_tx.bench.workload import Workload, sampled_batches_of
 from accel_tx.config import Config, ModelConfig, UserError
 from accel_tx.data.batching import BatchLimits, BatchPlan
-from accel_tx.data.packing import Indices
+from accel_tx.data.dealing import Indices
 from accel_tx.data.token_pairs import TokenPairs
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from accel_tx.export.hf_weights import structure_of
+from accel_tx.model.flops import Work
 from accel_tx.model.transformer import count_parameters
 
 _IGNORED = -100
@@ -67,9 +68,9 @@ def train_hf(config: Config, workload: Workload, turns: Turns, precision: str) -
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             turns.clock.stop("optimizer")
             pairs = batches[(state.global_step - 1) % len(batches)]
-            turns.done([pairs], shapes.take(n_slots))
+            turns.done([pairs], works.take(n_slots))
 
-    shapes = _Shapes()
+    works = _Works()
     with tempfile.TemporaryDirectory() as folder:
         arguments = Seq2SeqTrainingArguments(
             output_dir=folder,
@@ -92,7 +93,7 @@ def train_hf(config: Config, workload: Workload, turns: Turns, precision: str) -
             model=model,
             args=arguments,
             train_dataset=_Examples(workload.pairs),
-            data_collator=shapes.collate,
+            data_collator=works.collate,
             callbacks=[Conversation()],
         )
         _watch(trainer, model, turns)
@@ -147,11 +148,11 @@ class _Examples:
         return {"input_ids": [*src.tolist(), EOS_ID], "labels": [*tgt.tolist(), EOS_ID]}
 
 
-class _Shapes:
-    """The collator, as `DataCollatorForSeq2Seq` pads; it remembers the shapes."""
+class _Works:
+    """The collator, as `DataCollatorForSeq2Seq` pads; it remembers what is to be computed."""
 
     def __init__(self) -> None:
-        self._shapes: list[Shape] = []
+        self._works: list[Work] = []
 
     def collate(self, examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Padded ids with attention mask, labels, and the labels moved right as the decoder's input."""
@@ -160,7 +161,7 @@ class _Shapes:
         tgt_in = labels.roll(1, dims=1)
         tgt_in[:, 0] = BOS_ID
         tgt_in[tgt_in == _IGNORED] = PAD_ID
-        self._shapes.append(Shape.of(src, labels))
+        self._works.append(work_of(src, labels))
         return {
             "input_ids": src,
             "attention_mask": (src != PAD_ID).long(),
@@ -168,9 +169,9 @@ class _Shapes:
             "decoder_input_ids": tgt_in,
         }
 
-    def take(self, n: int) -> list[Shape]:
-        """The shapes of the next n batches; the trainer's loader fetches one ahead, and that one stays."""
-        taken, self._shapes = self._shapes[:n], self._shapes[n:]
+    def take(self, n: int) -> list[Work]:
+        """Of the next n batches; the trainer's loader fetches one ahead, and that one stays."""
+        taken, self._works = self._works[:n], self._works[n:]
         return taken
 
 

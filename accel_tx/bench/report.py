@@ -38,13 +38,13 @@ class SystemResult:
     def summary(self) -> dict[str, Any]:
         """Medians over the rounds, and what holds for all rounds together."""
         seconds = sum(turn.seconds for turn in self.turns)
-        n_real = sum(turn.n_src_tokens + turn.n_tgt_tokens for turn in self.turns)
+        computed = sum(turn.computed_flops for turn in self.turns)
         shares = {p: sum(t.phase_s.get(p, 0.0) for t in self.turns) / seconds for p in PHASES}
         return {
             "tgt_tokens_per_s": median(self.tgt_tokens_per_s()),
             "tgt_tokens_per_s_range": [min(self.tgt_tokens_per_s()), max(self.tgt_tokens_per_s())],
             "src_and_tgt_tokens_per_s": median((t.n_src_tokens + t.n_tgt_tokens) / t.seconds for t in self.turns),
-            "padding_share": 1 - n_real / max(1, sum(turn.n_positions for turn in self.turns)),
+            "padding_share": 1 - sum(turn.model_flops for turn in self.turns) / max(1, computed),
             "time_shares": {**shares, "rest": 1 - sum(shares.values())},
             "model_flops_per_s": median(turn.model_flops / turn.seconds for turn in self.turns),
             "computed_flops_per_s": median(turn.computed_flops / turn.seconds for turn in self.turns),
@@ -150,9 +150,9 @@ class SpeedReport:
             *lines,
             f"- Data: {s['data']}; vocabularies of {src:,} and {tgt:,}; dropout {s['dropout']:g}, attention dropout "
             f"{s['attention_dropout']:g}, label smoothing {s['label_smoothing']:g}, the same for all.",
-            "- Rates are of real tokens, medians over the rounds. Model FLOPs are forward and backward over real "
-            "tokens (causal attention as full squares); the peak is of square matrix products in the same precision, "
-            f"measured between the rounds: {peaks}.",
+            "- Rates are of real tokens, medians over the rounds. Padding is its share of the work in matrix products. "
+            "Model FLOPs are forward and backward over real tokens (causal attention as full squares); the peak is of "
+            f"square matrix products in the same precision, measured between the rounds: {peaks}.",
             f"- Machine: {', '.join(f'{name} {value}' for name, value in self.machine.items())}.",
         ]
 

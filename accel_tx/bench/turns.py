@@ -13,8 +13,14 @@ import torch
 from accel_tx.bench.phases import PhaseClock
 from accel_tx.bench.workload import Workload
 from accel_tx.config import ModelConfig
-from accel_tx.data.packing import Indices
+from accel_tx.data.dealing import Indices
 from accel_tx.model.flops import NO_WORK, Work, training_flops
+
+
+def work_of(src_ids: torch.Tensor, tgt_out: torch.Tensor) -> Work:
+    """Of a batch that is padded as a whole, (B, S) and (B, T), and whose every target position is predicted."""
+    n_pairs, src_width = src_ids.shape
+    return Work.of_padded_batch(n_pairs, src_width, tgt_out.shape[1], tgt_out.numel())
 
 
 @dataclass
@@ -26,30 +32,11 @@ class Turn:
     n_src_tokens: int = 0
     """Real ones, EOS included."""
     n_tgt_tokens: int = 0
-    n_positions: int = 0
-    """Of both sides, padding included."""
     model_flops: int = 0
     """Of forward and backward, over real tokens."""
     computed_flops: int = 0
-    """The same over all positions that the system computed."""
+    """The same with the padding that the system computed."""
     phase_s: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The shape of one padded batch."""
-
-    n_pairs: int
-    src_width: int
-    tgt_width: int
-    n_predicted: int
-    """Target positions that reach the vocabulary projection."""
-
-    @classmethod
-    def of(cls, src_ids: torch.Tensor, tgt_out: torch.Tensor, n_predicted: int | None = None) -> Shape:
-        """From padded ids (B, S) and (B, T); without a number all target positions are predicted."""
-        n_pairs, src_width = src_ids.shape
-        return cls(n_pairs, src_width, tgt_out.shape[1], tgt_out.numel() if n_predicted is None else n_predicted)
 
 
 class Turns:
@@ -62,7 +49,7 @@ class Turns:
         self.connection, self.device, self.model, self.workload = connection, device, model, workload
         self.clock = PhaseClock(device)
         self._turn: Turn | None = None
-        self._real, self._padded = NO_WORK, NO_WORK
+        self._real, self._computed = NO_WORK, NO_WORK
         self._until_s = self._started_at_s = 0.0
 
     def ready(self, n_parameters: int) -> None:
@@ -78,20 +65,20 @@ class Turns:
             seconds = self.connection.recv()
             if seconds is None:
                 return False
-            self._turn, self._real, self._padded = Turn(), NO_WORK, NO_WORK
+            self._turn, self._real, self._computed = Turn(), NO_WORK, NO_WORK
             self._started_at_s = time.perf_counter()
             self._until_s = self._started_at_s + seconds
         return True
 
-    def done(self, pairs: Sequence[Indices], shapes: Sequence[Shape]) -> None:
-        """Count an update: the pairs that it trained on, and the shapes in which it computed them."""
+    def done(self, pairs: Sequence[Indices], computed: Sequence[Work]) -> None:
+        """Count an update: the pairs that it trained on, and what it computed of each micro-batch."""
         assert self._turn is not None
         self._turn.n_updates += 1
         for indices in pairs:
             lengths = self.workload.pairs.src_lengths[indices], self.workload.pairs.tgt_lengths[indices]
             self._real += Work.of_real_tokens(*lengths)
-        for shape in shapes:
-            self._padded += Work.of_padded_batch(shape.n_pairs, shape.src_width, shape.tgt_width, shape.n_predicted)
+        for work in computed:
+            self._computed += work
 
     def _report(self, turn: Turn) -> None:
         if self.device.type == "cuda":
@@ -99,10 +86,9 @@ class Turns:
         turn.seconds = time.perf_counter() - self._started_at_s
         turn.phase_s = self.clock.take()
         turn.n_src_tokens, turn.n_tgt_tokens = self._real.n_src, self._real.n_tgt
-        turn.n_positions = self._padded.n_src + self._padded.n_tgt
         vocab_size = self.workload.tgt_vocab_size
         turn.model_flops = training_flops(self.model, vocab_size, self._real)
-        turn.computed_flops = training_flops(self.model, vocab_size, self._padded)
+        turn.computed_flops = training_flops(self.model, vocab_size, self._computed)
         message: dict[str, Any] = {"turn": turn}
         if self.device.type == "cuda":
             message["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20

@@ -12,7 +12,7 @@ import numpy as np
 from accel_tx.config import Config, UserError
 from accel_tx.data.batching import BatchPlan
 from accel_tx.data.dataset import PreparedData, prepare_data
-from accel_tx.data.packing import Indices
+from accel_tx.data.dealing import Indices
 from accel_tx.data.token_pairs import Ragged, TokenPairs
 
 if TYPE_CHECKING:

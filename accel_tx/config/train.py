@@ -100,14 +100,14 @@ class TrainConfig:
     epochs: int | None = None
     """Passes over the training pairs; give this or `max_updates`."""
     max_tokens: int | Literal["auto"] | None = None
-    """Padded tokens of a micro-batch on either side; pairs of similar length go together. Or give `batch_size`.
+    """Tokens of a micro-batch, the longer side of each pair; it is a sample of all lengths. Or give `batch_size`.
     `auto`: as many as the memory holds, found before the first update; give `tokens_per_update` with it."""
     batch_size: int | None = None
     """Sentence pairs of a micro-batch, drawn at random whatever their length. Or give `max_tokens`."""
     micro_batches_per_update: int = 1
     """Micro-batches whose gradients make one update, over all processes together; under `auto` it is derived."""
     tokens_per_update: int | None = None
-    """Under `max_tokens: auto`, padded tokens of an update on either side, over all processes: what is learned in an
+    """Under `max_tokens: auto`, tokens of an update on either side, over all processes: what is learned in an
     update does not depend on the memory. The run's config.yaml has the `max_tokens` and `micro_batches_per_update`
     that were found in its place, and a start that goes on takes these."""
     scale_with_processes: bool = False

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from accel_tx.config import TrainConfig
-from accel_tx.data.packing import Indices, Lengths, Packing, find_cells, pack, steady_count
+from accel_tx.data.dealing import Indices, Lengths, deal, n_hands
 
-# Micro-batches of equal work are looked for among those of so many updates, so that their order stays random.
-_UPDATES_PER_WINDOW = 16
+PLAN = "random samples of all lengths"
+"""What makes the updates; checkpoints of a version that made others are refused by it."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class BatchLimits:
     """How large a micro-batch may be: exactly one of the two is set."""
 
     max_tokens: int | None
-    """Padded tokens on either side."""
+    """Tokens, of the longer side of each pair: either side has no more."""
     batch_size: int | None
     """Sentence pairs."""
 
@@ -55,11 +54,15 @@ class EpochPlan:
         """Updates of the epoch; the last one may have fewer micro-batches than the others."""
         return -(-self.n_micro_batches // self.micro_batches_per_update)
 
+    def micro_batch(self, index: int) -> Indices:
+        """Pair indices of one micro-batch of the epoch."""
+        return self.order[self.starts[index] : self.starts[index + 1]]
+
     def update(self, index: int) -> list[Indices]:
         """Pair indices of each micro-batch of one update."""
         first = index * self.micro_batches_per_update
         last = min(first + self.micro_batches_per_update, self.n_micro_batches)
-        return [self.order[self.starts[i] : self.starts[i + 1]] for i in range(first, last)]
+        return [self.micro_batch(i) for i in range(first, last)]
 
 
 def plan_epoch(
@@ -70,12 +73,11 @@ def plan_epoch(
     seed: int,
     epoch: int,
 ) -> EpochPlan:
-    """Cut the pairs of an epoch into micro-batches and shuffle these.
+    """Deal the pairs of an epoch out to micro-batches. Every pair occurs exactly once.
 
-    Lengths are in tokens with EOS. Every pair occurs exactly once. Under `max_tokens` pairs of similar length stand
-    together, in other company each epoch, and the micro-batches of an update are about equal work. Under
-    `batch_size` the pairs stand in random order.
-    Raises: ValueError if a pair alone is longer than `max_tokens`.
+    Lengths are in tokens with EOS. Under `max_tokens` each micro-batch is a random sample of all lengths, of about as
+    many tokens as every other; under `batch_size` it is a random sample of as many pairs. Within it, pairs stand from
+    long to short. Raises: ValueError if a pair alone is longer than `max_tokens`.
     """
     return Planner(src_lengths, tgt_lengths, limits, micro_batches_per_update, seed).plan(epoch)
 
@@ -91,99 +93,39 @@ class Planner:
         micro_batches_per_update: int,
         seed: int,
     ) -> None:
-        self.per_update, self.seed = micro_batches_per_update, seed
-        self.n_pairs, self.limits = len(src_lengths), limits
+        self.per_update, self.seed, self.limits = micro_batches_per_update, seed, limits
+        self.lengths = src_lengths, tgt_lengths
+        self.sizes = np.maximum(src_lengths, tgt_lengths)
         if limits.max_tokens is not None:
-            self.cells = find_cells(src_lengths, tgt_lengths, limits.max_tokens)
-            self.lengths = src_lengths, tgt_lengths
-            n_micro_batches = steady_count(self.cells, limits.max_tokens)
-        else:
-            assert limits.batch_size is not None
-            n_micro_batches = -(-self.n_pairs // limits.batch_size)
-        self.n_micro_batches = n_micro_batches
-
-    @cached_property
-    def _cell_of_pair(self) -> NDArray[np.int32]:
-        return self.cells.of_pairs(*self.lengths)
-
-    def packing(self, epoch: int, rng: np.random.Generator | None = None) -> Packing:
-        """The micro-batches of `plan(epoch)` under `max_tokens`, without the pairs that stand in them."""
-        assert self.limits.max_tokens is not None
-        if rng is None:
-            rng = np.random.default_rng([self.seed, epoch])
-            # Draws as many numbers as the permutation of the pairs does, with an eighth of its memory.
-            rng.shuffle(np.zeros(self.n_pairs, dtype=np.int8))
-        return pack(self.cells, self.limits.max_tokens, self.n_micro_batches, rng)
+            self.n_micro_batches = n_hands(self.sizes, limits.max_tokens, micro_batches_per_update)
+        elif limits.batch_size is not None:
+            self.n_micro_batches = -(-len(self.sizes) // limits.batch_size)
 
     def plan(self, epoch: int) -> EpochPlan:
         rng = np.random.default_rng([self.seed, epoch])
-        shuffled = rng.permutation(self.n_pairs)
-        if self.limits.max_tokens is None:
-            starts = np.append(np.arange(0, self.n_pairs, self.limits.batch_size), self.n_pairs)
-            return EpochPlan(shuffled, starts, self.per_update)
-        packing = self.packing(epoch, rng)
-        order = _fill(packing, self._cell_of_pair, shuffled)
-        return _shuffle_micro_batches(order, packing, rng, self.per_update)
-
-
-def _fill(packing: Packing, cell_of_pair: NDArray[np.int32], shuffled: Indices) -> Indices:
-    """The pairs in the order of the packing's pieces; those of a cell as they stand in `shuffled`."""
-    by_cell = shuffled[np.argsort(cell_of_pair[shuffled], kind="stable")]
-    # A cell's pieces take its pairs in turn: sorted by cell, piece after piece, they begin where the last one ended.
-    by_piece = np.argsort(packing.piece_cells, kind="stable")
-    begins = np.empty(len(by_piece), dtype=np.int64)
-    begins[by_piece] = np.cumsum(packing.piece_sizes[by_piece]) - packing.piece_sizes[by_piece]
-    return by_cell[_ranges(begins, packing.piece_sizes)]
-
-
-def _shuffle_micro_batches(
-    order: Indices, packing: Packing, rng: np.random.Generator, micro_batches_per_update: int
-) -> EpochPlan:
-    """Random order; within windows of it, micro-batches of about equal work make an update."""
-    sizes = packing.batch_sizes
-    shuffled = rng.permutation(len(sizes))
-    n_whole = len(sizes) // micro_batches_per_update * micro_batches_per_update
-    whole = shuffled[:n_whole]
-    work = (packing.batch_src + packing.batch_tgt)[whole] * sizes[whole]
-    window = np.arange(n_whole) // (micro_batches_per_update * _UPDATES_PER_WINDOW)
-    updates = whole[np.lexsort((work, window))].reshape(-1, micro_batches_per_update)
-    shuffled[:n_whole] = rng.permutation(updates).ravel()
-    starts = np.concatenate([[0], np.cumsum(sizes[shuffled])])
-    begins = np.cumsum(sizes) - sizes
-    return EpochPlan(order[_ranges(begins[shuffled], sizes[shuffled])], starts, micro_batches_per_update)
-
-
-def _ranges(begins: Indices, sizes: Indices) -> Indices:
-    """The places begins[0], begins[0] + 1, ... of each range, end to end."""
-    ends = np.cumsum(sizes)
-    return np.repeat(begins - (ends - sizes), sizes) + np.arange(ends[-1] if len(ends) else 0)
+        batch_size = self.limits.batch_size
+        if batch_size is None:
+            return EpochPlan(*deal(*self.lengths, self.n_micro_batches, rng), self.per_update)
+        order = rng.permutation(len(self.sizes))
+        starts = np.append(np.arange(0, len(order), batch_size), len(order))
+        number = np.arange(len(order)) // batch_size
+        return EpochPlan(order[np.lexsort((-self.sizes[order].astype(np.int64), number))], starts, self.per_update)
 
 
 def share(update: list[Indices], lengths: Lengths, n_slots: int, rank: int, n_processes: int) -> list[Indices]:
     """The micro-batches of one update that process `rank` of `n_processes` computes, one for each of its slots.
 
     `n_slots` is the number of micro-batches of a full update. Where the processes divide it, process r takes
-    r, r + W, ...; else the largest micro-batches are halved until they do. A slot left over is an empty array.
-    `lengths` are the longer side's tokens of every pair: the work of a part is its padded size.
+    r, r + W, ...; else the pairs of the update are dealt out anew to as many more. A slot left over is an empty array.
+    `lengths` are the longer side's tokens of every pair.
     """
     if n_slots % n_processes:
         n_slots += n_processes - n_slots % n_processes
-        update = _halve_largest(update, lengths, n_slots)
+        pairs = np.concatenate(update)
+        order, starts = deal(lengths[pairs], lengths[pairs], n_slots, np.random.default_rng(0))
+        update = [pairs[order[start:end]] for start, end in pairwise(starts)]
     empty: Indices = np.empty(0, dtype=np.int64)
     return [update[i] if i < len(update) else empty for i in range(rank, n_slots, n_processes)]
-
-
-def _halve_largest(update: list[Indices], lengths: Lengths, n_parts: int) -> list[Indices]:
-    parts = list(update)
-    while len(parts) < n_parts:
-        work = [len(part) * int(lengths[part].max()) if len(part) > 1 else 0 for part in parts]
-        largest = int(np.argmax(work))
-        if work[largest] == 0:
-            break
-        part = parts[largest]
-        middle = (len(part) + 1) // 2
-        parts[largest : largest + 1] = [part[:middle], part[middle:]]
-    return parts
 
 
 class BatchPlan:
@@ -197,9 +139,9 @@ class BatchPlan:
         micro_batches_per_update: int,
         seed: int,
     ) -> None:
-        self.longest = np.maximum(src_lengths, tgt_lengths)
         self.micro_batches_per_update = micro_batches_per_update
         planner = Planner(src_lengths, tgt_lengths, limits, micro_batches_per_update, seed)
+        self.longest = planner.sizes
         self._plan = planner.plan
         self.updates_per_epoch = -(-planner.n_micro_batches // micro_batches_per_update)
 

@@ -58,12 +58,12 @@ def _with_sizes(config: Config, max_tokens: int, n: int) -> Config:
 def worst_shapes(max_tokens: int, longest_src: int, longest_tgt: int, n_pairs: int) -> Shapes:
     """The largest micro-batch of each width that a plan of `n_pairs` pairs under this budget can hold.
 
-    No other one needs more memory: what is kept grows with the positions, and with the square of the width at most.
+    None needs more memory: what is kept grows with the tokens, and with the square of the width at most.
     """
     width = np.arange(1, min(max(longest_src, longest_tgt), max_tokens) + 1)
     n = np.minimum(max_tokens // width, n_pairs)
     src, tgt = np.minimum(width, longest_src), np.minimum(width, longest_tgt)
-    return Shapes(n, src, tgt, n * src, n * tgt)
+    return Shapes.of_rectangles(n, src, tgt)
 
 
 def forecast_bytes(

@@ -1,16 +1,22 @@
-"""The DataCollator: token ids of some pairs -> one padded batch of tensors."""
+"""The DataCollator: token ids of some pairs -> one batch of tensors."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from accel_tx.data.batch import Batch, Block
+from accel_tx.data.blocks import block_cost_of, cut_evenly, cut_into_blocks
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
+
+_N_COMPILED = 4
 
 
 class TokenPair(NamedTuple):
@@ -20,127 +26,130 @@ class TokenPair(NamedTuple):
     tgt: NDArray[np.int32]
 
 
-@dataclass
-class Batch:
-    """Padded token ids. B pairs, S source and T target positions, N real target tokens.
-
-    Padding stands at the end. A batch without target tokens (N = 0) holds one pair of special tokens: it keeps the
-    processes in step where one of them has nothing to do.
-    """
-
-    src_ids: Tensor
-    """(B, S) int64; every source ends with EOS, so that no row is without a token to attend to."""
-    src_valid: Tensor | None
-    """(B, S) bool, True at real tokens; None where all are real."""
-    tgt_in: Tensor
-    """(B, T) int64, begins with BOS."""
-    tgt_out: Tensor
-    """(B, T) int64, ends with EOS."""
-    tgt_positions: Tensor
-    """(N,) int64, the places of the real tokens in the flattened `tgt_out`; known here, so that no GPU must count."""
-
-    @property
-    def n_tgt_tokens(self) -> int:
-        """Real target tokens, EOS included."""
-        return self.tgt_positions.numel()
-
-    @property
-    def n_src_tokens(self) -> int:
-        """Real source tokens, EOS included; counts on the device, so ask before the batch is moved."""
-        return self.src_ids.numel() if self.src_valid is None else int(self.src_valid.sum())
-
-    @property
-    def n_padded_tokens(self) -> int:
-        """Positions of both sides, padding included."""
-        return self.src_ids.numel() + self.tgt_out.numel()
-
-    def split(self, n_parts: int) -> list[Batch]:
-        """The pairs in order in `n_parts` of about as many, each padded to its own longest; for tensors on the CPU."""
-        tgt_valid = torch.zeros(self.tgt_out.numel(), dtype=torch.bool)
-        tgt_valid[self.tgt_positions] = True
-        parts = []
-        for rows in torch.arange(len(self.src_ids)).tensor_split(n_parts):
-            in_tgt = tgt_valid.view_as(self.tgt_out)[rows]
-            in_src = torch.ones_like(self.src_ids[rows], dtype=torch.bool)
-            if self.src_valid is not None:
-                in_src = self.src_valid[rows]
-            # Padding stands at the end of every row.
-            in_src, in_tgt = (valid[:, : int(valid.any(0).sum())] for valid in (in_src, in_tgt))
-            parts.append(
-                Batch(
-                    src_ids=self.src_ids[rows, : in_src.shape[1]],
-                    src_valid=None if in_src.all() else in_src,
-                    tgt_in=self.tgt_in[rows, : in_tgt.shape[1]],
-                    tgt_out=self.tgt_out[rows, : in_tgt.shape[1]],
-                    tgt_positions=in_tgt.flatten().nonzero().flatten(),
-                )
-            )
-        return parts
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on `device`; pinned memory is copied without waiting."""
-        return Batch(*(_apply(getattr(self, f.name), lambda t: t.to(device, non_blocking=True)) for f in fields(self)))
-
-    def pin_memory(self) -> Batch:
-        """The batch in page-locked memory; DataLoader calls this."""
-        return Batch(*(_apply(getattr(self, f.name), Tensor.pin_memory) for f in fields(self)))
-
-
-def _apply(tensor: Tensor | None, function):  # type: ignore[no-untyped-def]
-    return None if tensor is None else function(tensor)
-
-
 class DataCollator:
-    """Pads each batch to its own longest sentence, rounded up to `pad_to_multiple_of` where the hardware wants it."""
+    """Joins pairs to a batch, in the order given, and cuts it into blocks of similar length for attention."""
 
-    def __init__(self, pad_to_multiple_of: int = 1) -> None:
-        self.pad_to_multiple_of = pad_to_multiple_of
+    def __init__(self, block_cost: int = 64, n_blocks: int | None = None) -> None:
+        """`block_cost`: how many places of padding are cheaper than a block more.
+
+        `n_blocks`: always as many, each with a mask, for code that is compiled for one number of them; of fewer pairs,
+        a block for each.
+        """
+        self.block_cost, self.n_blocks = block_cost, n_blocks
 
     def __call__(self, pairs: list[TokenPair]) -> Batch:
         """Shapes: see Batch. An empty list gives the batch without target tokens."""
         if not pairs:
             return _batch_without_targets()
-        src, src_lengths = self._pad([pair.src for pair in pairs], first=None, last=EOS_ID)
-        tgt_in, tgt_lengths = self._pad([pair.tgt for pair in pairs], first=BOS_ID, last=None)
-        tgt_out, _ = self._pad([pair.tgt for pair in pairs], first=None, last=EOS_ID)
-        src_valid = np.arange(src.shape[1]) < src_lengths[:, None]
-        tgt_valid = np.arange(tgt_out.shape[1]) < tgt_lengths[:, None]
+        src_lengths, src_ends, src_is_word = _layout([pair.src for pair in pairs])
+        tgt_lengths, tgt_ends, tgt_is_word = _layout([pair.tgt for pair in pairs])
+        src_ids = _joined([pair.src for pair in pairs], src_is_word, EOS_ID)
+        tgt_out = _joined([pair.tgt for pair in pairs], tgt_is_word, EOS_ID)
+        tgt_in = np.roll(tgt_out, 1)
+        tgt_in[tgt_ends - tgt_lengths] = BOS_ID
+        if self.n_blocks is None:
+            edges = cut_into_blocks(src_lengths, tgt_lengths, self.block_cost)
+        else:
+            edges = cut_evenly(src_lengths + tgt_lengths, self.n_blocks)
+        is_masked = self.n_blocks is not None
         return Batch(
-            src_ids=torch.from_numpy(src),
-            src_valid=None if src_valid.all() else torch.from_numpy(src_valid),
+            src_ids=torch.from_numpy(src_ids),
+            src_places=_places(src_lengths, src_ends),
+            src_blocks=_blocks(src_lengths, edges, is_masked),
             tgt_in=torch.from_numpy(tgt_in),
             tgt_out=torch.from_numpy(tgt_out),
-            tgt_positions=torch.from_numpy(np.flatnonzero(tgt_valid)),
+            tgt_places=_places(tgt_lengths, tgt_ends),
+            tgt_blocks=_blocks(tgt_lengths, edges, is_masked),
         )
 
-    def _pad(
-        self, sequences: list[NDArray[np.int32]], first: int | None, last: int | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        lengths = np.array([len(sequence) + 1 for sequence in sequences], dtype=np.int64)
-        width = -(-int(lengths.max()) // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        padded = np.full((len(sequences), width), PAD_ID, dtype=np.int64)
-        start = 0 if first is None else 1
-        if first is not None:
-            padded[:, 0] = first
-        for row, sequence in zip(padded, sequences, strict=True):
-            row[start : start + len(sequence)] = sequence
-        if last is not None:
-            padded[np.arange(len(sequences)), lengths - 1] = last
-        return padded, lengths
+
+def training_collator(d_model: int, is_compiled: bool, on_gpu: bool) -> DataCollator:
+    """The collator whose blocks suit the model and the device."""
+    if is_compiled:
+        return DataCollator(n_blocks=_N_COMPILED)
+    return DataCollator(block_cost_of(d_model, on_gpu))
+
+
+def split(batch: Batch, n_parts: int, collate: DataCollator) -> list[Batch]:
+    """The pairs in `n_parts` of about as many, each of all lengths; for tensors on the CPU."""
+    pairs = pairs_of(batch)
+    return [collate(pairs[first::n_parts]) for first in range(n_parts)]
+
+
+def pairs_of(batch: Batch) -> list[TokenPair]:
+    """The pairs that a batch on the CPU was made of."""
+    if not batch.n_tgt_tokens:
+        return []
+    src, tgt = _sentences(batch.src_ids, batch.src_places), _sentences(batch.tgt_out, batch.tgt_places)
+    return [TokenPair(*pair) for pair in zip(src, tgt, strict=True)]
+
+
+def _sentences(ids: Tensor, places: Tensor) -> list[NDArray[np.int32]]:
+    starts = np.flatnonzero(places.numpy() == 0)
+    return [sentence[:-1] for sentence in np.split(ids.numpy().astype(np.int32), starts[1:])]
 
 
 def pad_sources(sources: list[NDArray[np.int32]]) -> tuple[Tensor, Tensor | None]:
     """Sources with EOS, padded for translation: src_ids (B, S) int64 and src_valid (B, S) bool or None."""
-    nothing = np.empty(0, dtype=np.int32)
-    batch = DataCollator()([TokenPair(source, nothing) for source in sources])
-    return batch.src_ids, batch.src_valid
+    lengths, _, is_word = _layout(sources)
+    valid = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(valid.shape, PAD_ID, dtype=np.int64)
+    ids[valid] = _joined(sources, is_word, EOS_ID)
+    return torch.from_numpy(ids), None if valid.all() else torch.from_numpy(valid)
+
+
+def pad_targets(targets: list[NDArray[np.int32]]) -> Tensor:
+    """Targets behind BOS, padded for a decoder that is told what to write: tgt_in (B, T) int64."""
+    return pad_sequence([torch.tensor([BOS_ID, *ids.tolist()]) for ids in targets], True, PAD_ID)
+
+
+def _layout(sentences: list[NDArray[np.int32]]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Lengths (B,) with EOS, where each sentence ends, and (N,) True where a token is none of ours."""
+    lengths = np.array([len(sentence) + 1 for sentence in sentences], dtype=np.int64)
+    ends = np.cumsum(lengths)
+    is_word = np.ones(ends[-1], dtype=np.bool_)
+    is_word[ends - 1] = False
+    return lengths, ends, is_word
+
+
+def _joined(sentences: list[NDArray[np.int32]], is_word: NDArray[np.bool_], last: int) -> NDArray[np.int64]:
+    ids = np.full(len(is_word), last, dtype=np.int64)
+    ids[is_word] = np.concatenate(sentences)
+    return ids
+
+
+def _places(lengths: NDArray[np.int64], ends: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(np.arange(ends[-1]) - np.repeat(ends - lengths, lengths))
+
+
+def _blocks(lengths: NDArray[np.int64], edges: list[int], is_masked: bool) -> list[Block]:
+    shapes = [(last - first, int(lengths[first:last].max())) for first, last in pairwise(edges)]
+    valid = [np.arange(width) < lengths[first:last, None] for (first, last), (_, width) in zip(pairwise(edges), shapes)]
+    masked = [is_masked or not bool(of_block.all()) for of_block in valid]
+    # In one storage each: what comes from a worker takes a file descriptor a storage.
+    positions = _in_one([np.flatnonzero(v) for v, has_mask in zip(valid, masked) if has_mask])
+    masks = _in_one([v.ravel() for v, has_mask in zip(valid, masked) if has_mask])
+    return [
+        Block(*shape, next(positions), next(masks).view(shape)) if has_mask else Block(*shape)
+        for shape, has_mask in zip(shapes, masked)
+    ]
+
+
+def _in_one(arrays: list[NDArray[Any]]) -> Iterator[Tensor]:
+    if not arrays:
+        return iter(())
+    return iter(torch.split(torch.from_numpy(np.concatenate(arrays)), [len(array) for array in arrays]))
 
 
 def _batch_without_targets() -> Batch:
+    nothing = torch.empty(0, dtype=torch.int64)
+    first = torch.zeros(1, dtype=torch.int64)
     return Batch(
-        src_ids=torch.tensor([[EOS_ID]]),
-        src_valid=None,
-        tgt_in=torch.tensor([[BOS_ID]]),
-        tgt_out=torch.tensor([[PAD_ID]]),
-        tgt_positions=torch.empty(0, dtype=torch.int64),
+        src_ids=torch.tensor([EOS_ID]),
+        src_places=first,
+        src_blocks=[Block(1, 1)],
+        tgt_in=torch.tensor([BOS_ID]),
+        tgt_out=nothing,
+        tgt_places=first,
+        tgt_blocks=[Block(1, 1)],
     )

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from accel_tx.config import Config, ModelConfig, TrainConfig
-from accel_tx.data.batching import BatchLimits, Planner
-from accel_tx.data.packing import Indices, Lengths
+from accel_tx.config import Config, ModelConfig
+from accel_tx.data.batching import BatchLimits, EpochPlan, plan_epoch
+from accel_tx.data.blocks import block_cost_of, cut_into_blocks
+from accel_tx.data.dealing import Indices, Lengths
 
 if TYPE_CHECKING:
     from accel_tx.data.dataset import PreparedData
 
 Device = Literal["cpu", "gpu"]
 _MIB = 2**20
+# Micro-batches that are looked at: under `max_tokens` they are all much alike.
+_N_SAMPLED = 256
 # Measured on CPU, see Memory.
 _PROGRAM = {"no": 310 * _MIB, "bf16": 370 * _MIB, "fp16": 370 * _MIB}
 _FRAGMENTATION = 0.6
@@ -45,47 +48,56 @@ class Spread:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The padded micro-batches of an epoch, an entry each: pairs, source and target positions a pair, real tokens."""
+    """What micro-batches hold, an entry each: pairs, tokens, and what attention makes of them in blocks."""
 
     n_pairs: Indices
-    src_width: Indices
-    tgt_width: Indices
     n_src_tokens: Indices
     n_tgt_tokens: Indices
+    n_src_positions: Indices
+    """Places in blocks, padding included."""
+    n_tgt_positions: Indices
+    n_src_src: Indices
+    """Pairs of places that the encoder's self-attention compares."""
+    n_tgt_tgt: Indices
+    n_tgt_src: Indices
 
     @classmethod
-    def of(cls, src_lengths: Lengths, tgt_lengths: Lengths, train: TrainConfig) -> Shapes:
-        """What the collator will make of the first epoch's micro-batches, in any order; lengths are with EOS.
+    def of_rectangles(cls, n_pairs: Indices, src_width: Indices, tgt_width: Indices) -> Shapes:
+        """Of micro-batches whose pairs are all of one length, each (n,)."""
+        n_src, n_tgt = n_pairs * src_width, n_pairs * tgt_width
+        squares = n_src * src_width, n_tgt * tgt_width, n_tgt * src_width
+        return cls(n_pairs, n_src, n_tgt, n_src, n_tgt, *squares)
 
-        Under `max_tokens` the order of the pairs does not matter, and so is not made.
-        """
-        limits = BatchLimits.of(train)
-        planner = Planner(src_lengths, tgt_lengths, limits, train.micro_batches_per_update, train.seed)
-        if limits.max_tokens is None:
-            plan = planner.plan(epoch=0)
-            starts, n_pairs = plan.starts[:-1], np.diff(plan.starts)
-            src, tgt = (_widths_and_tokens(lengths, plan.order, starts) for lengths in (src_lengths, tgt_lengths))
-            return cls(n_pairs, src[0], tgt[0], src[1], tgt[1])
-        packing = planner.packing(epoch=0)
-        return cls(
-            n_pairs=packing.batch_sizes,
-            src_width=packing.batch_src,
-            tgt_width=packing.batch_tgt,
-            n_src_tokens=packing.batch_src_tokens,
-            n_tgt_tokens=packing.batch_tgt_tokens,
-        )
+    @classmethod
+    def of_plan(cls, plan: EpochPlan, src_lengths: Lengths, tgt_lengths: Lengths, block_cost: int) -> Shapes:
+        """What the collator will make of an epoch's micro-batches, of some of them where there are many."""
+        n = plan.n_micro_batches
+        chosen = np.unique(np.linspace(0, n - 1, min(n, _N_SAMPLED)).round().astype(np.int64))
+        micro_batches = (plan.micro_batch(int(i)) for i in chosen)
+        rows = [_of_pairs(src_lengths[pairs], tgt_lengths[pairs], block_cost) for pairs in micro_batches]
+        return cls(*np.array(rows, dtype=np.int64).reshape(-1, 8).T)
+
+    def some(self, chosen: Indices) -> Shapes:
+        """Those with these indices."""
+        return Shapes(*(values[chosen] for values in vars(self).values()))
 
     @property
     def padding_share(self) -> float:
-        """Share of padding among the positions of both sides."""
-        n_padded = (self.n_pairs * (self.src_width + self.tgt_width)).sum()
-        return float(1 - (self.n_src_tokens.sum() + self.n_tgt_tokens.sum()) / n_padded)
+        """Share of padding among the places of both sides in attention, the only ones that have any."""
+        n_places = (self.n_src_positions + self.n_tgt_positions).sum()
+        return float(1 - (self.n_src_tokens + self.n_tgt_tokens).sum() / n_places)
 
 
-def _widths_and_tokens(lengths: Lengths, order: Indices, starts: Indices) -> tuple[Indices, Indices]:
-    of_pairs = lengths[order]
-    widths = np.maximum.reduceat(of_pairs, starts).astype(np.int64)
-    return widths, np.add.reduceat(of_pairs, starts, dtype=np.int64)
+def _of_pairs(src_lengths: Lengths, tgt_lengths: Lengths, block_cost: int) -> tuple[int, ...]:
+    src, tgt = src_lengths.astype(np.int64), tgt_lengths.astype(np.int64)
+    edges = np.array(cut_into_blocks(src, tgt, block_cost))
+    n, src_width, tgt_width = (
+        np.diff(edges),
+        *(np.maximum.reduceat(lengths, edges[:-1]) for lengths in (src, tgt)),
+    )
+    positions = n * src_width, n * tgt_width
+    squares = positions[0] * src_width, positions[1] * tgt_width, positions[1] * src_width
+    return len(src), int(src.sum()), int(tgt.sum()), *(int(x.sum()) for x in (*positions, *squares))
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,7 @@ class Memory:
     """Forecast of the peak of one training process, in bytes; validation is not counted.
 
     Against the measured peak of anonymous memory (RssAnon) of the first updates on CPU (AMD EPYC, one thread, torch
-    2.13), forecast and measured in MiB:
+    2.13), forecast and measured in MiB, when batches were still padded as a whole:
 
     - quickstart (d_model 128), 15 updates: 386 and 391 in float32, 428 and 406 in bf16
     - d_model 512, 6+6 layers, max_tokens 2048, 2 micro-batches, 2 updates: 2376 and 2503, 2044 and 2141 in bf16
@@ -161,8 +173,10 @@ def forecast(
 ) -> Forecast:
     """Forecast of training on pairs of these lengths (n,), in tokens with EOS, from the plan of the first epoch."""
     train = config.train
-    shapes = Shapes.of(src_lengths, tgt_lengths, train)
-    updates_per_epoch = -(-len(shapes.n_pairs) // train.micro_batches_per_update)
+    per_update, limits = train.micro_batches_per_update, BatchLimits.of(train)
+    plan = plan_epoch(src_lengths, tgt_lengths, limits, per_update, train.seed, epoch=0)
+    shapes = Shapes.of_plan(plan, src_lengths, tgt_lengths, block_cost_of(config.model.d_model, on_gpu=False))
+    updates_per_epoch = plan.n_updates
     n_updates = train.max_updates or (train.epochs or 0) * updates_per_epoch
     settings: tuple[tuple[Device, str], ...] = (
         ("cpu", "no"),
@@ -179,11 +193,11 @@ def forecast(
     }
     return Forecast(
         n_pairs=len(src_lengths),
-        n_micro_batches=len(shapes.n_pairs),
+        n_micro_batches=plan.n_micro_batches,
         padding_share=shapes.padding_share,
         pairs_per_micro_batch=Spread.of(shapes.n_pairs),
         tgt_tokens_per_micro_batch=Spread.of(shapes.n_tgt_tokens),
-        tgt_tokens_per_update=float(shapes.n_tgt_tokens.sum() / updates_per_epoch),
+        tgt_tokens_per_update=float(tgt_lengths.sum(dtype=np.int64) / updates_per_epoch),
         updates_per_epoch=updates_per_epoch,
         n_updates=n_updates,
         epochs=n_updates / updates_per_epoch,
@@ -246,7 +260,7 @@ def activation_bytes(
     With gradient checkpointing: the inputs of the layers, and what the largest layer keeps when it is computed again.
     """
     d, wide = model.d_model, 4  # the residual stream is float32 in every precision
-    n_src, n_tgt = shapes.n_pairs * shapes.src_width, shapes.n_pairs * shapes.tgt_width
+    n_src, n_tgt = shapes.n_src_tokens, shapes.n_tgt_tokens
     ends = d * ((1 if model.dropout else 0) + (wide if model.norm == "pre" else 0))  # behind embedding, in last norm
     kept = (n_src + n_tgt) * ends
     if checkpointing:
@@ -273,25 +287,32 @@ def _layer_bytes(model: ModelConfig, shapes: Shapes, precision: str, device: Dev
     kept = 1 if model.dropout else 0
     n_inner = 1 if model.activation == "relu" else 2
     norm = d * (wide + narrow) + 2 * 4  # its input, its output, mean and deviation
-    self_attention = norm + 4 * d * narrow + 4 * h + d * kept  # queries, keys, values, heads; log-sums
-    cross_attention = norm + 2 * d * narrow + 4 * h + d * kept
+    around_attention = norm + d * narrow + d * kept  # its heads, which the output projection takes
     feed_forward = norm + n_inner * model.d_ff * narrow + d * kept
-    n_src, n_tgt = shapes.n_pairs * shapes.src_width, shapes.n_pairs * shapes.tgt_width
-    encoder_layer = n_src * (self_attention + feed_forward)
-    decoder_layer = n_tgt * (self_attention + cross_attention + feed_forward) + n_src * 2 * d * narrow
+    n_src, n_tgt = shapes.n_src_tokens, shapes.n_tgt_tokens
+    encoder_layer = n_src * (around_attention + feed_forward)
+    decoder_layer = n_tgt * (2 * around_attention + feed_forward)
+    # In blocks: queries, keys, values; a fused kernel's own heads and log-sums.
+    of_kernel = 0 if _keeps_weights(model, precision, device) else d * narrow + 4 * h
+    encoder_layer = encoder_layer + shapes.n_src_positions * (3 * d * narrow + of_kernel)
+    decoder_layer = decoder_layer + shapes.n_tgt_positions * (4 * d * narrow + 2 * of_kernel)
+    decoder_layer = decoder_layer + shapes.n_src_positions * 2 * d * narrow
     if precision != "no":  # the encoder output, which every layer casts for itself
         decoder_layer = decoder_layer + n_src * d * narrow
-    # Fused kernels keep no attention weights; on CPU there is none for bf16, nor with dropout of the weights.
-    if device == "cpu" and (narrow == 2 or model.attention_dropout):
+    if _keeps_weights(model, precision, device):
         of_weight = h * narrow
         if (
             model.attention_dropout
         ):  # float32: torch's own products, with the scores, the mask and both kinds of weights
             of_weight = h * (2 * narrow if narrow == 2 else 3 * narrow + 1)
-        encoder_layer = encoder_layer + shapes.n_pairs * of_weight * shapes.src_width**2
-        n_decoder_weights = shapes.tgt_width**2 + shapes.tgt_width * shapes.src_width
-        decoder_layer = decoder_layer + shapes.n_pairs * of_weight * n_decoder_weights
+        encoder_layer = encoder_layer + of_weight * shapes.n_src_src
+        decoder_layer = decoder_layer + of_weight * (shapes.n_tgt_tgt + shapes.n_tgt_src)
     return encoder_layer, decoder_layer
+
+
+def _keeps_weights(model: ModelConfig, precision: str, device: Device) -> bool:
+    """Fused kernels keep no attention weights; on CPU there is none for bf16, nor with dropout of the weights."""
+    return device == "cpu" and (precision != "no" or model.attention_dropout > 0)
 
 
 def _loss_bytes(model: ModelConfig, n_tokens: int, vocab_size: int, device: Device, precision: str) -> tuple[int, int]:

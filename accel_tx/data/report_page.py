@@ -50,7 +50,7 @@ def _header(title: str, report: CleanReport, config: Config, forecast: Mapping[s
     ]
     if forecast:
         tiles += [
-            ("padding", f"{forecast['padding_share']:.1%}", "of the positions of both sides"),
+            ("padding", f"{forecast['padding_share']:.1%}", "of the positions in attention"),
             ("updates", f"{forecast['n_updates']:,}", f"{shown_epochs(forecast['epochs'])} epochs"),
             ("parameters", short_number(forecast["n_parameters"]), ""),
         ]
@@ -218,7 +218,7 @@ def _corpora(report: CleanReport) -> str:
 def _forecast(forecast: Mapping[str, Any]) -> str:
     pairs, tokens = forecast["pairs_per_micro_batch"], forecast["tgt_tokens_per_micro_batch"]
     rows = [
-        ["padding, both sides", f"{forecast['padding_share']:.1%}"],
+        ["padding in attention", f"{forecast['padding_share']:.1%}"],
         [
             "pairs a micro-batch",
             f"{pairs['mean']:,.0f} ± {pairs['std']:,.0f} ({pairs['least']:,} to {pairs['most']:,})",

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from accel_tx.data.collator import DataCollator, TokenPair
-from accel_tx.data.tokenizer import EOS_ID, Tokenizer
+from accel_tx.data.tokenizer import BOS_ID, EOS_ID, Tokenizer
 from accel_tx.model.attention_weights import cross_attention_weights
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ def attention_map(model: Transformer, tokenizers: TokenizerPair, src: str, tgt: 
     longest = model.config.max_positions - 1
     src_ids = tokenizers.src.encode([src.strip()])[0][:longest]
     tgt_ids = tokenizers.tgt.encode([tgt.strip()])[0][:longest]
-    pair = TokenPair(np.array(src_ids, dtype=np.int32), np.array(tgt_ids, dtype=np.int32))
-    weights = cross_attention_weights(model, DataCollator()([pair]).to(model.positions.device))
+    device = model.positions.device
+    given = torch.tensor([[*src_ids, EOS_ID]], device=device), None, torch.tensor([[BOS_ID, *tgt_ids]], device=device)
+    weights = cross_attention_weights(model, *given)
     pieces = _pieces(tokenizers.src, src_ids), _pieces(tokenizers.tgt, tgt_ids)
     return AttentionMap(*pieces, weights[:, 0].float().cpu().numpy())
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from accel_tx.data.batching import BatchLimits, plan_epoch
-from accel_tx.data.collator import Batch, DataCollator
+from accel_tx.data.batch import Batch
+from accel_tx.data.collator import DataCollator
 from accel_tx.data.token_pairs import TokenPairs
+from accel_tx.inference.batches import similar_lengths
 
 
 @torch.inference_mode()
@@ -24,11 +25,11 @@ def loss_sum(
 
     `forward` is the model, perhaps wrapped; the caller puts it in eval mode. Every pair counts once over all processes.
     """
-    plan = plan_epoch(pairs.src_lengths, pairs.tgt_lengths, BatchLimits(max_tokens, None), 1, seed=0, epoch=0)
+    batches = similar_lengths(pairs.src_lengths, pairs.tgt_lengths, max_tokens)
     collate = DataCollator()
     total, n_tokens = 0.0, 0
-    for i in range(rank, plan.n_updates, n_processes):
-        batch = collate(pairs.__getitems__(plan.update(i)[0].tolist()))
+    for rows in batches[rank::n_processes]:
+        batch = collate(pairs.__getitems__(rows.tolist()))
         total += float(forward(batch.to(device), 0.0))
         n_tokens += batch.n_tgt_tokens
     return total, n_tokens

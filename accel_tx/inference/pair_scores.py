@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from accel_tx.data.batching import BatchLimits, plan_epoch
 from accel_tx.data.collator import DataCollator, TokenPair
 from accel_tx.data.tokenizer import UNK_ID, TokenizerPair
+from accel_tx.inference.batches import similar_lengths
 from accel_tx.model.transformer import Transformer
 
 # Logits in memory at a time, as in the training loss: 2^24 float32 are 64 MiB.
@@ -64,22 +63,15 @@ def _batches(pairs: list[TokenPair], max_tokens: int) -> list[list[int]]:
         return []
     src_lengths = np.array([len(pair.src) + 1 for pair in pairs], dtype=np.int64)
     tgt_lengths = np.array([len(pair.tgt) + 1 for pair in pairs], dtype=np.int64)
-    limit = max(max_tokens, int(src_lengths.max()), int(tgt_lengths.max()))
-    plan = plan_epoch(src_lengths, tgt_lengths, BatchLimits(limit, None), 1, seed=0, epoch=0)
-    batches: list[NDArray[np.int64]] = [plan.update(i)[0] for i in range(plan.n_updates)]
-    return [batch.tolist() for batch in batches]
+    return [batch.tolist() for batch in similar_lengths(src_lengths, tgt_lengths, max_tokens)]
 
 
 @torch.inference_mode()
 def _log_probs(model: Transformer, pairs: list[TokenPair]) -> list[float]:
     batch = DataCollator()(pairs).to(model.positions.device)
-    hidden = model.decode(batch.tgt_in, model.encode(batch.src_ids, batch.src_valid), batch.src_valid)
-    real = hidden.flatten(0, 1)[batch.tgt_positions]  # (N, D)
-    targets = batch.tgt_out.flatten()[batch.tgt_positions]
-    of_tokens = _target_log_probs(model, real, targets).double()
-    sums = of_tokens.new_zeros(len(pairs))
-    sums.index_add_(0, batch.tgt_positions // batch.tgt_out.shape[1], of_tokens)
-    return sums.tolist()
+    of_tokens = _target_log_probs(model, model.hidden(batch), batch.tgt_out).double().cpu()
+    of_sentences = torch.split(of_tokens, [len(pair.tgt) + 1 for pair in pairs])
+    return [float(of_sentence.sum()) for of_sentence in of_sentences]
 
 
 def _target_log_probs(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:

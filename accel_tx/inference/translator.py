@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from accel_tx.config import Config, DecodeConfig, UserError, build_config, load_yaml
-from accel_tx.data.batching import BatchLimits, plan_epoch
 from accel_tx.data.collator import pad_sources
 from accel_tx.data.tokenizer import UNK_ID, TokenizerPair
+from accel_tx.inference.batches import similar_lengths
 from accel_tx.inference.hypotheses import Hypothesis
 from accel_tx.inference.parts import Part, TranslatedLine, Translation, joined, one_line, parts_of
 from accel_tx.inference.search import search
@@ -172,9 +172,8 @@ class Translator:
             return
         lengths = np.array([len(source) + 1 for source in sources], dtype=np.int64)
         max_tokens = max(self.decode.max_tokens // self.decode.n_places, int(lengths.max()))
-        plan = plan_epoch(lengths, lengths, BatchLimits(max_tokens, None), micro_batches_per_update=1, seed=0, epoch=0)
-        for i in range(plan.n_updates):
-            yield plan.update(i)[0].tolist()
+        for batch in similar_lengths(lengths, lengths, max_tokens):
+            yield batch.tolist()
 
     def _search(
         self, sources: list[np.ndarray], prefixes: list[list[int]], allow_unknown: bool

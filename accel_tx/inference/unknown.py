@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from accel_tx.data.collator import DataCollator, TokenPair
+from accel_tx.data.collator import TokenPair, pad_sources, pad_targets
 from accel_tx.data.tokenizer import SPECIAL_TOKENS, UNK_ID
 from accel_tx.model.attention_weights import cross_attention_weights
 from accel_tx.model.transformer import Transformer
@@ -84,9 +84,14 @@ def _mean_attention(model: Transformer, answered: Sequence[Answered]) -> list[ND
     """The cross-attention (T, S) of each, with which a token is predicted, over all layers and heads."""
     pairs = [TokenPair(np.array(one.source, np.int32), np.array(one.hypothesis, np.int32)) for one in answered]
     found: list[NDArray[np.float64]] = []
+    device = model.positions.device
     for group in _small_groups(pairs):
-        batch = DataCollator()(group).to(model.positions.device)
-        mean = cross_attention_weights(model, batch).mean((0, 2)).double().cpu().numpy()  # (B, T, S)
+        src_ids, src_valid = pad_sources([pair.src for pair in group])
+        if src_valid is not None:
+            src_valid = src_valid.to(device)
+        tgt_in = pad_targets([pair.tgt for pair in group])
+        weights = cross_attention_weights(model, src_ids.to(device), src_valid, tgt_in.to(device))
+        mean = weights.mean((0, 2)).double().cpu().numpy()  # (B, T, S)
         found += [of_pair[: len(pair.tgt), : len(pair.src)] for of_pair, pair in zip(mean, group, strict=True)]
     return found
 

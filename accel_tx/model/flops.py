@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from accel_tx.config import ModelConfig
-from accel_tx.data.packing import Lengths
+from accel_tx.data.batch import Batch
+from accel_tx.data.dealing import Lengths
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,22 @@ class Work:
         return cls(n_src, n_tgt, n_tgt, int((src * src).sum()), int((tgt * tgt).sum()), int((tgt * src).sum()))
 
     @classmethod
+    def of_batch(cls, batch: Batch) -> Work:
+        """A batch as `Transformer` computes it: padding is in attention only."""
+        src = [(block.n_sentences, block.width) for block in batch.src_blocks]
+        tgt = [(block.n_sentences, block.width) for block in batch.tgt_blocks]
+        return cls(
+            n_src=batch.n_src_tokens,
+            n_tgt=batch.tgt_in.numel(),
+            n_predicted=batch.n_tgt_tokens,
+            n_src_src=sum(n * width**2 for n, width in src),
+            n_tgt_tgt=sum(n * width**2 for n, width in tgt),
+            n_tgt_src=sum(n * width * src_width for (n, width), (_, src_width) in zip(tgt, src, strict=True)),
+        )
+
+    @classmethod
     def of_padded_batch(cls, n_pairs: int, src_width: int, tgt_width: int, n_predicted: int) -> Work:
-        """A batch as computed, padding included: src_ids (n_pairs, src_width), tgt_out (n_pairs, tgt_width)."""
+        """A batch that is padded as a whole: src_ids (n_pairs, src_width), tgt_out (n_pairs, tgt_width)."""
         return cls(
             n_src=n_pairs * src_width,
             n_tgt=n_pairs * tgt_width,

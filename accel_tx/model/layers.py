@@ -1,10 +1,12 @@
 """Attention, feed-forward and the encoder and decoder layers.
 
-Shape letters: B batch, S source, T target, H heads, K head width, D `d_model`, F `d_ff`.
+Training knows no padding but inside attention: the hidden states of all tokens of a side stand in one (N, D).
+Shape letters: N tokens, B batch, S source, T target, H heads, K head width, D `d_model`, F `d_ff`, W beam.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from accel_tx.config import ModelConfig
+from accel_tx.data.batch import Block
 from accel_tx.model.attention import plain_attention, traceable_attention
 
 
@@ -97,12 +100,16 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
-    def forward(self, x: Tensor, attendable: Tensor | None, causal: bool) -> Tensor:
-        """Attend within x (B, T, D). `attendable` is True at keys that may be seen, broadcastable to (B, H, T, T)."""
-        query, key, value = _split_heads(self.qkv(x), 3, self.n_heads)
+    def forward(self, x: Tensor, blocks: Sequence[Block], causal: bool) -> Tensor:
+        """Attend within each sentence of x (N, D), whose tokens `blocks` tell apart; where `causal`, not ahead."""
         dropout = self.dropout if self.training else 0.0
-        heads = attend(query, key, value, attendable, dropout, causal)
-        return self.out(_merge_heads(heads))  # type: ignore[no-any-return]
+        heads = []
+        for block, projected in zip(blocks, _of_blocks(self.qkv(x), blocks), strict=True):
+            query, key, value = split_heads(block.pad(projected), 3, self.n_heads)
+            # Padding of a target needs no mask: it stands at the end, where no token looks.
+            attendable = None if causal else block.attendable
+            heads.append(block.unpad(_merge_heads(attend(query, key, value, attendable, dropout, causal))))
+        return self.out(_joined(heads))  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, cache: KeyValue, position: int, visible: Tensor | None) -> Tensor:
         """Attend from one new position of each hypothesis, x (B, W, D), to itself and those before it.
@@ -110,7 +117,7 @@ class SelfAttention(nn.Module):
         Its keys and values go into the cache, whose length is `position` x W so far. `visible` is 0 at what belongs to
         a hypothesis, else -inf, (B, 1, W, (position + 1) x W); None: everything does.
         """
-        query, key, value = _split_heads(self.qkv(x), 3, self.n_heads)
+        query, key, value = split_heads(self.qkv(x), 3, self.n_heads)
         n_beams = x.shape[1]
         n_seen = (position + 1) * n_beams
         cache.key[:, :, n_seen - n_beams : n_seen] = key
@@ -132,20 +139,28 @@ class CrossAttention(nn.Module):
 
     def project_memory(self, memory: Tensor) -> KeyValue:
         """Keys and values (B, H, S, K) of the encoder output (B, S, D)."""
-        key, value = _split_heads(self.key_value(memory), 2, self.n_heads)
+        key, value = split_heads(self.key_value(memory), 2, self.n_heads)
         return KeyValue(key, value)
 
     def step(self, x: Tensor, memory: KeyValue, bias: Tensor | None) -> Tensor:
         """`forward` for one new position of each hypothesis, x (B, W, D); `bias` is 0 or -inf, (B, 1, 1, S)."""
-        (query,) = _split_heads(self.query(x), 1, self.n_heads)
+        (query,) = split_heads(self.query(x), 1, self.n_heads)
         return self.out(_merge_heads(attend_few(query, memory.key, memory.value, bias)))  # type: ignore[no-any-return]
 
-    def forward(self, x: Tensor, memory: KeyValue, attendable: Tensor | None) -> Tensor:
-        """Attend from x (B, T, D). `attendable` is True at source positions that may be seen, (B, 1, 1, S)."""
-        (query,) = _split_heads(self.query(x), 1, self.n_heads)
+    def forward(self, x: Tensor, memory: Tensor, blocks: Sequence[Block], memory_blocks: Sequence[Block]) -> Tensor:
+        """Attend from each target of x (N, D) to its own source in the encoder output `memory` (N, D).
+
+        `blocks` tell the tokens of x apart, `memory_blocks` those of the memory: as many, of the same pairs.
+        """
         dropout = self.dropout if self.training else 0.0
-        heads = attend(query, memory.key, memory.value, attendable, dropout)
-        return self.out(_merge_heads(heads))  # type: ignore[no-any-return]
+        heads = []
+        queries, keys_values = _of_blocks(self.query(x), blocks), _of_blocks(self.key_value(memory), memory_blocks)
+        for block, memory_block, query, key_value in zip(blocks, memory_blocks, queries, keys_values, strict=True):
+            (query,) = split_heads(block.pad(query), 1, self.n_heads)
+            key, value = split_heads(memory_block.pad(key_value), 2, self.n_heads)
+            of_block = attend(query, key, value, memory_block.attendable, dropout)
+            heads.append(block.unpad(_merge_heads(of_block)))
+        return self.out(_joined(heads))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -158,7 +173,7 @@ class FeedForward(nn.Module):
         self.activation = F.relu if config.activation == "relu" else F.gelu
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, T, D) to (B, T, D)."""
+        """Map x (..., D) to (..., D)."""
         return self.outer(self.activation(self.inner(x)))  # type: ignore[no-any-return]
 
 
@@ -175,7 +190,7 @@ class Residual(nn.Module):
         self.pre_norm = config.norm == "pre"
 
     def before(self, x: Tensor) -> Tensor:
-        """What the block gets, from the residual stream x (B, T, D)."""
+        """What the block gets, from the residual stream x (..., D)."""
         return self.norm(x) if self.pre_norm else x
 
     def after(self, x: Tensor, block_output: Tensor) -> Tensor:
@@ -194,12 +209,12 @@ class EncoderLayer(nn.Module):
         self.self_attention_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
 
-    def forward(self, x: Tensor, attendable: Tensor | None) -> Tensor:
-        """Map x (B, S, D) to (B, S, D); `attendable` (B, 1, 1, S) is True at real source tokens."""
-        block = self.self_attention_residual
-        x = block.after(x, self.self_attention(block.before(x), attendable, causal=False))
-        block = self.feed_forward_residual
-        return block.after(x, self.feed_forward(block.before(x)))
+    def forward(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
+        """Map the sources x (N, D), whose sentences `blocks` tell apart, to (N, D)."""
+        residual = self.self_attention_residual
+        x = residual.after(x, self.self_attention(residual.before(x), blocks, causal=False))
+        residual = self.feed_forward_residual
+        return residual.after(x, self.feed_forward(residual.before(x)))
 
 
 class DecoderLayer(nn.Module):
@@ -214,36 +229,43 @@ class DecoderLayer(nn.Module):
         self.cross_attention_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
 
-    def forward(self, x: Tensor, memory: Tensor, attendable: Tensor | None) -> Tensor:
-        """Map x (B, T, D) to (B, T, D), seeing the encoder output `memory` (B, S, D) where `attendable` is True.
+    def forward(self, x: Tensor, memory: Tensor, blocks: Sequence[Block], memory_blocks: Sequence[Block]) -> Tensor:
+        """Map the targets x (N, D) to (N, D), seeing their sources in the encoder output `memory` (N, D).
 
-        Target padding needs no mask of its own: it stands at the end, where no real token looks.
+        `blocks` tell the targets apart, `memory_blocks` the sources: as many, of the same pairs.
         """
-        block = self.self_attention_residual
-        x = block.after(x, self.self_attention(block.before(x), None, causal=True))
-        block = self.cross_attention_residual
-        x = block.after(
-            x, self.cross_attention(block.before(x), self.cross_attention.project_memory(memory), attendable)
-        )
-        block = self.feed_forward_residual
-        return block.after(x, self.feed_forward(block.before(x)))
+        residual = self.self_attention_residual
+        x = residual.after(x, self.self_attention(residual.before(x), blocks, causal=True))
+        residual = self.cross_attention_residual
+        x = residual.after(x, self.cross_attention(residual.before(x), memory, blocks, memory_blocks))
+        residual = self.feed_forward_residual
+        return residual.after(x, self.feed_forward(residual.before(x)))
 
     def step(
         self, x: Tensor, own: KeyValue, memory: KeyValue, bias: Tensor | None, position: int, visible: Tensor | None
     ) -> Tensor:
         """The same for one new position of each hypothesis, x (B, W, D), with `own` keys and values cached."""
-        block = self.self_attention_residual
-        x = block.after(x, self.self_attention.step(block.before(x), own, position, visible))
-        block = self.cross_attention_residual
-        x = block.after(x, self.cross_attention.step(block.before(x), memory, bias))
-        block = self.feed_forward_residual
-        return block.after(x, self.feed_forward(block.before(x)))
+        residual = self.self_attention_residual
+        x = residual.after(x, self.self_attention.step(residual.before(x), own, position, visible))
+        residual = self.cross_attention_residual
+        x = residual.after(x, self.cross_attention.step(residual.before(x), memory, bias))
+        residual = self.feed_forward_residual
+        return residual.after(x, self.feed_forward(residual.before(x)))
 
 
-def _split_heads(projected: Tensor, n_parts: int, n_heads: int) -> tuple[Tensor, ...]:
+def _of_blocks(x: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, ...]:
+    return (x,) if len(blocks) == 1 else torch.split(x, [block.n_tokens for block in blocks])
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def split_heads(projected: Tensor, n_parts: int, n_heads: int) -> tuple[Tensor, ...]:
+    """The parts of a fused projection (B, T, n_parts x D), each (B, H, T, K)."""
     batch, length, width = projected.shape
     parts = projected.view(batch, length, n_parts, n_heads, width // (n_parts * n_heads))
-    return parts.permute(2, 0, 3, 1, 4).unbind(0)  # n_parts times (B, H, T, K)
+    return parts.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def _merge_heads(heads: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from accel_tx.config import ModelConfig
-from accel_tx.data.collator import Batch
+from accel_tx.data.batch import Batch, Block
 from accel_tx.model.cache import DecoderCache
 from accel_tx.model.layers import DecoderLayer, Dropout, EncoderLayer, sinusoidal_positions
 from accel_tx.model.loss import vocabulary_loss
@@ -54,30 +55,30 @@ class Transformer(nn.Module):
         return self.tgt_embedding.weight if self.output_weight is None else self.output_weight
 
     def forward(self, batch: Batch, label_smoothing: float) -> Tensor:
-        """Loss of a batch in nats, summed over its real target tokens; a scalar."""
-        memory = self.encode(batch.src_ids, batch.src_valid)
-        hidden = self.decode(batch.tgt_in, memory, batch.src_valid)
-        # Only real tokens reach the vocabulary projection, by far the widest layer.
-        real = hidden.flatten(0, 1).index_select(0, batch.tgt_positions)  # (N, D)
-        targets = batch.tgt_out.flatten().index_select(0, batch.tgt_positions)
-        return vocabulary_loss(real, self.projection, self.output_bias, targets, label_smoothing)
+        """Loss of a batch in nats, summed over its target tokens; a scalar."""
+        hidden = self.hidden(batch)[: batch.n_tgt_tokens]  # a batch without targets has an input of one token
+        return vocabulary_loss(hidden, self.projection, self.output_bias, batch.tgt_out, label_smoothing)
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Decoder output (N, D), before the projection to the vocabulary, at every target token of a batch."""
+        self._positions(0, max(block.width for block in (*batch.src_blocks, *batch.tgt_blocks)))
+        x = self._embed(self._src_embedding, batch.src_ids, self.positions[batch.src_places])
+        memory = self._run_encoder(x, batch.src_blocks)
+        x = self._embed(self.tgt_embedding, batch.tgt_in, self.positions[batch.tgt_places])
+        return self._run_decoder(x, memory, batch.tgt_blocks, batch.src_blocks)
 
     def encode(self, src_ids: Tensor, src_valid: Tensor | None) -> Tensor:
         """Encoder output (B, S, D) of src_ids (B, S); `src_valid` (B, S) is True at real tokens, None: everywhere."""
-        embedding = self.tgt_embedding if self.src_embedding is None else self.src_embedding
-        x = self._embed(embedding, src_ids, first_position=0)
-        attendable = _broadcast_to_heads(src_valid)
-        for i in self.encoder_order:
-            x = self._run_layer(self.encoder_layers[i], x, attendable)
-        return self.encoder_norm(x)  # type: ignore[no-any-return]
+        x = self._embed(self._src_embedding, src_ids, self._positions(0, src_ids.shape[1]))
+        block = Block(len(src_ids), src_ids.shape[1], valid=src_valid)
+        return self._run_encoder(x.flatten(0, 1), [block]).view_as(x)
 
     def decode(self, tgt_in: Tensor, memory: Tensor, src_valid: Tensor | None) -> Tensor:
-        """Decoder output (B, T, D), before the projection to the vocabulary, of tgt_in (B, T)."""
-        x = self._embed(self.tgt_embedding, tgt_in, first_position=0)
-        attendable = _broadcast_to_heads(src_valid)
-        for i in self.decoder_order:
-            x = self._run_layer(self.decoder_layers[i], x, memory, attendable)
-        return self.decoder_norm(x)  # type: ignore[no-any-return]
+        """Decoder output (B, T, D), before the projection to the vocabulary, of tgt_in (B, T), padded at its end."""
+        x = self._embed(self.tgt_embedding, tgt_in, self._positions(0, tgt_in.shape[1]))
+        block = Block(len(tgt_in), tgt_in.shape[1])
+        memory_block = Block(len(memory), memory.shape[1], valid=src_valid)
+        return self._run_decoder(x.flatten(0, 1), memory.flatten(0, 1), [block], [memory_block]).view_as(x)
 
     def start_cache(self, memory: Tensor, src_valid: Tensor | None, max_len: int, n_beams: int = 1) -> DecoderCache:
         """An empty cache for decoding `n_beams` hypotheses of up to `max_len` positions a sentence.
@@ -85,14 +86,15 @@ class Transformer(nn.Module):
         Shapes: memory, the encoder output, (B, S, D); src_valid (B, S) or None.
         """
         projected = [self.decoder_layers[i].cross_attention.project_memory(memory) for i in self.decoder_order]  # type: ignore[operator,union-attr]
-        return DecoderCache.start(projected, _broadcast_to_heads(src_valid), max_len, n_beams)
+        attendable = None if src_valid is None else src_valid[:, None, None, :]  # (B, 1, 1, S)
+        return DecoderCache.start(projected, attendable, max_len, n_beams)
 
     def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
         """Decoder output (B, W, D), before the projection to the vocabulary, at the position of `tokens` (B, W).
 
         The cache is one position on afterwards.
         """
-        x = self._embed(self.tgt_embedding, tokens, cache.position, is_step=True)
+        x = self._embed(self.tgt_embedding, tokens, self._positions(cache.position, 1))
         visible = cache.visible_now()
         for i, own, memory in zip(self.decoder_order, cache.own, cache.memory, strict=True):
             x = self.decoder_layers[i].step(x, own, memory, cache.src_bias, cache.position, visible)  # type: ignore[operator]
@@ -109,7 +111,32 @@ class Transformer(nn.Module):
             layer.compile(backend=backend, dynamic=True, fullgraph=True)
         self.has_compiled_layers = True
 
-    def _run_layer(self, layer: nn.Module, *inputs: Tensor | None) -> Tensor:
+    @property
+    def _src_embedding(self) -> nn.Embedding:
+        return self.tgt_embedding if self.src_embedding is None else self.src_embedding
+
+    def _embed(self, embedding: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
+        """Embedded ids (..., D); `positions`, the rows of the table, broadcast to them."""
+        return self.dropout(embedding(ids) * math.sqrt(self.config.d_model) + positions)  # type: ignore[no-any-return]
+
+    def _positions(self, first: int, n: int) -> Tensor:
+        if first + n > self.config.max_positions:
+            raise ValueError(f"{first + n} positions; the model has {self.config.max_positions}")
+        return self.positions[first : first + n]
+
+    def _run_encoder(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
+        for i in self.encoder_order:
+            x = self._run_layer(self.encoder_layers[i], x, blocks)
+        return self.encoder_norm(x)  # type: ignore[no-any-return]
+
+    def _run_decoder(
+        self, x: Tensor, memory: Tensor, blocks: Sequence[Block], memory_blocks: Sequence[Block]
+    ) -> Tensor:
+        for i in self.decoder_order:
+            x = self._run_layer(self.decoder_layers[i], x, memory, blocks, memory_blocks)
+        return self.decoder_norm(x)  # type: ignore[no-any-return]
+
+    def _run_layer(self, layer: nn.Module, *inputs: Tensor | Sequence[Block]) -> Tensor:
         trains = self.training and torch.is_grad_enabled()
         # `forward` is not what `compile` made of the layer, and knows nothing of hooks.
         run = layer.forward if self.has_compiled_layers and not (trains and _is_plural(*inputs)) else layer
@@ -117,13 +144,6 @@ class Transformer(nn.Module):
             # Dropout draws the same numbers again: the generators' states are kept, a CPU's and the inputs' device's.
             return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=True)  # type: ignore[no-any-return]
         return run(*inputs)  # type: ignore[no-any-return]
-
-    def _embed(self, embedding: nn.Module, ids: Tensor, first_position: int, is_step: bool = False) -> Tensor:
-        length = 1 if is_step else ids.shape[1]  # in a step ids (B, W) stand at one position
-        if first_position + length > self.config.max_positions:
-            raise ValueError(f"{first_position + length} positions; the model has {self.config.max_positions}")
-        positions = self.positions[first_position : first_position + length]
-        return self.dropout(embedding(ids) * math.sqrt(self.config.d_model) + positions)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -151,10 +171,7 @@ def _unfused(name: str, parameter: Tensor) -> tuple[Tensor, ...]:
     return parameter.chunk(n_parts)
 
 
-def _is_plural(*inputs: Tensor | None) -> bool:
+def _is_plural(*inputs: Tensor | Sequence[Block]) -> bool:
     """Whether there are several sentences of several positions: for a size of one torch.compile makes new kernels."""
-    return all(min(x.shape[:2]) > 1 for x in inputs if x is not None and x.ndim == 3)
-
-
-def _broadcast_to_heads(src_valid: Tensor | None) -> Tensor | None:
-    return None if src_valid is None else src_valid[:, None, None, :]  # (B, 1, 1, S)
+    blocks = [block for given in inputs if not isinstance(given, Tensor) for block in given]
+    return all(min(block.n_sentences, block.width) > 1 for block in blocks)

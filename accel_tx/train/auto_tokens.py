@@ -186,7 +186,7 @@ def _worst_two(config: Config, data: PreparedData, budget: int, precision: str) 
     shapes = _shapes(data, budget)
     kept = activation_bytes(config.model, shapes, precision, "gpu", config.train.gradient_checkpointing)
     chosen = np.unique([int(kept.argmax()), len(kept) - 1])
-    return Shapes(*(values[chosen] for values in vars(shapes).values()))
+    return shapes.some(chosen)
 
 
 def _vocab_sizes(data: PreparedData) -> tuple[int, int]:

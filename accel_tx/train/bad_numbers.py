@@ -9,9 +9,9 @@ on a GPU one update later, on a CPU at once. All processes see the same sums and
 fp16: an infinite gradient of a finite loss is an overflow of the scaled gradient. The scaler halves its scale and skips
 the update; that is its daily work and counted apart. A scale below `MIN_SCALE` has collapsed.
 
-Spikes are off by default: micro-batches hold sentences of similar length, so that the loss of good updates differs by
-their length alone. What to do about bad updates follows Chowdhery et al. 2022 ("PaLM", section 5.1), who went back to
-a checkpoint before the spike and skipped the batches seen from there on. See `bad_updates` and `rollback`.
+Spikes are off by default: how far the loss of good updates varies depends on their size and on the data. What to do
+about bad updates follows Chowdhery et al. 2022 ("PaLM", section 5.1), who went back to a checkpoint before the spike
+and skipped the batches seen from there on. See `bad_updates` and `rollback`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from accel_tx.data.collator import Batch, DataCollator
+from accel_tx.data.batch import Batch
+from accel_tx.data.collator import DataCollator
 
 
 @dataclass(frozen=True)

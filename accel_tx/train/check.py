@@ -127,7 +127,7 @@ class _Check:
         self.row(
             "an update",
             f"{train.micro_batches_per_update} micro-batch(es) of {limit} on a side; "
-            f"{forecast.tgt_tokens_per_update:,.0f} target tokens, {forecast.padding_share:.1%} padding",
+            f"{forecast.tgt_tokens_per_update:,.0f} target tokens, {forecast.padding_share:.1%} padding in attention",
         )
 
     def _may_be_tried(self) -> bool:

@@ -8,23 +8,23 @@ size of one (`Transformer._run_layer`), validation and decoding run uncompiled.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
 from accel_tx.config import Config, UserError
-from accel_tx.data.collator import Batch, DataCollator, TokenPair
+from accel_tx.data.batch import Batch
+from accel_tx.data.collator import TokenPair, training_collator
 from accel_tx.data.tokenizer import UNK_ID
 from accel_tx.model.transformer import Transformer
 
-# Equal sizes would be taken for the same one, so these are primes.
+# Equal sizes would be taken for the same one.
 _N_PAIRS, _SRC_WIDTH, _TGT_WIDTH = 61, 29, 37
 
 
 def compile_for_training(model: Transformer, accelerator: Accelerator, config: Config) -> None:
-    """Make the kernels for forward and backward, with and without padding. Changes no weights and no gradients.
+    """Make the kernels for forward and backward. Changes no weights and no gradients.
 
     `model`: unwrapped, with the mixed precision of `accelerator` in its forward.
     Raises: UserError where nothing can be compiled on this machine, or not this model.
@@ -33,16 +33,16 @@ def compile_for_training(model: Transformer, accelerator: Accelerator, config: C
     model.compile_layers()
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    for batch in _first_batches(config.model.max_positions):
-        try:
-            loss = model(batch.to(accelerator.device), config.optim.label_smoothing)
-            torch.autograd.grad(loss, parameters)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(  # a compiler that lacks its headers, for example
-                f"train.compile is true but torch.compile failed here: {lines[0]}; expected a working compiler, or "
-                "train.compile false"
-            ) from None
+    batch = first_batch(config.model.max_positions)
+    try:
+        loss = model(batch.to(accelerator.device), config.optim.label_smoothing)
+        torch.autograd.grad(loss, parameters)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(  # a compiler that lacks its headers, for example
+            f"train.compile is true but torch.compile failed here: {lines[0]}; expected a working compiler, or "
+            "train.compile false"
+        ) from None
 
 
 def check_compiler(on_gpu: bool) -> None:
@@ -79,12 +79,10 @@ def compile_lines(compiles: bool) -> list[str]:
     return lines
 
 
-def _first_batches(max_positions: int) -> Iterator[Batch]:
+def first_batch(max_positions: int) -> Batch:
+    """The batch that kernels are made for: no two sizes in it are equal."""
     src_width, tgt_width = min(_SRC_WIDTH, max_positions - 1), min(_TGT_WIDTH, max_positions)
-    for n_missing in (1, 0):
-        pairs = [_pair(src_width, tgt_width)] * (_N_PAIRS - 1) + [_pair(src_width - n_missing, tgt_width)]
-        yield DataCollator()(pairs)
-
-
-def _pair(src_width: int, tgt_width: int) -> TokenPair:
-    return TokenPair(*(np.full(width - 1, UNK_ID, dtype=np.int32) for width in (src_width, tgt_width)))
+    # Of these, each block has other sizes than the others.
+    lengths = [(src_width - i // 2, tgt_width - i // 3) for i in range(_N_PAIRS)]
+    pairs = [TokenPair(*(np.full(max(n, 2) - 1, UNK_ID, dtype=np.int32) for n in pair)) for pair in lengths]
+    return training_collator(d_model=1, is_compiled=True, on_gpu=False)(pairs)

@@ -6,7 +6,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from accel_tx.config import Config, TrainConfig, what_is_learned
-from accel_tx.data.batching import BatchLimits, BatchPlan
+from accel_tx.data.batching import PLAN, BatchLimits, BatchPlan
 from accel_tx.data.dataset import PreparedData
 from accel_tx.model.transformer import Transformer
 from accel_tx.train.optimizer import build_optimizer
@@ -29,7 +29,7 @@ def fresh_state(config: Config, data: PreparedData, plan: BatchPlan, precision: 
     """The state of a run that has done nothing. `precision`: the one in effect."""
     n_updates = config.train.max_updates or config.train.epochs * plan.updates_per_epoch  # type: ignore[operator]
     # What was asked may be "auto"; what it came to on this machine is what changes the numbers.
-    settings = {**what_is_learned(config), "precision in effect": precision}
+    settings = {**what_is_learned(config), "precision in effect": precision, "batch plan": PLAN}
     return TrainState(data.sha256, settings, n_updates)
 
 

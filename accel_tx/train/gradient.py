@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from accel_tx.config import RunError
-from accel_tx.data.collator import Batch
+from accel_tx.data.batch import Batch
+from accel_tx.data.collator import DataCollator, split
 from accel_tx.train.buckets import Buckets
 from accel_tx.train.progress import say
 from accel_tx.train.sharding import is_sharded
@@ -33,10 +34,13 @@ class _Slot:
 class Gradient:
     """Takes the gradient of one update after the other, into the `grad` of the parameters."""
 
-    def __init__(self, accelerator: Accelerator, model: Any, seed: int, label_smoothing: float) -> None:
-        """`model`: as accelerate prepared it; all processes call this."""
+    def __init__(
+        self, accelerator: Accelerator, model: Any, seed: int, label_smoothing: float, collate: DataCollator
+    ) -> None:
+        """`model`: as accelerate prepared it; `collate` makes its batches. All processes call this."""
         self.accelerator, self.model = accelerator, model
         self.seed, self.label_smoothing = seed, label_smoothing
+        self.collate = collate
         self.halving = Halving()
         self.buckets: Buckets | None = None
         self.own_model = model
@@ -76,7 +80,7 @@ class Gradient:
             self._begin_again()
         for number, slot in enumerate(slots):
             slot.losses = []
-            parts = [slot.batch] if slot.n_parts == 1 else slot.batch.split(slot.n_parts)
+            parts = [slot.batch] if slot.n_parts == 1 else split(slot.batch, slot.n_parts, self.collate)
             for i, part in enumerate(parts):
                 path = (slot.n_parts, i) if slot.n_parts > 1 else ()
                 _seed_dropout(self.seed, update, number * a.num_processes + a.process_index, *path)
@@ -99,7 +103,7 @@ class Gradient:
             self.model.zero_grad()
 
     def _split(self, slot: _Slot, update: int) -> None:
-        a, n_pairs = self.accelerator, len(slot.batch.src_ids)
+        a, n_pairs = self.accelerator, slot.batch.n_pairs
         if slot.n_parts >= n_pairs:
             raise single_pair(slot.batch, update)
         if self.halving.too_large is None:

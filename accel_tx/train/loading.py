@@ -11,8 +11,9 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from accel_tx.config import RunError
+from accel_tx.data.batch import Batch
 from accel_tx.data.batching import BatchPlan, MicroBatchSampler
-from accel_tx.data.collator import Batch, DataCollator
+from accel_tx.data.collator import DataCollator
 from accel_tx.data.token_pairs import TokenPairs
 from accel_tx.train.stopping import shield_worker, signals_wait
 
@@ -24,6 +25,7 @@ def load_updates(
     last: int,
     accelerator: Accelerator,
     n_workers: int,
+    collate: DataCollator,
     is_passed_over: Callable[[int], bool],
 ) -> Iterator[tuple[int, list[Batch]]]:
     """Updates `first` to `last - 1`: target tokens over all processes, and this process' micro-batches.
@@ -35,8 +37,7 @@ def load_updates(
     loader: DataLoader[Batch] = DataLoader(
         pairs,  # type: ignore[arg-type]
         batch_sampler=sampler,
-        # No multiple to pad to: the matrix products see all positions of a batch as one dimension.
-        collate_fn=DataCollator(),
+        collate_fn=collate,
         num_workers=n_workers,
         worker_init_fn=shield_worker,
         pin_memory=accelerator.device.type == "cuda",

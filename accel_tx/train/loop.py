@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from accel_tx.config import Config
-from accel_tx.data.collator import Batch
+from accel_tx.data.batch import Batch
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.model.transformer import Transformer, count_parameters
 from accel_tx.train import (
@@ -334,7 +334,10 @@ class Run:
         """Each update still to do: its target tokens over all processes, and this process' micro-batches."""
         n_workers = self.config.train.loader_workers
         first, last, is_passed_over = self.state.update, self.last_update, self.state.passes_over
-        return load_updates(self.plan, self.data.train, first, last, self.accelerator, n_workers, is_passed_over)
+        collate = self.updater.gradient.collate
+        return load_updates(
+            self.plan, self.data.train, first, last, self.accelerator, n_workers, collate, is_passed_over
+        )
 
     def train_update(self, micro_batches: list[Batch], n_tokens: int) -> torch.Tensor:
         """Make the update that comes now; the norm of its gradient."""

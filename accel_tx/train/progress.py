@@ -38,8 +38,8 @@ def opening_lines(
     ]
     if n_micro_batches % n_processes:
         lines.append(
-            f"{n_micro_batches} micro-batch(es) do not divide among {n_processes} processes, so the largest are "
-            "halved: the same pairs in each update at the same rate, other dropout draws"
+            f"{n_micro_batches} micro-batch(es) do not divide among {n_processes} processes, so its pairs are "
+            "dealt out to more: the same pairs in each update at the same rate, other dropout draws"
         )
     return lines
 

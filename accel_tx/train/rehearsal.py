@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch.optim.lr_scheduler import LambdaLR
 
 from accel_tx.config import Config
-from accel_tx.data.collator import Batch
+from accel_tx.data.batch import Batch
 from accel_tx.data.dataset import PreparedData
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import compiling, device
@@ -48,8 +48,9 @@ class Rehearsal:
 
     def batches(self, n_updates: int) -> Iterator[tuple[int, list[Batch]]]:
         """The first updates of the plan: target tokens over all processes, and this process' micro-batches."""
-        n_workers = self.config.train.loader_workers
-        return load_updates(self.plan, self.data.train, 0, n_updates, self.accelerator, n_workers, lambda _: False)
+        n_workers, collate = self.config.train.loader_workers, self.updater.gradient.collate
+        pairs = self.data.train
+        return load_updates(self.plan, pairs, 0, n_updates, self.accelerator, n_workers, collate, lambda _: False)
 
     def update(self, micro_batches: Sequence[Batch], n_tokens: int) -> Report:
         """Make one update of `n_tokens` target tokens over all processes; waits for the device."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from accel_tx.config import RunError
-from accel_tx.data.collator import Batch
+from accel_tx.data.batch import Batch
 
 # Beside torch.OutOfMemoryError: of the CPU's allocator, and of libraries that take memory on their own.
 _SIGNS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
@@ -37,23 +37,22 @@ class Halving:
 
     def __init__(self) -> None:
         self.too_large: int | None = None
-        """Positions, padding included, of the smallest part that did not fit."""
+        """Tokens of both sides of the smallest part that did not fit."""
 
     def n_parts(self, batch: Batch) -> int:
         """A power of two, or the number of pairs."""
-        n_pairs, n = len(batch.src_ids), 1
-        while self.too_large is not None and n < n_pairs and self._largest(batch, n) >= self.too_large:
+        n_pairs, n = batch.n_pairs, 1
+        while self.too_large is not None and n < n_pairs and self._size(batch, n) >= self.too_large:
             n = min(2 * n, n_pairs)
         return n
 
     def learn(self, batch: Batch, n_parts: int) -> None:
         """This micro-batch did not fit in `n_parts`, of more than one pair each."""
-        self.too_large = min(self._largest(batch, n_parts), self.too_large or batch.n_padded_tokens)
+        self.too_large = min(self._size(batch, n_parts), self.too_large or _n_tokens(batch))
 
     @staticmethod
-    def _largest(batch: Batch, n_parts: int) -> int:
-        n_pairs = len(batch.src_ids)
-        return -(-n_pairs // n_parts) * (batch.n_padded_tokens // n_pairs)
+    def _size(batch: Batch, n_parts: int) -> int:
+        return -(-_n_tokens(batch) // n_parts)  # each part is a sample of all lengths
 
 
 def in_words(batch: Batch, update: int, process: int, n_processes: int) -> str:
@@ -74,9 +73,12 @@ def single_pair(batch: Batch, update: int) -> RunError:
     )
 
 
+def _n_tokens(batch: Batch) -> int:
+    return batch.n_src_tokens + batch.n_tgt_tokens
+
+
 def _shape(batch: Batch) -> str:
-    n_pairs, src_width = batch.src_ids.shape
-    return f"{n_pairs:,} x ({src_width:,} + {batch.tgt_out.shape[1]:,}) tokens"
+    return f"{batch.n_pairs:,} pairs, {batch.n_src_tokens:,} + {batch.n_tgt_tokens:,} tokens"
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ class Window:
     n_tgt_tokens: int = 0
     n_src_tokens: int = 0
     n_padded_tokens: int = 0
+    """Of both sides in attention, padding included."""
     n_skipped_updates: int = 0
     """By fp16, for an overflow."""
     n_bad_updates: int = 0

@@ -6,10 +6,13 @@ import contextlib
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from accel_tx.config import Config
-from accel_tx.data.collator import Batch
+from accel_tx.data.batch import Batch
+from accel_tx.data.collator import DataCollator, TokenPair
 from accel_tx.data.forecast import Shapes
 from accel_tx.model.transformer import Transformer
 from accel_tx.train.optimizer import build_optimizer
@@ -39,10 +42,10 @@ class Trial:
         self._update(_batch(1, 2, 2))  # from now on the optimizer has its moments
 
     def holds(self, shapes: Shapes) -> bool:
-        """Whether updates on micro-batches of these shapes go through."""
+        """Whether updates on micro-batches of these shapes, of pairs of one length, go through."""
         try:
-            for n_pairs, src_width, tgt_width in zip(shapes.n_pairs, shapes.src_width, shapes.tgt_width, strict=True):
-                self._update(_batch(int(n_pairs), int(src_width), int(tgt_width)))
+            for n_pairs, n_src, n_tgt in zip(shapes.n_pairs, shapes.n_src_tokens, shapes.n_tgt_tokens, strict=True):
+                self._update(_batch(int(n_pairs), int(n_src // n_pairs), int(n_tgt // n_pairs)))
             fits = True
         except RuntimeError as error:
             if not is_shortage(error):
@@ -63,11 +66,16 @@ class Trial:
 
 
 def _batch(n_pairs: int, src_width: int, tgt_width: int) -> Batch:
-    """Without padding but for one position, so that there is a mask as well."""
-    src, tgt = torch.zeros(n_pairs, src_width, dtype=torch.int64), torch.zeros(n_pairs, tgt_width, dtype=torch.int64)
-    src_valid = torch.ones(n_pairs, src_width, dtype=torch.bool)
-    src_valid[-1, -1] = src_width == 1
-    return Batch(src, src_valid, tgt, tgt, torch.arange(n_pairs * tgt_width))
+    """As many tokens in pairs of this length and one less, so that attention has padding, which takes memory."""
+    longer = max(src_width, tgt_width)
+    n_tokens, shorter = n_pairs * longer, max(longer - 1, 1)
+    widths = [(max(src_width - i, 1), max(tgt_width - i, 1)) for i in (0, 1)]
+    pairs = [TokenPair(_ids(src), _ids(tgt)) for src, tgt in widths * (n_tokens // (longer + shorter) + 1)]
+    return DataCollator(block_cost=n_tokens)(pairs[: max(1, 2 * n_tokens // (longer + shorter))])
+
+
+def _ids(n_tokens: int) -> NDArray[np.int32]:
+    return np.zeros(n_tokens - 1, dtype=np.int32)
 
 
 @contextlib.contextmanager

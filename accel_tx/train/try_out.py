@@ -12,10 +12,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from accel_tx.config import Config, RunError
+from accel_tx.data.batch import Batch
 from accel_tx.data.batching import BatchPlan
-from accel_tx.data.collator import Batch, DataCollator
+from accel_tx.data.collator import training_collator
 from accel_tx.data.dataset import PreparedData
-from accel_tx.data.packing import Indices, Lengths
+from accel_tx.data.dealing import Indices, Lengths
 from accel_tx.train.checkpoint_content import Parts
 from accel_tx.train.rehearsal import Rehearsal
 from accel_tx.train.shortage import is_shortage
@@ -37,7 +38,7 @@ class Trying:
     """What trial updates have shown; the same on all processes but for the memory."""
 
     shape: tuple[int, int, int]
-    """Of the largest micro-batch: pairs, source and target positions."""
+    """Of the largest micro-batch: pairs, source and target tokens."""
     parts: Parts | None = None
     """Of the throw-away run, with the optimizer's moments; None where there is no memory for as much."""
     problem: str | None = None
@@ -46,8 +47,8 @@ class Trying:
 
     def in_words(self, device: torch.device) -> str:
         """The micro-batch, and what became of it."""
-        n_pairs, src_width, tgt_width = self.shape
-        shape = f"{n_pairs:,} pairs x ({src_width:,} + {tgt_width:,}) tokens"
+        n_pairs, n_src, n_tgt = self.shape
+        shape = f"{n_pairs:,} pairs of {n_src:,} + {n_tgt:,} tokens"
         if self.problem is not None:
             return f"{shape}: tried, see below"
         peak = ""
@@ -64,8 +65,9 @@ def try_out(config: Config, data: PreparedData, accelerator: Accelerator, plan: 
     """Make an update of the largest micro-batch, then time the first ones of the plan; all processes call it."""
     pairs = data.train
     largest = largest_micro_batch(plan, pairs.src_lengths, pairs.tgt_lengths)
-    batch = DataCollator()(pairs.__getitems__(largest.tolist()))
-    tried = Trying((*batch.src_ids.shape, batch.tgt_out.shape[1]))
+    collate = training_collator(config.model.d_model, config.train.compile, accelerator.device.type == "cuda")
+    batch = collate(pairs.__getitems__(largest.tolist()))
+    tried = Trying((batch.n_pairs, batch.n_src_tokens, batch.n_tgt_tokens))
     try:
         rehearsal = Rehearsal(config, data, accelerator, lambda _: _RATE)
         tried.parts = rehearsal.parts
@@ -87,7 +89,7 @@ def _try_largest(rehearsal: Rehearsal, batch: Batch, tried: Trying) -> None:
     _update(rehearsal, [batch] * n, n * batch.n_tgt_tokens * n_processes, tried)
     if rehearsal.updater.gradient.halving.too_large is not None:
         tried.problem = (
-            f"the largest micro-batch, {len(batch.src_ids):,} pairs, does not fit into the memory; training would "
+            f"the largest micro-batch, {batch.n_pairs:,} pairs, does not fit into the memory; training would "
             "compute it in halves, which is slow: set train.max_tokens lower (or auto), or "
             "train.gradient_checkpointing true"
         )
@@ -96,14 +98,13 @@ def _try_largest(rehearsal: Rehearsal, batch: Batch, tried: Trying) -> None:
 
 
 def largest_micro_batch(plan: BatchPlan, src_lengths: Lengths, tgt_lengths: Lengths) -> Indices:
-    """The pairs of the micro-batch of the first epoch with most padded positions of both sides, the widest of these."""
+    """The pairs of the first epoch's micro-batch with most tokens of both sides, the one with fewest pairs of these."""
 
-    def positions(pairs: Indices) -> tuple[int, int]:
-        width = int(src_lengths[pairs].max()) + int(tgt_lengths[pairs].max())
-        return len(pairs) * width, width
+    def tokens(pairs: Indices) -> tuple[int, int]:
+        return int(src_lengths[pairs].sum()) + int(tgt_lengths[pairs].sum()), -len(pairs)
 
     updates = plan.updates(0, plan.updates_per_epoch)
-    found: Indices = max((pairs for update in updates for pairs in update), key=positions)
+    found: Indices = max((pairs for update in updates for pairs in update), key=tokens)
     return found
 
 

@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from accel_tx.config import Config
-from accel_tx.data.collator import Batch
+from accel_tx.data.batch import Batch
+from accel_tx.data.collator import training_collator
 from accel_tx.train.averaging import RunningAverage
 from accel_tx.train.bad_numbers import Judge
 from accel_tx.train.gradient import Gradient
@@ -40,7 +41,8 @@ class Updater:
         self.judge = Judge(optimizer.optimizer, accelerator.scaler, spike_factor, accelerator.device)
         self.reports = Reports(accelerator)
         self.window = OpenWindow(accelerator)
-        self.gradient = Gradient(accelerator, model, config.train.seed, config.optim.label_smoothing)
+        collate = training_collator(config.model.d_model, config.train.compile, accelerator.device.type == "cuda")
+        self.gradient = Gradient(accelerator, model, config.train.seed, config.optim.label_smoothing, collate)
         self.lr = 0.0
         """Of the last update."""
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from accel_tx.config import Config
-from accel_tx.data.collator import Batch
+from accel_tx.data.batch import Batch
 from accel_tx.data.dataset import PreparedData, ValidSet
 from accel_tx.inference.attention_map import AttentionMap, attention_map
 from accel_tx.inference.evaluate import loss_sum

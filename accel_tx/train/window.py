@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from accel_tx.data.collator import Batch
+from accel_tx.data.batch import Batch
 from accel_tx.train.bad_numbers import GOOD, OVERFLOW
 from accel_tx.train.report import sums_dtype
 from accel_tx.train.state import Window
@@ -34,7 +34,7 @@ class OpenWindow:
     def add_micro_batch(self, batch: Batch) -> None:
         """Count one micro-batch of this process, given as it was before it was moved to the device."""
         self.counts.n_src_tokens += batch.n_src_tokens if batch.n_tgt_tokens else 0
-        self.counts.n_padded_tokens += batch.n_padded_tokens if batch.n_tgt_tokens else 0
+        self.counts.n_padded_tokens += batch.n_positions if batch.n_tgt_tokens else 0
 
     def add_update(self, n_tgt_tokens: int, loss_sum: torch.Tensor, verdict: torch.Tensor) -> None:
         """Count one update over all processes; the loss of a bad one is left out."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from accel_tx.config import Config, UserError
+from accel_tx.data.batch import Block
 from accel_tx.data.dataset import prepare_data
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import auto_tokens
@@ -94,15 +95,15 @@ def test_the_process_with_the_least_memory_decides(tiny_config: MakeConfig, tmp_
 def test_trials_find_what_the_device_holds_and_disturb_nothing(
     memory_tokens: int, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain_encode, n_tokens = Transformer.encode, list[int]()
+    plain_encoder, n_tokens = Transformer._run_encoder, list[int]()
 
-    def encode(self: Transformer, src_ids: torch.Tensor, src_valid: torch.Tensor | None) -> torch.Tensor:
-        n_tokens.append(src_ids.numel())
-        if src_ids.numel() > memory_tokens:
+    def encoder(self: Transformer, x: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+        n_tokens.append(len(x))
+        if len(x) > memory_tokens:
             raise torch.OutOfMemoryError("planted")
-        return plain_encode(self, src_ids, src_valid)
+        return plain_encoder(self, x, blocks)
 
-    monkeypatch.setattr(Transformer, "encode", encode)
+    monkeypatch.setattr(Transformer, "_run_encoder", encoder)
     config = tiny_config(train=AUTO)
     before = torch.get_rng_state()
     found = auto_tokens.by_trial(config, prepare_data(config), 1, torch.device("cpu"), "no")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 from accel_tx.cli import main
 from accel_tx.config import Config
+from accel_tx.data.batch import Block
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import check as checking
 from accel_tx.train import checkpoint, checkpoint_writer, try_out
@@ -61,7 +62,7 @@ def test_the_command_prints_what_will_happen_and_writes_nothing(
     printed = capsys.readouterr()
     assert "1 problem(s):" in printed.out
     (line,) = printed.err.splitlines()
-    assert line.startswith("accel_tx: train.max_updates is 100,000, which is 4,545 passes")
+    assert line.startswith("accel_tx: train.max_updates is 100,000, which is 6,667 passes")
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_found(
@@ -114,18 +115,18 @@ def test_a_batch_that_the_forecast_has_no_room_for_is_not_tried(
     assert "50 MiB free" in line
 
 
-@pytest.mark.parametrize(("most_positions", "words"), [(200, "in halves"), (1, "a single pair")])
+@pytest.mark.parametrize(("most_tokens", "words"), [(200, "in halves"), (1, "a single pair")])
 def test_a_batch_that_the_device_has_no_room_for_is_found(
-    most_positions: int, words: str, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    most_tokens: int, words: str, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain_encode = Transformer.encode
+    plain_encoder = Transformer._run_encoder
 
-    def encode(self: Transformer, src_ids: torch.Tensor, src_valid: torch.Tensor | None) -> torch.Tensor:
-        if src_ids.numel() > most_positions:
+    def encoder(self: Transformer, x: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+        if len(x) > most_tokens:
             raise torch.OutOfMemoryError("planted")
-        return plain_encode(self, src_ids, src_valid)
+        return plain_encoder(self, x, blocks)
 
-    monkeypatch.setattr(Transformer, "encode", encode)
+    monkeypatch.setattr(Transformer, "_run_encoder", encoder)
     found = checked(tiny_config(), tmp_path / "run")
     (line,) = found.problems
     assert words in line

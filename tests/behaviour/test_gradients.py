@@ -11,11 +11,12 @@ import torch
 
 from accel_tx.config import Config
 from accel_tx.data.batching import share
-from accel_tx.data.collator import DataCollator
 from accel_tx.data.dataset import PreparedData, prepare_data
+from accel_tx.data.tokenizer import PAD_ID
 from accel_tx.model.loss import token_loss
 from accel_tx.model.transformer import Transformer
 from accel_tx.train.fresh import plan_of
+from tests.padded import padded
 from tests.ranks import read_records, start_ranks, train_and_record
 
 MakeConfig = Callable[..., Config]
@@ -32,12 +33,12 @@ def gradients_of_one_big_batch(
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), weights, strict=True):
             parameter.copy_(value)
-    batch = DataCollator()([data.train[int(i)] for i in pairs])
+    batch = padded([data.train[int(i)] for i in pairs])
     hidden = model.decode(batch.tgt_in, model.encode(batch.src_ids, batch.src_valid), batch.src_valid)
-    logits = hidden.flatten(0, 1) @ model.projection.T + model.output_bias
-    real = batch.tgt_positions
-    summed = token_loss(logits[real], batch.tgt_out.flatten()[real], config.optim.label_smoothing)
-    (summed / len(real)).backward()
+    real = batch.tgt_out != PAD_ID
+    logits = hidden[real] @ model.projection.T + model.output_bias
+    summed = token_loss(logits, batch.tgt_out[real], config.optim.label_smoothing)
+    (summed / real.sum()).backward()
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 

@@ -92,7 +92,7 @@ def test_twenty_kills_leave_the_bytes_of_a_run_that_was_never_stopped(
                 "loader_workers": loader_workers,
             },
             validation={"every_updates": 10},
-            data={"phrasebook_train_pairs": 200, "phrasebook_valid_pairs": 5},
+            data={"phrasebook_train_pairs": 260, "phrasebook_valid_pairs": 5},
         )
 
     n = updates_per_epoch(config())

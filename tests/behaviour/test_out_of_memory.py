@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 from accel_tx.config import Config, RunError
-from accel_tx.data.collator import Batch, DataCollator, TokenPair
+from accel_tx.data.batch import Block
 from accel_tx.data.dataset import prepare_data
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import device
@@ -47,26 +46,26 @@ def memory_of(n_pairs: int, place: str, n_spared: int = 0) -> Iterator[list[int]
 
     Gives the sizes of those batches.
     """
-    plain_encode, failed, spared = Transformer.encode, list[int](), list[int]()
+    plain_encoder, failed, spared = Transformer._run_encoder, list[int](), list[int]()
 
-    def encode(self: Transformer, src_ids: torch.Tensor, src_valid: torch.Tensor | None) -> torch.Tensor:
-        memory = plain_encode(self, src_ids, src_valid)
-        if not self.training or len(src_ids) <= n_pairs:
+    def encoder(self: Transformer, x: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+        memory, n = plain_encoder(self, x, blocks), sum(block.n_sentences for block in blocks)
+        if not self.training or n <= n_pairs:
             return memory
         if len(spared) < n_spared:
-            spared.append(len(src_ids))
+            spared.append(n)
             return memory
-        failed.append(len(src_ids))
+        failed.append(n)
         if place == "forward":
             raise torch.OutOfMemoryError("planted, forward")
         # The decoder's gradients are there by then, and DDP is summing up its buckets.
         return cast(torch.Tensor, RunsOut.apply(memory))
 
-    Transformer.encode = encode  # type: ignore[method-assign]
+    Transformer._run_encoder = encoder  # type: ignore[method-assign]
     try:
         yield failed
     finally:
-        Transformer.encode = plain_encode  # type: ignore[method-assign]
+        Transformer._run_encoder = plain_encoder  # type: ignore[method-assign]
 
 
 def train_short_of_memory(short: list[int], place: str, config: Config, *arguments: Any) -> None:
@@ -166,18 +165,3 @@ def test_the_lack_of_memory_outside_of_the_micro_batches_is_told_in_one_line(
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     with pytest.raises(RunError, match="out of memory in the optimizer or in validation"):
         train(tiny_config(train={"max_updates": 4}), tmp_path / "run")
-
-
-@pytest.mark.parametrize("n_parts", [2, 3, 6])
-def test_the_parts_of_a_batch_are_the_batches_of_its_pairs(n_parts: int) -> None:
-    rng = np.random.default_rng(1)
-    lengths = [(3, 5), (3, 2), (9, 1), (0, 0), (2, 2), (2, 2)]
-    pairs = [TokenPair(*(rng.integers(4, 50, n, dtype=np.int32) for n in both)) for both in lengths]
-    collate = DataCollator()
-    bounds = [round(i * len(pairs) / n_parts) for i in range(n_parts + 1)]
-    expected = [collate(pairs[first:end]) for first, end in pairwise(bounds)]
-    for part, whole in zip(collate(pairs).split(n_parts), expected, strict=True):
-        for name in Batch.__dataclass_fields__:
-            ours, theirs = getattr(part, name), getattr(whole, name)
-            assert (ours is None) == (theirs is None)
-            assert ours is None or torch.equal(ours, theirs)

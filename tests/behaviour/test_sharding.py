@@ -212,7 +212,8 @@ def test_a_micro_batch_that_does_not_fit_ends_a_run_in_parts(
     tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    gradient = Gradient(start_accelerator(tiny_config().train), NeverFits(), seed=1, label_smoothing=0.1)
+    accelerator = start_accelerator(tiny_config().train)
+    gradient = Gradient(accelerator, NeverFits(), seed=1, label_smoothing=0.1, collate=DataCollator())
     gradient.is_sharded = True
     ids = np.array([5, 6], dtype=np.int32)
     batch = DataCollator()([TokenPair(ids, ids)] * 4)

@@ -17,6 +17,7 @@ from accel_tx.bench.workload import synthetic_pairs
 from accel_tx.config import Config, ModelConfig, OptimConfig
 from accel_tx.data.collator import DataCollator, TokenPair
 from accel_tx.data.tokenizer import PAD_ID
+from accel_tx.model.flops import Work
 from accel_tx.model.transformer import Transformer, count_parameters
 
 CPU = torch.device("cpu")
@@ -117,8 +118,8 @@ class Script:
     def goes_on(self) -> bool:
         return len(self.counted) < self.n_updates
 
-    def done(self, pairs: Any, shapes: Any) -> None:
-        self.counted.append((pairs, shapes))
+    def done(self, pairs: Any, works: Any) -> None:
+        self.counted.append((pairs, works))
 
 
 @pytest.mark.parametrize("n_micro_batches", [1, 2])
@@ -139,11 +140,14 @@ def test_hf_trains_on_what_it_counts_and_has_our_size(
     before = [p.clone() for p in build(config.model, 500, 500).parameters()]
     peer_hf.train_hf(config, workload, turns, "no")  # type: ignore[arg-type]
 
-    for (pairs,), shapes in turns.counted:
-        assert sum(shape.n_pairs for shape in shapes) == len(pairs)
-        assert max(shape.src_width for shape in shapes) == workload.pairs.src_lengths[pairs].max()
-        assert max(shape.tgt_width for shape in shapes) == workload.pairs.tgt_lengths[pairs].max()
-        assert len(shapes) == n_micro_batches
+    lengths = workload.pairs.src_lengths, workload.pairs.tgt_lengths
+    for (pairs,), works in turns.counted:
+        # The trainer takes the micro-batches of an update one after the other, each padded to its longest sentences.
+        src, tgt = ([side[part].astype(int) for part in np.array_split(pairs, n_micro_batches)] for side in lengths)
+        expected = [
+            Work.of_padded_batch(len(s), s.max(), t.max(), len(t) * t.max()) for s, t in zip(src, tgt, strict=True)
+        ]
+        assert works == expected
     assert any((a != b).any() for a, b in zip(before, models[0].parameters()))
     assert turns.n_parameters == pytest.approx(count_parameters(Transformer(config.model, 500, 500)), rel=0.01)
     assert all(turns.clock.take().values())

@@ -12,9 +12,11 @@ import torch
 from accel_tx.bench.loss import gradient_difference, loss_markdown, measure_loss
 from accel_tx.bench.matmul import matmul_peak_flops
 from accel_tx.bench.memory import anonymous_mib, watched_peak
-from accel_tx.bench.padding import measure_padding, padding_markdown, padding_shares
+from accel_tx.bench.padding import measure_padding, padding_markdown
+from accel_tx.bench.workload import book_like_lengths
 from accel_tx.config import Config
-from accel_tx.data.batching import EpochPlan
+from accel_tx.data.batching import BatchLimits, plan_epoch
+from accel_tx.data.collator import DataCollator, TokenPair
 
 needs_proc = pytest.mark.skipif(anonymous_mib(os.getpid()) is None, reason="no /proc here")
 
@@ -35,23 +37,38 @@ def test_the_gradients_of_both_losses_agree() -> None:
     assert gradient_difference() < 1e-9
 
 
-def test_padding_shares_by_hand() -> None:
-    """Two updates: rows of (3, 1) and (2, 2) tokens, then a row of (5, 4): 11 + 8 positions hold 10 + 7 tokens."""
-    plan = EpochPlan(np.array([0, 1, 2]), np.array([0, 2, 3]), 1)
-    src, tgt = np.array([3, 2, 5]), np.array([1, 2, 4])
+def test_padding_is_that_of_the_collated_batches(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(model={"max_positions": 90})
+    row = measure_padding(config, 1_500)[0]
+    src, tgt = book_like_lengths(1_500, 90, config.train.seed)
+    plan = plan_epoch(src, tgt, BatchLimits(1_024, None), config.train.micro_batches_per_update, config.train.seed, 0)
+    pairs = [TokenPair(*(np.full(n - 1, 7, dtype=np.int32) for n in pair)) for pair in zip(src, tgt, strict=True)]
+    batches = [DataCollator()([pairs[i] for i in plan.micro_batch(n)]) for n in range(plan.n_micro_batches)]
+    n_positions = sum(batch.n_positions for batch in batches)
 
-    assert padding_shares(plan, src, tgt) == pytest.approx({"padding_share": 1 - 17 / 19, "tgt_padding_share": 1 / 8})
+    assert row["max_tokens"] == 1_024
+    assert row["padding_share"] == pytest.approx(1 - (src.sum() + tgt.sum()) / n_positions)
+    assert row["n_updates"] == plan.n_updates
 
 
 def test_padding_is_measured_on_the_corpus_and_on_book_like_pairs(tiny_config: Callable[..., Config]) -> None:
     rows = measure_padding(tiny_config(), 20_000)
 
     assert [row["max_tokens"] for row in rows] == [1024, 2048, 4096]
-    shares = [row["padding_share"] for row in rows]
-    assert 0 < shares[0] < shares[1] < shares[2] < 0.2
+    assert all(0 < row["padding_share"] < 0.1 for row in rows)
     table = padding_markdown(rows).splitlines()
     assert len(table) == 5
-    assert table[2].startswith("| 20,000 book-like pairs | 1,024 | ")
+    assert table[0].startswith("| data | max_tokens | padding in attention | ")
+    assert table[2].startswith(f"| 20,000 book-like pairs | 1,024 | {rows[0]['padding_share']:.2%} | ")
+
+
+def test_a_budget_that_the_longest_pair_does_not_fit_is_left_out(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accel_tx.bench.padding.BUDGETS", (40, 90, 200))
+    rows = measure_padding(tiny_config(model={"max_positions": 90}), 2_000)
+
+    assert [row["max_tokens"] for row in rows] == [90, 200]
 
 
 @needs_proc

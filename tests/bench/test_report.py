@@ -16,7 +16,6 @@ def turn(seconds: float, n_tgt_tokens: int) -> Turn:
         n_updates=2,
         n_src_tokens=n_tgt_tokens,
         n_tgt_tokens=n_tgt_tokens,
-        n_positions=4 * n_tgt_tokens,
         model_flops=n_tgt_tokens * 1_000_000,
         computed_flops=n_tgt_tokens * 2_000_000,
         phase_s={"loading": 0.1 * seconds, "forward": 0.3 * seconds, "backward": 0.5 * seconds, "optimizer": 0.0},

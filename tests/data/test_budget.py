@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from accel_tx.bench.workload import book_like_lengths
 from accel_tx.config import Config, build_config
-from accel_tx.data.batching import BatchLimits, Planner
+from accel_tx.data.batching import BatchLimits, plan_epoch
 from accel_tx.data.budget import (
     budget_range,
     forecast_bytes,
@@ -17,7 +18,10 @@ from accel_tx.data.budget import (
     with_recorded,
     worst_shapes,
 )
-from accel_tx.data.forecast import Shapes
+from accel_tx.data.forecast import Device, Shapes
+
+COST = 16
+"""Places of padding that a block is worth, as for a model of 512 channels."""
 
 
 def config(tokens_per_update: int, max_positions: int = 2, **model: Any) -> Config:
@@ -31,6 +35,7 @@ def config(tokens_per_update: int, max_positions: int = 2, **model: Any) -> Conf
 
 
 SIZES = st.integers(2, 3_000)
+DEVICES: st.SearchStrategy[Device] = st.sampled_from(["cpu", "gpu"])
 
 
 @given(SIZES, SIZES, st.integers(0, 4_000), st.integers(1, 5_000))
@@ -86,18 +91,30 @@ LENGTHS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1
 
 
 @settings(max_examples=60, deadline=None)
-@given(LENGTHS, st.integers(40, 300), st.sampled_from([0.0, 0.1]))
-def test_no_micro_batch_of_a_plan_needs_more_than_the_worst(
-    lengths: list[tuple[int, int]], budget: int, attention_dropout: float
-) -> None:
+@given(LENGTHS, st.integers(40, 300))
+def test_no_micro_batch_of_a_plan_holds_more_tokens_than_the_worst(lengths: list[tuple[int, int]], budget: int) -> None:
     src, tgt = (np.array([pair[side] for pair in lengths]) for side in (0, 1))
-    packing = Planner(src, tgt, BatchLimits(budget, None), 1, seed=1).packing(epoch=0)
-    asked = config(budget, attention_dropout=attention_dropout)
+    planned = Shapes.of_plan(plan_epoch(src, tgt, BatchLimits(budget, None), 1, seed=1, epoch=0), src, tgt, COST)
     worst = worst_shapes(budget, int(src.max()), int(tgt.max()), len(lengths))
-    sizes = packing.batch_sizes
-    planned = Shapes(sizes, packing.batch_src, packing.batch_tgt, sizes * packing.batch_src, sizes * packing.batch_tgt)
-    assert (worst.n_pairs * np.maximum(worst.src_width, worst.tgt_width) <= budget).all()
-    needs = [forecast_bytes(asked, budget, shapes, (50, 50), "cpu", "bf16") for shapes in (planned, worst)]
+    assert (np.maximum(planned.n_src_tokens, planned.n_tgt_tokens) <= budget).all()
+    assert (np.maximum(worst.n_src_tokens, worst.n_tgt_tokens) <= budget).all()
+    assert worst.n_pairs.max() == min(budget, len(lengths))
+    widest = worst.some(np.array([-1]))
+    assert widest.n_src_src[0] == widest.n_src_tokens[0] * src.max()
+    assert widest.n_tgt_tgt[0] == widest.n_tgt_tokens[0] * tgt.max()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), st.integers(1, 4_000), st.integers(600, 8_192), st.sampled_from([0.0, 0.1]), DEVICES)
+def test_no_micro_batch_of_a_plan_needs_more_than_the_worst(
+    seed: int, n_pairs: int, budget: int, attention_dropout: float, device: Device
+) -> None:
+    """The worst has no padding, but its shorter side is as long as the longer one: so from four longest pairs on."""
+    src, tgt = book_like_lengths(n_pairs, 150, seed)
+    planned = Shapes.of_plan(plan_epoch(src, tgt, BatchLimits(budget, None), 1, seed=1, epoch=0), src, tgt, COST)
+    asked = config(budget, 150, attention_dropout=attention_dropout)
+    worst = worst_shapes(budget, int(src.max()), int(tgt.max()), n_pairs)
+    needs = [forecast_bytes(asked, budget, shapes, (50, 50), device, "bf16") for shapes in (planned, worst)]
     assert needs[0] <= needs[1]
 
 

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
+from accel_tx.bench.workload import book_like_lengths
 from accel_tx.config import Config, ModelConfig, build_config, load_yaml
+from accel_tx.data.batch import Batch
 from accel_tx.data.batching import BatchLimits, BatchPlan, plan_epoch
 from accel_tx.data.budget import worst_shapes
-from accel_tx.data.collator import Batch, DataCollator
+from accel_tx.data.collator import DataCollator, TokenPair
 from accel_tx.data.dataset import prepare_data
 from accel_tx.data.forecast import (
     Shapes,
@@ -27,8 +29,12 @@ from accel_tx.data.forecast import (
 )
 from accel_tx.data.token_pairs import Ragged, TokenPairs
 from accel_tx.model import transformer
+from accel_tx.model.flops import Work
 from accel_tx.model.transformer import Transformer
 from tests.conftest import REPOSITORY
+
+COST = 16
+"""Places of padding that a block is worth, as for a model of 512 channels."""
 
 SIZES = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=60)
 
@@ -53,7 +59,7 @@ def test_padding_and_tokens_are_those_of_the_collated_batches(sizes: list[tuple[
     plan = plan_epoch(pairs.src_lengths, pairs.tgt_lengths, limits, 3, asked.train.seed, 0)
     updates = [plan.update(i) for i in range(plan.n_updates)]
     batches = [DataCollator()([pairs[int(i)] for i in part]) for update in updates for part in update]
-    n_padded = sum(batch.n_padded_tokens for batch in batches)
+    n_padded = sum(batch.n_positions for batch in batches)
     n_real = sum(batch.n_src_tokens + batch.n_tgt_tokens for batch in batches)
     n_tgt = [batch.n_tgt_tokens for batch in batches]
     assert found.padding_share == pytest.approx(1 - n_real / n_padded)
@@ -64,6 +70,40 @@ def test_padding_and_tokens_are_those_of_the_collated_batches(sizes: list[tuple[
     assert (found.tgt_tokens_per_micro_batch.least, found.tgt_tokens_per_micro_batch.most) == (min(n_tgt), max(n_tgt))
     assert found.pairs_per_micro_batch.mean == pytest.approx(len(sizes) / len(batches))
     assert found.tgt_tokens_per_update == pytest.approx(sum(n_tgt) / len(updates))
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.booleans())
+def test_shapes_are_those_of_the_collated_batches(sizes: list[tuple[int, int]], by_tokens: bool) -> None:
+    pairs = token_pairs(sizes)
+    limits = BatchLimits(64, None) if by_tokens else BatchLimits(None, 7)
+    plan = plan_epoch(pairs.src_lengths, pairs.tgt_lengths, limits, 3, 1, 0)
+    batches = [DataCollator(COST)([pairs[int(i)] for i in plan.micro_batch(n)]) for n in range(plan.n_micro_batches)]
+    works = [Work.of_batch(batch) for batch in batches]
+    expected = {
+        "n_pairs": [batch.n_pairs for batch in batches],
+        "n_src_tokens": [work.n_src for work in works],
+        "n_tgt_tokens": [work.n_tgt for work in works],
+        "n_src_positions": [sum(block.n_positions for block in batch.src_blocks) for batch in batches],
+        "n_tgt_positions": [sum(block.n_positions for block in batch.tgt_blocks) for batch in batches],
+        "n_src_src": [work.n_src_src for work in works],
+        "n_tgt_tgt": [work.n_tgt_tgt for work in works],
+        "n_tgt_src": [work.n_tgt_src for work in works],
+    }
+    found = Shapes.of_plan(plan, pairs.src_lengths, pairs.tgt_lengths, COST)
+    assert {name: values.tolist() for name, values in vars(found).items()} == expected
+    chosen = np.arange(0, len(batches), 2)
+    assert {name: values.tolist() for name, values in vars(found.some(chosen)).items()} == {
+        name: values[::2] for name, values in expected.items()
+    }
+
+
+def test_of_many_micro_batches_some_stand_for_all() -> None:
+    src, tgt = book_like_lengths(60_000, 150, seed=1)
+    plan = plan_epoch(src, tgt, BatchLimits(1_024, None), 1, 1, 0)
+    found = Shapes.of_plan(plan, src, tgt, COST)
+    assert len(found.n_pairs) == 256 < plan.n_micro_batches
+    assert found.n_tgt_tokens.mean() == pytest.approx(tgt.sum() / plan.n_micro_batches, rel=0.01)
 
 
 def test_updates_are_those_that_training_makes(tiny_config: Callable[..., Config]) -> None:
@@ -105,24 +145,48 @@ def test_parameters_are_counted_as_the_model_has_them(norm: Any, tie: Any, shari
 
 BASE = {"d_model": 64, "d_ff": 256, "n_heads": 4, "n_encoder_layers": 3, "n_decoder_layers": 2, "tie_embeddings": "all"}
 N, SRC_WIDTH, TGT_WIDTH = 40, 17, 21
+ONE_LENGTH = [(SRC_WIDTH, TGT_WIDTH)] * N
+# From long to short, as a plan has them; in several blocks, with padding.
+MANY_LENGTHS = [(n, max(2, n + (7 * n) % 5 - 2)) for n in range(60, 2, -1)]
+
+
+def batch_of(lengths: list[tuple[int, int]]) -> Batch:
+    """Pairs of so many tokens, EOS included."""
+    return DataCollator(COST)([TokenPair(*(np.full(n - 1, 7, dtype=np.int32) for n in pair)) for pair in lengths])
+
+
+def shapes_of(lengths: list[tuple[int, int]]) -> Shapes:
+    src, tgt = np.array(lengths).T
+    plan = plan_epoch(src, tgt, BatchLimits(None, len(src)), 1, 1, 0)
+    return Shapes.of_plan(plan, src, tgt, COST)
 
 
 def one_shape() -> Shapes:
-    one = np.array([1])
-    return Shapes(N * one, SRC_WIDTH * one, TGT_WIDTH * one, N * SRC_WIDTH * one, N * TGT_WIDTH * one)
+    return Shapes.of_rectangles(*(np.array([n]) for n in (N, SRC_WIDTH, TGT_WIDTH)))
 
 
-def full_batch() -> Batch:
-    src, tgt = torch.full((N, SRC_WIDTH), 7), torch.full((N, TGT_WIDTH), 7)
-    return Batch(src, torch.ones(N, SRC_WIDTH, dtype=torch.bool), tgt, tgt, torch.arange(N * TGT_WIDTH))
+def test_a_rectangle_is_one_block() -> None:
+    assert {name: values.tolist() for name, values in vars(one_shape()).items()} == {
+        name: values.tolist() for name, values in vars(shapes_of(ONE_LENGTH)).items()
+    }
+    (block,) = batch_of(ONE_LENGTH).src_blocks
+    assert (block.n_sentences, block.width, block.valid) == (N, SRC_WIDTH, None)
 
 
-def saved_bytes(asked: ModelConfig, half: bool, checkpointing: bool = False) -> int:
+def test_many_lengths_are_several_blocks_with_padding() -> None:
+    batch = batch_of(MANY_LENGTHS)
+    assert len(batch.src_blocks) > 2
+    assert 0.01 < shapes_of(MANY_LENGTHS).padding_share < 0.2
+
+
+def saved_bytes(
+    asked: ModelConfig, half: bool, lengths: list[tuple[int, int]] = ONE_LENGTH, checkpointing: bool = False
+) -> int:
     """What autograd keeps for the backward pass of one batch beside the parameters and what the loss keeps."""
     model = Transformer(asked, 50, 50).train()
     model.gradient_checkpointing = checkpointing
     own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), model.positions]}
-    kept: dict[int, torch.UntypedStorage] = {}
+    batch, kept = batch_of(lengths), {}  # type: tuple[Batch, dict[int, torch.UntypedStorage]]
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -133,8 +197,8 @@ def saved_bytes(asked: ModelConfig, half: bool, checkpointing: bool = False) -> 
 
     half_precision = torch.autocast("cpu", torch.bfloat16, enabled=half)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), half_precision:
-        model(full_batch(), 0.1)
-    loss = 4 * (N * TGT_WIDTH * asked.d_model + 50 * asked.d_model)
+        model(batch, 0.1)
+    loss = 4 * (batch.n_tgt_tokens * asked.d_model + 50 * asked.d_model)
     return sum(storage.nbytes() for storage in kept.values()) - loss
 
 
@@ -142,10 +206,21 @@ def saved_bytes(asked: ModelConfig, half: bool, checkpointing: bool = False) -> 
     "fields", [{}, {"norm": "post"}, {"activation": "gelu"}, {"dropout": 0.0}, {"n_encoder_layers": 1, "d_ff": 64}]
 )
 @pytest.mark.parametrize("half", [False, True])
-def test_activations_are_those_that_autograd_keeps(fields: dict[str, Any], half: bool) -> None:
+@pytest.mark.parametrize("lengths", [ONE_LENGTH, MANY_LENGTHS], ids=["one block", "many blocks"])
+def test_activations_are_those_that_autograd_keeps(
+    fields: dict[str, Any], half: bool, lengths: list[tuple[int, int]]
+) -> None:
     asked = ModelConfig(**{**BASE, **fields})  # type: ignore[arg-type]
-    found = activation_bytes(asked, one_shape(), "bf16" if half else "no", "cpu")[0]
-    assert found == pytest.approx(saved_bytes(asked, half), rel=0.03)
+    shapes = shapes_of(lengths)
+    found = activation_bytes(asked, shapes, "bf16" if half else "no", "cpu")[0]
+    expected = saved_bytes(asked, half, lengths)
+    if lengths is ONE_LENGTH and not half:
+        # What the kernel gives is there twice, as it is and with the blocks joined; one block alone needs no joining.
+        n_kernels = (
+            asked.n_encoder_layers * shapes.n_src_tokens[0] + 2 * asked.n_decoder_layers * shapes.n_tgt_tokens[0]
+        )
+        expected += int(n_kernels) * asked.d_model * 4
+    assert found == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
@@ -162,7 +237,8 @@ def test_with_checkpointing_the_inputs_of_the_layers_are_kept_and_one_layer_more
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_the_peak_is_that_of_the_allocator(precision: str, checkpointing: bool) -> None:
+@pytest.mark.parametrize("lengths", [ONE_LENGTH, MANY_LENGTHS], ids=["one block", "many blocks"])
+def test_the_peak_is_that_of_the_allocator(precision: str, checkpointing: bool, lengths: list[tuple[int, int]]) -> None:
     fields = {**BASE, "n_encoder_layers": 5, "n_decoder_layers": 5}
     asked = build_config(
         {
@@ -177,7 +253,7 @@ def test_the_peak_is_that_of_the_allocator(precision: str, checkpointing: bool) 
     )
     model = Transformer(asked.model, 2000, 2000).train()
     model.gradient_checkpointing = checkpointing
-    optimizer, batch = torch.optim.Adam(model.parameters(), fused=True), full_batch()
+    optimizer, batch = torch.optim.Adam(model.parameters(), fused=True), batch_of(lengths)
 
     def forward_and_backward() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
@@ -192,7 +268,7 @@ def test_the_peak_is_that_of_the_allocator(precision: str, checkpointing: bool) 
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     taken = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
     weights_gradients_and_moments = 16 * transformer.count_parameters(model)
-    found = peak_memory(asked, one_shape(), 2000, 2000, "cpu", precision)
+    found = peak_memory(asked, shapes_of(lengths), 2000, 2000, "cpu", precision)
     assert found.total - found.program == pytest.approx(weights_gradients_and_moments + taken.max(), rel=0.08)
 
 
@@ -211,7 +287,7 @@ def test_the_largest_micro_batch_decides_and_the_parts_add_up() -> None:
         assert parts["total"] == pytest.approx(sum(mib for name, mib in parts.items() if name != "total"))
         assert parts["parameters"] == pytest.approx(less[setting]["parameters"])
     wide = dataclasses.replace(config().model, attention_dropout=0.1)
-    shapes = Shapes(*(np.array([n]) for n in (4, 9, 11, 36, 44)))
+    shapes = Shapes.of_rectangles(*(np.array([n]) for n in (4, 9, 11)))
     more = activation_bytes(wide, shapes, "no", "cpu") - activation_bytes(config().model, shapes, "no", "cpu")
     assert more[0] > 0
     assert activation_bytes(wide, shapes, "no", "gpu") == activation_bytes(config().model, shapes, "no", "gpu")

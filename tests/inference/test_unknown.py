@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from accel_tx.config import TokenizerConfig
-from accel_tx.data.collator import Batch
 from accel_tx.data.tokenizer import EOS_ID, UNK_ID, train_tokenizer
 from accel_tx.inference import unknown as unknown_module
 from accel_tx.inference.unknown import Answered, copied_words, one_to_one, words_for
@@ -42,9 +41,9 @@ def pointing(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], tuple[Any
     def make(of_target: list[int]) -> tuple[Any, list[int]]:
         asked: list[int] = []
 
-        def weights(model: object, batch: Batch) -> Tensor:
-            asked.append(len(batch.tgt_in))
-            found = torch.full((*batch.tgt_in.shape, batch.src_ids.shape[1]), 0.01)
+        def weights(model: object, src_ids: Tensor, src_valid: Tensor | None, tgt_in: Tensor) -> Tensor:
+            asked.append(len(tgt_in))
+            found = torch.full((*tgt_in.shape, src_ids.shape[1]), 0.01)
             for position, at in enumerate(of_target):
                 found[:, position : position + 1, at] = 0.9
             return found[None, :, None].expand(2, -1, 3, -1, -1)

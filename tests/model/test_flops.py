@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from accel_tx.config import ModelConfig
-from accel_tx.data.collator import Batch, DataCollator, TokenPair
+from accel_tx.data.batch import Batch
+from accel_tx.data.collator import DataCollator, TokenPair
 from accel_tx.model.flops import NO_WORK, Work, forward_flops, training_flops
 from accel_tx.model.transformer import Transformer
 
@@ -40,12 +41,7 @@ def config(**changes: Any) -> ModelConfig:
 
 def batch(lengths: list[tuple[int, int]]) -> Batch:
     """Pairs of these lengths in tokens with EOS."""
-    return DataCollator()([TokenPair(*(np.full(n - 1, 7, dtype=np.int32) for n in pair)) for pair in lengths])
-
-
-def work_of(padded: Batch) -> Work:
-    (n_pairs, src_width), tgt_width = padded.src_ids.shape, padded.tgt_out.shape[1]
-    return Work.of_padded_batch(n_pairs, src_width, tgt_width, padded.n_tgt_tokens)
+    return DataCollator(10)([TokenPair(*(np.full(n - 1, 7, dtype=np.int32) for n in pair)) for pair in lengths])
 
 
 @pytest.fixture(autouse=True)
@@ -59,14 +55,15 @@ def _plain_attention() -> Iterator[None]:
 def test_forward_and_training_flops_equal_what_torch_counts(name: str) -> None:
     model_config = config(**MODELS[name])
     model = Transformer(model_config, SRC_VOCAB, TGT_VOCAB)
-    padded = batch([(5, 9), (11, 4), (7, 7)])
+    packed = batch([(11, 4), (11, 5), (5, 9), (6, 6)])
+    assert [block.n_sentences for block in packed.src_blocks] == [2, 2]
     with FlopCounterMode(display=False) as forward, torch.no_grad():
-        model(padded, 0.1)
+        model(packed, 0.1)
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as training:
-        model(padded, 0.1).backward()
+        model(packed, 0.1).backward()
 
-    assert forward.get_total_flops() == forward_flops(model_config, TGT_VOCAB, work_of(padded))
-    assert training.get_total_flops() == training_flops(model_config, TGT_VOCAB, work_of(padded))
+    assert forward.get_total_flops() == forward_flops(model_config, TGT_VOCAB, Work.of_batch(packed))
+    assert training.get_total_flops() == training_flops(model_config, TGT_VOCAB, Work.of_batch(packed))
 
 
 def test_model_flops_are_those_of_every_pair_alone() -> None:
@@ -79,7 +76,7 @@ def test_model_flops_are_those_of_every_pair_alone() -> None:
     work = Work.of_real_tokens(*np.array(lengths).T)
 
     assert counted.get_total_flops() == forward_flops(model_config, TGT_VOCAB, work)
-    assert work == sum((work_of(batch([pair])) for pair in lengths), NO_WORK)
+    assert work == sum((Work.of_batch(batch([pair])) for pair in lengths), NO_WORK)
 
 
 def test_flops_by_hand() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from accel_tx.config import ModelConfig
+from accel_tx.data.batch import Block
 from accel_tx.model.layers import (
     CrossAttention,
     DecoderLayer,
@@ -47,6 +48,15 @@ def noise(*shape: int, seed: int) -> Tensor:
 
 def sees(valid: Tensor) -> Tensor:
     return valid[:, None, None, :]
+
+
+def rectangle(module: nn.Module, x: Tensor, *memory: Tensor, valid: Tensor | None = None, **options: Any) -> Tensor:
+    """What a module makes of padded inputs (B, T, D), each of them one block; `valid` is that of the source."""
+    source = memory[0] if memory else x
+    blocks = [Block(*x.shape[:2])] if memory else []
+    blocks.append(Block(*source.shape[:2], valid=valid))
+    flat = [given.flatten(0, 1) for given in (x, *memory)]
+    return module(*flat, *([block] for block in blocks), **options).view_as(x)  # type: ignore[no-any-return]
 
 
 def causal_mask(length: int) -> Tensor:
@@ -150,7 +160,7 @@ def test_self_attention_equals_torch_at_padded_sources(n_heads: int) -> None:
     fill_self_attention(theirs, ours)
     x = noise(B, S, D, seed=2)
     expected, _ = theirs(x, x, x, key_padding_mask=~SRC_VALID, need_weights=False)
-    torch.testing.assert_close(ours(x, sees(SRC_VALID), causal=False), expected, **EXACT)
+    torch.testing.assert_close(rectangle(ours, x, valid=SRC_VALID, causal=False), expected, **EXACT)
 
 
 def test_causal_self_attention_equals_torch() -> None:
@@ -160,7 +170,7 @@ def test_causal_self_attention_equals_torch() -> None:
     fill_self_attention(theirs, ours)
     x = noise(B, T, D, seed=2)
     expected, _ = theirs(x, x, x, attn_mask=causal_mask(T), need_weights=False)
-    torch.testing.assert_close(ours(x, None, causal=True), expected, **EXACT)
+    torch.testing.assert_close(rectangle(ours, x, causal=True), expected, **EXACT)
 
 
 def test_cross_attention_equals_torch() -> None:
@@ -170,7 +180,7 @@ def test_cross_attention_equals_torch() -> None:
     fill_cross_attention(theirs, ours)
     x, memory = noise(B, T, D, seed=2), noise(B, S, D, seed=3)
     expected, _ = theirs(x, memory, memory, key_padding_mask=~SRC_VALID, need_weights=False)
-    torch.testing.assert_close(ours(x, ours.project_memory(memory), sees(SRC_VALID)), expected, **EXACT)
+    torch.testing.assert_close(rectangle(ours, x, memory, valid=SRC_VALID), expected, **EXACT)
 
 
 @pytest.mark.parametrize("attention", [SelfAttention, CrossAttention])
@@ -183,8 +193,8 @@ def test_attention_dropout_acts_in_training_only(attention: type[SelfAttention] 
 
     def apply(module: SelfAttention | CrossAttention) -> Tensor:
         if isinstance(module, SelfAttention):
-            return module(x, None, causal=False)
-        return module(x, module.project_memory(x), None)
+            return rectangle(module, x, causal=False)
+        return rectangle(module, x, x)
 
     assert torch.equal(apply(block.eval()), apply(without))
     torch.manual_seed(3)
@@ -198,7 +208,7 @@ def test_encoder_layer_equals_torch(norm: str, activation: str) -> None:
     random_weights(ours, seed=1)
     x = noise(B, S, D, seed=2)
     expected = torch_encoder_layer(ours, config)(x, src_key_padding_mask=~SRC_VALID)
-    torch.testing.assert_close(ours(x, sees(SRC_VALID))[SRC_VALID], expected[SRC_VALID], **EXACT)
+    torch.testing.assert_close(rectangle(ours, x, valid=SRC_VALID)[SRC_VALID], expected[SRC_VALID], **EXACT)
 
 
 @pytest.mark.parametrize(("norm", "activation"), NORMS_AND_ACTIVATIONS)
@@ -208,7 +218,7 @@ def test_decoder_layer_equals_torch(norm: str, activation: str) -> None:
     random_weights(ours, seed=1)
     x, memory = noise(B, T, D, seed=2), noise(B, S, D, seed=3)
     expected = torch_decoder_layer(ours, config)(x, memory, tgt_mask=causal_mask(T), memory_key_padding_mask=~SRC_VALID)
-    torch.testing.assert_close(ours(x, memory, sees(SRC_VALID)), expected, **EXACT)
+    torch.testing.assert_close(rectangle(ours, x, memory, valid=SRC_VALID), expected, **EXACT)
 
 
 @pytest.mark.parametrize("sharing", ["none", "palindrome"])

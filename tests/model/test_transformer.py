@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from accel_tx.config import ModelConfig
-from accel_tx.data.collator import Batch, DataCollator, TokenPair
+from accel_tx.data.batch import Batch
+from accel_tx.data.collator import DataCollator, TokenPair
 from accel_tx.data.tokenizer import BOS_ID, PAD_ID
 from accel_tx.model.transformer import Transformer, count_parameters
+from tests.padded import Padded, padded
 
 D, D_FF, SRC_VOCAB, TGT_VOCAB, MAX_POSITIONS = 16, 24, 19, 23, 32
 EXACT = {"rtol": 0.0, "atol": 1e-10}
@@ -247,7 +248,7 @@ def test_normal_init_spreads_every_matrix_by_two_hundredths() -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_is_the_cross_entropy_of_the_logits_at_real_targets(smoothing: float) -> None:
     model = make_model()
-    batch = DataCollator()(make_pairs(LENGTHS))
+    batch, block_cost = padded(make_pairs(LENGTHS)), 20
     memory = model.encode(batch.src_ids, batch.src_valid)
     logits = logits_of(model, model.decode(batch.tgt_in, memory, batch.src_valid))
     expected = F.cross_entropy(
@@ -257,22 +258,30 @@ def test_loss_is_the_cross_entropy_of_the_logits_at_real_targets(smoothing: floa
         reduction="sum",
         label_smoothing=smoothing,
     )
-    torch.testing.assert_close(model(batch, smoothing), expected, rtol=1e-12, atol=0)
+    packed = DataCollator(block_cost)(make_pairs(LENGTHS))
+    assert len(packed.src_blocks) > 1
+    assert any(block.positions is not None for block in (*packed.src_blocks, *packed.tgt_blocks))
+    torch.testing.assert_close(model(packed, smoothing), expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("collate", [DataCollator(0), DataCollator(20), DataCollator(1000), DataCollator(n_blocks=3)])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_padding_changes_neither_loss_nor_gradient_nor_encoder_output(norm: str) -> None:
-    model = make_model(norm=norm)
-    pairs = make_pairs(LENGTHS)
-    narrow, wide = DataCollator()(pairs), DataCollator(pad_to_multiple_of=MAX_POSITIONS)(pairs)
-    assert wide.src_ids.shape[1] == wide.tgt_in.shape[1] == MAX_POSITIONS > narrow.src_ids.shape[1]
-    loss, wide_loss = model(narrow, 0.1), model(wide, 0.1)
-    torch.testing.assert_close(wide_loss, loss, rtol=1e-12, atol=0)
-    torch.testing.assert_close(gradients(model, wide_loss), gradients(model, loss), **EXACT)
+def test_blocks_change_neither_loss_nor_gradient(norm: str, collate: DataCollator) -> None:
+    model, pairs = make_model(norm=norm), make_pairs([*LENGTHS, (12, 3), (12, 3)])
+    singles = [DataCollator()([pair]) for pair in pairs]
+    loss, expected = model(collate(pairs), 0.1), torch.stack([model(single, 0.1) for single in singles]).sum()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradients(model, loss), gradients(model, expected), **EXACT)
+
+
+def test_padding_does_not_change_the_encoder_output() -> None:
+    model, narrow = make_model(), padded(make_pairs(LENGTHS))
+    wide = padded([*make_pairs(LENGTHS), *make_pairs([(MAX_POSITIONS - 1, 1)])])
     memory, wide_memory = (model.encode(b.src_ids, b.src_valid) for b in (narrow, wide))
     assert narrow.src_valid is not None
-    assert wide.src_valid is not None
-    torch.testing.assert_close(wide_memory[wide.src_valid], memory[narrow.src_valid], **EXACT)
+    n_pairs, width = narrow.src_ids.shape
+    found = wide_memory[:n_pairs, :width]
+    torch.testing.assert_close(found[narrow.src_valid], memory[narrow.src_valid], **EXACT)
 
 
 def test_loss_of_a_batch_is_the_sum_over_its_pairs() -> None:
@@ -283,11 +292,10 @@ def test_loss_of_a_batch_is_the_sum_over_its_pairs() -> None:
 
 def test_no_source_mask_means_that_all_is_real() -> None:
     model = make_model()
-    batch = DataCollator()(make_pairs([(5, 2), (5, 7)]))
+    batch = padded(make_pairs([(5, 2), (5, 7)]))
     assert batch.src_valid is None
-    masked = copy.copy(batch)
-    masked.src_valid = torch.ones_like(batch.src_ids, dtype=torch.bool)
-    torch.testing.assert_close(model(masked, 0.1), model(batch, 0.1), rtol=1e-12, atol=0)
+    valid = torch.ones_like(batch.src_ids, dtype=torch.bool)
+    torch.testing.assert_close(model.encode(batch.src_ids, valid), model.encode(batch.src_ids, None), **EXACT)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
@@ -307,8 +315,7 @@ def test_only_embeddings_of_occurring_tokens_get_a_gradient() -> None:
     model = make_model()
     batch = DataCollator()(make_pairs(LENGTHS))
     grads = gradients(model, model(batch, 0.1))
-    assert batch.src_valid is not None
-    occurring = set(batch.src_ids[batch.src_valid].tolist())
+    occurring = set(batch.src_ids.tolist())
     moved = grads["src_embedding.weight"].abs().amax(1).nonzero().flatten().tolist()
     assert set(moved) == occurring
     assert PAD_ID not in occurring
@@ -333,12 +340,13 @@ def test_batch_without_targets_gives_zero_loss_and_zero_gradients(precision: str
 @pytest.mark.parametrize("autocast", [False, True])
 def test_float16_stays_finite_and_close_with_heavy_padding(autocast: bool) -> None:
     model = make_model(norm="post").float()
-    batch = DataCollator()(make_pairs([(0, 1), (1, 0), (14, 14)]))
+    pairs = make_pairs([(0, 1), (1, 0), (14, 14)])
+    batch, rectangle = DataCollator(1000)(pairs), padded(pairs)
     expected = model(batch, 0.1).item()
     if not autocast:
         model.half()
     with torch.autocast("cpu", dtype=torch.float16, enabled=autocast):
-        memory = model.encode(batch.src_ids, batch.src_valid)
+        memory = model.encode(rectangle.src_ids, rectangle.src_valid)
         loss = model(batch, 0.1)
     assert memory.isfinite().all()
     assert loss.item() == pytest.approx(expected, rel=5e-3)
@@ -372,7 +380,7 @@ def test_decoding_beyond_the_position_table_is_refused() -> None:
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_later_target_tokens_never_reach_earlier_outputs(norm: str) -> None:
     model = make_model(norm=norm, decoder_sharing="palindrome", n_decoder_layers=4)
-    batch = DataCollator()(make_pairs([(6, 7), (3, 7)]))
+    batch = padded(make_pairs([(6, 7), (3, 7)]))
     memory = model.encode(batch.src_ids, batch.src_valid)
     before = model.decode(batch.tgt_in, memory, batch.src_valid)
     for t in range(batch.tgt_in.shape[1]):
@@ -390,7 +398,7 @@ def test_order_of_the_source_matters() -> None:
     assert float((one.flip(1) - other).abs().max()) > 1e-3
 
 
-def steps(model: Transformer, tgt_in: Tensor, batch: Batch, max_len: int) -> Iterator[Tensor]:
+def steps(model: Transformer, tgt_in: Tensor, batch: Padded, max_len: int) -> Iterator[Tensor]:
     cache = model.start_cache(model.encode(batch.src_ids, batch.src_valid), batch.src_valid, max_len)
     for tokens in tgt_in.T:
         yield model.step(tokens[:, None], cache)[:, 0]
@@ -401,7 +409,7 @@ def steps(model: Transformer, tgt_in: Tensor, batch: Batch, max_len: int) -> Ite
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_cached_steps_equal_the_full_decoder(norm: str, sharing: str) -> None:
     model = make_model(norm=norm, decoder_sharing=sharing, n_decoder_layers=4)
-    batch = DataCollator()(make_pairs([(7, 6), (1, 6), (4, 6)]))
+    batch = padded(make_pairs([(7, 6), (1, 6), (4, 6)]))
     memory = model.encode(batch.src_ids, batch.src_valid)
     full = model.decode(batch.tgt_in, memory, batch.src_valid)
     stepped = torch.stack(list(steps(model, batch.tgt_in, batch, max_len=9)), dim=1)
@@ -409,11 +417,11 @@ def test_cached_steps_equal_the_full_decoder(norm: str, sharing: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("padded", [True, False])
-def test_rows_kept_in_the_cache_go_on_as_if_alone(padded: bool) -> None:
+@pytest.mark.parametrize("has_padding", [True, False])
+def test_rows_kept_in_the_cache_go_on_as_if_alone(has_padding: bool) -> None:
     model = make_model()
-    batch = DataCollator()(make_pairs([(n, 6) for n in ((7, 1, 4, 2) if padded else (4, 4, 4, 4))]))
-    assert (batch.src_valid is not None) == padded
+    batch = padded(make_pairs([(n, 6) for n in ((7, 1, 4, 2) if has_padding else (4, 4, 4, 4))]))
+    assert (batch.src_valid is not None) == has_padding
     expected = list(steps(model, batch.tgt_in, batch, max_len=7))
     cache = model.start_cache(model.encode(batch.src_ids, batch.src_valid), batch.src_valid, max_len=7)
     rows = torch.arange(4)
@@ -431,7 +439,7 @@ def test_rows_kept_in_the_cache_go_on_as_if_alone(padded: bool) -> None:
 def test_hypotheses_that_branch_in_the_cache_equal_the_full_decoder(norm: str) -> None:
     """Three hypotheses a sentence, each going on from a parent drawn at random; sentences leave on the way."""
     model, n_beams, generator = make_model(norm=norm), 3, torch.Generator().manual_seed(1)
-    batch = DataCollator()(make_pairs([(7, 1), (1, 1), (4, 1)]))
+    batch = padded(make_pairs([(7, 1), (1, 1), (4, 1)]))
     memory, valid = model.encode(batch.src_ids, batch.src_valid), batch.src_valid
     assert valid is not None
     cache = model.start_cache(memory, valid, max_len=6, n_beams=n_beams)

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.util.tensor_util import make_ndarray
 
 from accel_tx.config import Config
-from accel_tx.data.collator import Batch
+from accel_tx.data.batch import Batch
 from accel_tx.train.checkpoint import read_json
 from accel_tx.train.loop import train
 from accel_tx.train.run_samples import as_markdown
