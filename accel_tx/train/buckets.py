@@ -34,6 +34,7 @@ class Buckets:
         self.model = model
         self._buckets: list[_Bucket] = []
         self._begun: list[torch.futures.Future[Tensor]] = []
+        self._was_reset = False
         model.register_comm_hook(None, self._reduce)
         self._settle(DataCollator()([]).to(device))
 
@@ -61,9 +62,13 @@ class Buckets:
     def begin_update(self) -> None:
         """Nothing is reduced yet."""
         self._begun = []
+        if self._was_reset:
+            # Else DDP would choose its buckets anew in the next forward pass, and wait for the others to do the same.
+            self.model.reducer._reset_state()
 
     def begin_again(self) -> None:
         """Take all gradients off the parameters; what DDP reduces already goes on by itself."""
+        self._was_reset = True
         self.model.reducer._reset_state()
         self.model.zero_grad()
 
