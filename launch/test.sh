@@ -10,4 +10,4 @@ install -e '.[test]'
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy accel_tx
-.venv/bin/python -m pytest "$@"
+.venv/bin/python -m pytest -n 2 "$@"
