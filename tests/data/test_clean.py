@@ -219,15 +219,17 @@ def test_nothing_but_empty_sides_is_not_blamed_on_a_setting() -> None:
 
 
 @pytest.mark.parametrize("n_procs", [1, 2])
-def test_files_on_the_way_stay_beside_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_procs: int) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+def test_files_on_the_way_stay_beside_the_input(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, n_procs: int
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("t")  # a short name: sockets of the processes have theirs below it
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "home")
-    (tmp_path / "tmp").mkdir()
     (tmp_path / "x.tsv").write_text("en\tfr\n" + "a\tb\x07\nc\t \n" * 3_000)
     first = load_corpus(DataConfig(corpus=str(tmp_path / "x.tsv")), tmp_path / "work").train[0]
     kept, _ = clean_pairs(first, n_procs, control_characters=True)
     assert pairs_of(kept) == [("a", "b")] * 3_000
-    assert not list((tmp_path / "tmp").rglob("*.arrow"))
+    assert not list(elsewhere.rglob("*.arrow"))
     files = {Path(file["filename"]) for file in kept.cache_files}
     assert {path.parent for path in files} == {tmp_path / "work"}
     assert {path.name.split("_")[0].removesuffix(".arrow") for path in files} == {"train.mended"}
