@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from accel_tx.config import Config
 from accel_tx.data.batch import Batch
 from accel_tx.data.dataset import PreparedData, prepare_data
-from accel_tx.model.transformer import Transformer, count_parameters
+from accel_tx.model.transformer import count_parameters
 from accel_tx.train import (
     auto_tokens,
     checkpoint,
@@ -30,15 +30,15 @@ from accel_tx.train import (
     warm_start,
 )
 from accel_tx.train.agreement import end_everywhere_if, failing_together, run_dir_locked
-from accel_tx.train.averaging import RunningAverage
 from accel_tx.train.bad_numbers import check_weights
 from accel_tx.train.bad_updates import BadUpdates, forget_bad_updates
 from accel_tx.train.candidates import Candidates, line_of, winner_of
-from accel_tx.train.checkpoint_content import Parts, help_copy
+from accel_tx.train.checkpoint_content import help_copy
 from accel_tx.train.checkpoint_writer import CheckpointWriter
 from accel_tx.train.fresh import build, fresh_state, plan_of
 from accel_tx.train.lines import finite_or_none
 from accel_tx.train.loading import deaths_told, load_updates
+from accel_tx.train.prepared import prepare
 from accel_tx.train.progress import Progress, closing_line, opening_lines, say
 from accel_tx.train.results import Results
 from accel_tx.train.resume import find_checkpoint, load_checkpoint
@@ -48,7 +48,6 @@ from accel_tx.train.shortage import shortage_told
 from accel_tx.train.starts import describe_start, write_start
 from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked
 from accel_tx.train.tracking import MetricsLog
-from accel_tx.train.update import Updater
 from accel_tx.train.validation import Validation
 from accel_tx.train.window import window_values
 
@@ -133,24 +132,18 @@ class Run:
         self.state = fresh_state(config, data, self.plan, accelerator.mixed_precision)
         model, optimizer, scheduler = build(config, data, self.state.n_updates)
         self.n_parameters = count_parameters(model)
-        self.model, self.optimizer, self.scheduler = device.prepare(accelerator, model, optimizer, scheduler)
-        self.raw_model: Transformer = accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        self.uses_tf32 = device.use_tf32(config.train.tf32)
-        if config.train.compile:
-            compiling.compile_for_training(self.raw_model, accelerator, config)
-        inner = self.optimizer.optimizer, self.scheduler.scheduler
-        decay = config.train.ema_decay
-        ema = None if decay is None else RunningAverage(self.raw_model, decay)
-        self.parts = Parts(self.raw_model, *inner, accelerator.scaler, ema)
+        prepared = prepare(config, accelerator, model, optimizer, scheduler)
+        self.model, self.optimizer, self.scheduler = prepared.model, prepared.optimizer, prepared.scheduler
+        self.raw_model, self.uses_tf32 = prepared.raw_model, prepared.uses_tf32
+        self.parts, self.updater = prepared.parts, prepared.updater
         mirror_dir = config.train.mirror_dir if accelerator.is_main_process else None
         self.mirror = None if mirror_dir is None else mirror.Mirror(run_dir, Path(mirror_dir), say)
         on_saved = None if self.mirror is None else self.mirror.update
         keep, every = config.train.keep_checkpoints, config.train.save_every_updates
         self.writer = CheckpointWriter(run_dir, keep, every, say, on_saved)
-        self.updater = Updater(accelerator, config, self.model, self.optimizer, self.scheduler, ema)
         self.judge, self.reports, self.window = self.updater.judge, self.updater.reports, self.updater.window
         self.bad_updates = BadUpdates(accelerator, config.train, run_dir, self.plan, data)
-        self.candidates = Candidates(accelerator, self.raw_model, ema, config, data, run_dir)
+        self.candidates = Candidates(accelerator, self.raw_model, self.parts.ema, config, data, run_dir)
         self.results = Results(self.raw_model, run_dir, config.validation.best_metric, data.sha256)
         self.log: MetricsLog
 

@@ -11,14 +11,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from accel_tx.config import Config
 from accel_tx.data.batch import Batch
 from accel_tx.data.dataset import PreparedData
-from accel_tx.model.transformer import Transformer
-from accel_tx.train import compiling, device
-from accel_tx.train.averaging import RunningAverage
-from accel_tx.train.checkpoint_content import Parts
 from accel_tx.train.fresh import build_model, plan_of
 from accel_tx.train.loading import load_updates
+from accel_tx.train.prepared import prepare
 from accel_tx.train.report import Report
-from accel_tx.train.update import Updater
 
 
 class Rehearsal:
@@ -33,16 +29,9 @@ class Rehearsal:
         self.config, self.data, self.accelerator = config, data, accelerator
         self.plan = plan_of(config.train, data)
         model, optimizer = build_model(config, data)
-        scheduler = LambdaLR(optimizer, rate)
-        self.model, wrapped_optimizer, wrapped_scheduler = device.prepare(accelerator, model, optimizer, scheduler)
-        self.raw_model: Transformer = accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        device.use_tf32(config.train.tf32)
-        if config.train.compile:
-            compiling.compile_for_training(self.raw_model, accelerator, config)
-        decay = config.train.ema_decay
-        ema = None if decay is None else RunningAverage(self.raw_model, decay)
-        self.parts = Parts(self.raw_model, optimizer, scheduler, accelerator.scaler, ema)
-        self.updater = Updater(accelerator, config, self.model, wrapped_optimizer, wrapped_scheduler, ema)
+        prepared = prepare(config, accelerator, model, optimizer, LambdaLR(optimizer, rate))
+        self.model, self.raw_model = prepared.model, prepared.raw_model
+        self.parts, self.updater = prepared.parts, prepared.updater
         self.n_updates = 0
         """Made so far."""
 
