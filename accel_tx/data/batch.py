@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class Block:
             return flat.index_select(0, self.positions)
         return _Gather.apply(flat, self.positions)  # type: ignore[no-untyped-call,no-any-return]
 
-    def _apply(self, function: Callable[[Tensor], Tensor]) -> Block:
+    def _apply(self, function: Callable[[Tensor], Any]) -> Block:
         positions, valid = (None if x is None else function(x) for x in (self.positions, self.valid))
         return Block(self.n_sentences, self.width, positions, valid)
 
@@ -113,7 +114,15 @@ class Batch:
         """The batch in page-locked memory; DataLoader calls this."""
         return self._apply(Tensor.pin_memory)
 
-    def _apply(self, function: Callable[[Tensor], Tensor]) -> Batch:
+    def __reduce__(self) -> tuple[Callable[..., Batch], tuple[Any, ...]]:
+        """Pickled by value: so a loader's worker hands a batch over through its pipe.
+
+        torch would share each tensor's memory by a file descriptor instead, of which a container may have few, and
+        would print a traceback when the program ends while one is under way.
+        """
+        return _of_arrays, tuple(vars(self._apply(Tensor.numpy)).values())
+
+    def _apply(self, function: Callable[[Tensor], Any]) -> Batch:
         return Batch(
             src_ids=function(self.src_ids),
             src_places=function(self.src_places),
@@ -123,6 +132,10 @@ class Batch:
             tgt_places=function(self.tgt_places),
             tgt_blocks=[block._apply(function) for block in self.tgt_blocks],
         )
+
+
+def _of_arrays(*fields: Any) -> Batch:
+    return Batch(*fields)._apply(torch.from_numpy)
 
 
 class _Scatter(torch.autograd.Function):

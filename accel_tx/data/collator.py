@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -123,22 +122,16 @@ def _places(lengths: NDArray[np.int64], ends: NDArray[np.int64]) -> Tensor:
 
 
 def _blocks(lengths: NDArray[np.int64], edges: list[int], is_masked: bool) -> list[Block]:
-    shapes = [(last - first, int(lengths[first:last].max())) for first, last in pairwise(edges)]
-    valid = [np.arange(width) < lengths[first:last, None] for (first, last), (_, width) in zip(pairwise(edges), shapes)]
-    masked = [is_masked or not bool(of_block.all()) for of_block in valid]
-    # In one storage each: what comes from a worker takes a file descriptor a storage.
-    positions = _in_one([np.flatnonzero(v) for v, has_mask in zip(valid, masked) if has_mask])
-    masks = _in_one([v.ravel() for v, has_mask in zip(valid, masked) if has_mask])
-    return [
-        Block(*shape, next(positions), next(masks).view(shape)) if has_mask else Block(*shape)
-        for shape, has_mask in zip(shapes, masked)
-    ]
-
-
-def _in_one(arrays: list[NDArray[Any]]) -> Iterator[Tensor]:
-    if not arrays:
-        return iter(())
-    return iter(torch.split(torch.from_numpy(np.concatenate(arrays)), [len(array) for array in arrays]))
+    blocks = []
+    for first, last in pairwise(edges):
+        width = int(lengths[first:last].max())
+        valid = np.arange(width) < lengths[first:last, None]
+        if is_masked or not valid.all():
+            positions = torch.from_numpy(np.flatnonzero(valid))
+            blocks.append(Block(last - first, width, positions, torch.from_numpy(valid)))
+        else:
+            blocks.append(Block(last - first, width))
+    return blocks
 
 
 def _batch_without_targets() -> Batch:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from dataclasses import fields
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -159,3 +162,15 @@ def test_pinning_pins_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
             assert copy is not None
             assert torch.equal(copy, value)
             assert copy.data_ptr() != value.data_ptr(), name
+
+
+@pytest.mark.parametrize("lengths", [SOME, [(2, 2), (2, 2)], []])
+def test_a_worker_hands_a_batch_over_without_a_file_descriptor(lengths: list[tuple[int, int]]) -> None:
+    batch = batch_of(lengths, block_cost=10**6)
+    n_open = len(os.listdir("/proc/self/fd"))
+    sent = ForkingPickler.dumps(batch)
+    assert len(os.listdir("/proc/self/fd")) == n_open
+    received = pickle.loads(sent)
+    torch.testing.assert_close(tensors_of(received), tensors_of(batch), rtol=0, atol=0)
+    sizes = [[(b.n_sentences, b.width) for b in (*x.src_blocks, *x.tgt_blocks)] for x in (batch, received)]
+    assert sizes[0] == sizes[1]
