@@ -292,22 +292,29 @@ def _layer_bytes(model: ModelConfig, shapes: Shapes, precision: str, device: Dev
     n_src, n_tgt = shapes.n_src_tokens, shapes.n_tgt_tokens
     encoder_layer = n_src * (around_attention + feed_forward)
     decoder_layer = n_tgt * (2 * around_attention + feed_forward)
-    # In blocks: queries, keys, values; a fused kernel's own heads and log-sums.
+    # Queries, keys and values, by torch's kernels in blocks; a fused kernel's own heads and log-sums.
+    is_plain = _is_plain(precision, device)
+    n_src_places, n_tgt_places = (n_src, n_tgt) if is_plain else (shapes.n_src_positions, shapes.n_tgt_positions)
     of_kernel = 0 if _keeps_weights(model, precision, device) else d * narrow + 4 * h
-    encoder_layer = encoder_layer + shapes.n_src_positions * (3 * d * narrow + of_kernel)
-    decoder_layer = decoder_layer + shapes.n_tgt_positions * (4 * d * narrow + 2 * of_kernel)
-    decoder_layer = decoder_layer + shapes.n_src_positions * 2 * d * narrow
+    encoder_layer = encoder_layer + n_src_places * (3 * d * narrow + of_kernel)
+    decoder_layer = decoder_layer + n_tgt_places * (4 * d * narrow + 2 * of_kernel)
+    decoder_layer = decoder_layer + n_src_places * 2 * d * narrow
     if precision != "no":  # the encoder output, which every layer casts for itself
         decoder_layer = decoder_layer + n_src * d * narrow
     if _keeps_weights(model, precision, device):
         of_weight = h * narrow
-        if (
-            model.attention_dropout
-        ):  # float32: torch's own products, with the scores, the mask and both kinds of weights
-            of_weight = h * (2 * narrow if narrow == 2 else 3 * narrow + 1)
+        if model.attention_dropout and is_plain:
+            of_weight = h * (narrow + 1)
+        elif model.attention_dropout:  # torch's own products, with the scores, the mask and both kinds of weights
+            of_weight = h * (3 * narrow + 1)
         encoder_layer = encoder_layer + of_weight * shapes.n_src_src
         decoder_layer = decoder_layer + of_weight * (shapes.n_tgt_tgt + shapes.n_tgt_src)
     return encoder_layer, decoder_layer
+
+
+def _is_plain(precision: str, device: Device) -> bool:
+    """Whether attention is that of `model.attention.plain_attention`."""
+    return device == "cpu" and precision == "bf16"
 
 
 def _keeps_weights(model: ModelConfig, precision: str, device: Device) -> bool:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from accel_tx.model.layers import CrossAttention, SelfAttention, attend_few, bias_of
+from accel_tx.model.attention import attend_few
+from accel_tx.model.layers import CrossAttention, SelfAttention, bias_of
 from accel_tx.model.transformer import Transformer
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from accel_tx.data.batch import Block
-from accel_tx.model.layers import CrossAttention, split_heads
+from accel_tx.model.attention import split_heads
+from accel_tx.model.layers import CrossAttention
 from accel_tx.model.transformer import Transformer
 
 

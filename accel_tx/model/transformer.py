@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from accel_tx.config import ModelConfig
 from accel_tx.data.batch import Batch, Block
 from accel_tx.model.cache import DecoderCache
-from accel_tx.model.layers import DecoderLayer, Dropout, EncoderLayer, sinusoidal_positions
+from accel_tx.model.dropout import Dropout
+from accel_tx.model.layers import DecoderLayer, EncoderLayer, sinusoidal_positions
 from accel_tx.model.loss import vocabulary_loss
 
 

@@ -5,65 +5,101 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from accel_tx.model.attention import plain_attention
+from accel_tx.data.batch import Block
+from accel_tx.model.attention import attend, plain_attention
 
+N_HEADS, D = 2, 10
+EXACT = {"rtol": 1e-11, "atol": 1e-13}
 
-def draw(n_queries: int, n_keys: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(n_keys)
-    lengths = (n_queries, n_keys, n_keys)
-    drawn = [torch.randn(3, 2, n, 5, generator=generator, dtype=torch.float64) for n in lengths]
-    return [x.requires_grad_() for x in drawn]
-
-
-# Rows below and from the width at which torch's softmax is taken, and of one number.
-SQUARE, OTHERS = [(7, 7), (15, 15), (16, 16), (21, 21)], [(1, 9), (4, 18), (3, 1)]
+# Lengths of the sentences of each block; rows below and from the width at which torch's softmax is taken, and of one.
+SRC = [[7, 7], [9, 4, 1], [15], [16, 16], [21, 3], [1, 1, 1]]
+TGT = [[3, 3], [2, 5, 4], [18], [17, 1], [1, 16], [1, 2, 3]]
 
 
-@pytest.mark.parametrize(
-    ("n_queries", "n_keys", "kind"),
-    [(*size, kind) for kind in ("full", "padded") for size in SQUARE + OTHERS] + [(*size, "causal") for size in SQUARE],
-)
-def test_values_and_gradients_are_those_of_the_fused_kernel(n_queries: int, n_keys: int, kind: str) -> None:
-    inputs = draw(n_queries, n_keys)
-    attendable = None
-    if kind == "padded":
-        lengths = torch.tensor([n_keys, max(1, n_keys // 2), 1])
-        attendable = (torch.arange(n_keys) < lengths[:, None])[:, None, None, :]
-    causal = kind == "causal"
-    found = plain_attention(*inputs, attendable, 0.0, causal)
-    expected = F.scaled_dot_product_attention(*inputs, attendable, is_causal=causal)
-    assert torch.allclose(found, expected, rtol=1e-12, atol=1e-14)
+def blocks_of(lengths: list[list[int]]) -> list[Block]:
+    blocks = []
+    for of_block in lengths:
+        valid = torch.arange(max(of_block)) < torch.tensor(of_block)[:, None]
+        has_padding = not valid.all()
+        positions = valid.flatten().nonzero()[:, 0]
+        blocks.append(Block(len(of_block), max(of_block), *((positions, valid) if has_padding else (None, None))))
+    return blocks
+
+
+def draw(lengths: list[list[int]], n_parts: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    n_tokens = sum(map(sum, lengths))
+    return torch.randn(n_tokens, n_parts * D, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def inputs_of(kind: str) -> tuple[Tensor, Tensor | None, list[Block], list[Block]]:
+    if kind == "cross":
+        return draw(TGT, 1, 1), draw(SRC, 2, 2), blocks_of(TGT), blocks_of(SRC)
+    return draw(SRC, 3, 3), None, blocks_of(SRC), blocks_of(SRC)
+
+
+@pytest.mark.parametrize("kind", ["self", "causal", "cross"])
+def test_values_and_gradients_are_those_of_the_fused_kernel(kind: str) -> None:
+    query, key_value, *blocks = inputs_of(kind)
+    leaves = [query] if key_value is None else [query, key_value]
+    found = plain_attention(query, key_value, *blocks, N_HEADS, 0.0, kind == "causal")
+    expected = attend(query, key_value, *blocks, N_HEADS, 0.0, kind == "causal")
+    torch.testing.assert_close(found, expected, **EXACT)
     upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    for ours, theirs in zip(
-        torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(expected, inputs, upstream), strict=True
-    ):
-        assert torch.allclose(ours, theirs, rtol=1e-11, atol=1e-13)
+    ours, theirs = (torch.autograd.grad(x, leaves, upstream) for x in (found, expected))
+    torch.testing.assert_close(ours, theirs, **EXACT)
+
+
+@pytest.mark.parametrize("kind", ["self", "causal", "cross"])
+def test_blocks_do_not_see_each_other(kind: str) -> None:
+    query, key_value, *both = inputs_of(kind)
+    together = plain_attention(query, key_value, *both, N_HEADS, 0.0, kind == "causal")
+    queries, keys_values = (
+        [None] * len(own) if x is None else torch.split(x, [block.n_tokens for block in own])
+        for x, own in zip((query, key_value), both, strict=True)
+    )
+    alone = [
+        plain_attention(own_query, own_key_value, [block], [memory_block], N_HEADS, 0.0, kind == "causal")
+        for own_query, own_key_value, block, memory_block in zip(queries, keys_values, *both, strict=True)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), **EXACT)
+
+
+@pytest.mark.parametrize("kind", ["self", "causal", "cross"])
+def test_in_bfloat16_on_cpu_it_is_that_of_float64(kind: str) -> None:
+    query, key_value, *blocks = inputs_of(kind)
+    exact = [query] if key_value is None else [query, key_value]
+    rounded = [x.detach().bfloat16().requires_grad_() for x in exact]
+    expected = attend(query, key_value, *blocks, N_HEADS, 0.0, kind == "causal")
+    found = attend(rounded[0], None if key_value is None else rounded[1], *blocks, N_HEADS, 0.0, kind == "causal")
+    assert found.dtype == torch.bfloat16
+    assert "PlainAttention" in type(found.grad_fn).__name__
+    assert float((found - expected).detach().norm() / expected.detach().norm()) < 0.01
+    upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    theirs = torch.autograd.grad(expected, exact, upstream)
+    ours = torch.autograd.grad(found, rounded, upstream.bfloat16())
+    for one, other in zip(ours, theirs, strict=True):
+        assert float((one - other).norm() / other.norm()) < 0.02
 
 
 def test_dropout_drops_weights_and_its_gradient_is_that_of_the_drawn_ones() -> None:
-    inputs = draw(6, 6)
+    query, key_value, *blocks = inputs_of("cross")
 
-    def attend() -> Tensor:
+    def attended(query: Tensor, key_value: Tensor) -> Tensor:
         torch.manual_seed(3)
-        return plain_attention(*inputs, None, 0.5, causal=False)
+        return plain_attention(query, key_value, *blocks, N_HEADS, 0.5, causal=False)
 
-    assert not torch.allclose(attend(), plain_attention(*inputs, None, 0.0, causal=False))
-    assert torch.autograd.gradcheck(lambda *_: attend(), inputs)
+    assert key_value is not None
+    without = plain_attention(query, key_value, *blocks, N_HEADS, 0.0, causal=False)
+    assert not torch.allclose(attended(query, key_value), without)
+    assert torch.autograd.gradcheck(attended, (query, key_value), fast_mode=True)
 
 
 def test_the_mean_over_many_dropouts_is_the_value_without() -> None:
-    inputs = [x.detach() for x in draw(3, 4)]
+    query = draw([[4, 3]], 3, 4).detach()
+    own = blocks_of([[4, 3]])
     torch.manual_seed(1)
-    found = torch.stack([plain_attention(*inputs, None, 0.3, causal=False) for _ in range(2000)]).mean(0)
-    assert torch.allclose(found, plain_attention(*inputs, None, 0.0, causal=False), atol=0.06)
-
-
-def test_strided_heads_give_what_contiguous_ones_give() -> None:
-    projected = torch.randn(2, 5, 3, 2, 4, generator=torch.Generator().manual_seed(2))
-    strided = projected.permute(2, 0, 3, 1, 4).unbind(0)
-    copies = [x.contiguous() for x in strided]
-    assert torch.equal(
-        plain_attention(*strided, None, 0.0, causal=True), plain_attention(*copies, None, 0.0, causal=True)
-    )
+    found = torch.stack([plain_attention(query, None, own, own, N_HEADS, 0.3, causal=False) for _ in range(2000)])
+    expected = plain_attention(query, None, own, own, N_HEADS, 0.0, causal=False)
+    assert torch.allclose(found.mean(0), expected, atol=0.06)

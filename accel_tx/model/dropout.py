@@ -1,0 +1,48 @@
+"""Dropout, with a faster draw on CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Dropout(nn.Module):
+    """Zero each number with probability `p` and scale the others by 1 / (1 - p), in training only.
+
+    On CPU p is a multiple of 2^-16, and so is the scale's; see `draw_kept`.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        if not self.training or self.p == 0:
+            return x
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # a compiled draw is part of one kernel
+            return F.dropout(x, self.p)
+        return x * draw_kept(x.shape, self.p) * kept_scale(self.p)
+
+
+def draw_kept(shape: Sequence[int], p: float) -> Tensor:
+    """Where dropout keeps a number, a bool tensor on the CPU.
+
+    torch's own draws take a tenth of a training step. Here one 64-bit draw decides for four numbers, 16 bits each,
+    about 2.5 times as fast.
+    """
+    n = torch.Size(shape).numel()
+    draws = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    return draws.view(torch.int16)[:n].view(shape) >= _n_dropped_of_65536(p) - 32768
+
+
+def kept_scale(p: float) -> float:
+    """What the numbers that `draw_kept` keeps are multiplied by."""
+    return 65536 / (65536 - _n_dropped_of_65536(p))
+
+
+def _n_dropped_of_65536(p: float) -> int:
+    return min(round(p * 65536), 65535)
