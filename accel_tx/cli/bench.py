@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from accel_tx import options as opt
-from accel_tx.inference.lines import write_whole
+from accel_tx.inference.lines import check_can_write, write_whole
 
 
 def run(argv: list[str]) -> None:
@@ -50,6 +50,8 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument("--json", type=str | None, help="also write everything, each round included, to this file")
     config, options = opt.parse_with_config(parser, argv)
+    if options.json:
+        check_can_write(Path(options.json))
     from accel_tx.bench.command import run_bench
 
     text, found = run_bench(config, options)

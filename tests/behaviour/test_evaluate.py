@@ -123,6 +123,16 @@ BAD: dict[str, tuple[list[str], str]] = {
 }
 
 
+def test_files_that_cannot_be_written_are_told_before_anything_is_loaded(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--json", "--output"):
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", "--run_dir", "no such run", option, "missing/out"])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err == "accel_tx: missing/out: cannot be written (No such file or directory)\n"
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_what_does_not_fit_is_one_line(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, message = BAD[case]

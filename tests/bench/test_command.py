@@ -115,6 +115,24 @@ def test_bad_options_get_one_line_and_status_2(
     assert message in line
 
 
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from accel_tx.bench import command
+    from accel_tx.cli import main
+
+    def run_bench(*_: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(command, "run_bench", run_bench)
+    path = tmp_path / "missing" / "found.json"
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "--config", str(REPOSITORY / CONFIG), *SMALL, "--json", str(path)])
+
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"accel_tx: {path}: cannot be written (No such file or directory)\n"
+
+
 def test_a_missing_peer_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
