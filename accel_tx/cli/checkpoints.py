@@ -17,7 +17,7 @@ def run(argv: list[str]) -> None:
         "--prune",
         type=int | None,
         help="first remove all but so many of the newest valid checkpoints, the best one and the one for a rollback, "
-        "and what crashes left; refused while the run is being written",
+        "what `validated/` has for the others alone, and what crashes left; refused while the run is being written",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = opt.parse(parser, argv)

@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from accel_tx.config import UserError, load_yaml
-from accel_tx.train import checkpoint, checkpoint_removal, run_lock
+from accel_tx.train import checkpoint, checkpoint_removal, run_lock, validated
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ def weights_fault(folder: Path) -> str | None:
 def prune(run_dir: Path, keep: int) -> list[str]:
     """Remove leftovers and all but the valid checkpoints `to_keep`: newest, of the best validation, for a rollback.
 
-    Every checkpoint is hashed first. Returns the names of what was removed.
+    What `validated/` kept for the checkpoints that go, as a start from them would average it, goes too, as it would at
+    the run's next validation. Every checkpoint is hashed first. Returns the names of what was removed.
     Raises: UserError if no checkpoint is valid, or while a process writes the run; no checkpoint is removed then. Also
     where the disk refuses.
     """
@@ -144,15 +145,15 @@ def prune(run_dir: Path, keep: int) -> list[str]:
         raise UserError(f"--prune is {keep}; expected at least 1, the newest checkpoint to keep")
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"{run_dir}: holds no run; expected a run folder made by `train`")
-    every = _save_every_updates(run_dir)
+    every, n_averaged = _save_every_updates(run_dir), _average_last(run_dir)
     with run_lock.locked(run_dir):
         try:
-            return _prune(run_dir, keep, every)
+            return _prune(run_dir, keep, every, n_averaged)
         except OSError as error:
             raise UserError(f"{run_dir}: cannot be pruned: {checkpoint.describe(error, run_dir, 0)}") from None
 
 
-def _prune(run_dir: Path, keep: int, every: int) -> list[str]:
+def _prune(run_dir: Path, keep: int, every: int, n_averaged: int | None) -> list[str]:
     mended = checkpoint_removal.tidy(run_dir)
     folders = checkpoint.checkpoint_dirs(run_dir)
     valid = [path for path in folders if checkpoint.find_fault(path) is None]
@@ -164,15 +165,28 @@ def _prune(run_dir: Path, keep: int, every: int) -> list[str]:
         checkpoint_removal.remove(path)
     if _latest(run_dir) != valid[0].name:
         checkpoint.write_synced(run_dir / "checkpoints" / "latest", valid[0].name + "\n")
-    return [path.name for path in (*removed, *mended)]
+    averaged = [] if n_averaged is None else validated.rotate(run_dir, n_averaged, checkpoint.update_of(valid[0]))
+    names = [path.name for path in (*removed, *mended)]
+    return [*names, *(path.relative_to(run_dir).as_posix() for path in averaged)]
 
 
 def _save_every_updates(run_dir: Path) -> int:
-    train = load_yaml(run_dir / "config.yaml").get("train")
-    every = train.get("save_every_updates") if isinstance(train, dict) else None
+    every = _field(run_dir, "train", "save_every_updates")
     if not isinstance(every, int) or every < 1:
         raise UserError(f"{run_dir}/config.yaml: train.save_every_updates is {every}; expected what `train` wrote")
     return every
+
+
+def _average_last(run_dir: Path) -> int | None:
+    n = _field(run_dir, "validation", "average_last")
+    if n is not None and (not isinstance(n, int) or n < 2):
+        raise UserError(f"{run_dir}/config.yaml: validation.average_last is {n}; expected what `train` wrote")
+    return n
+
+
+def _field(run_dir: Path, section: str, name: str) -> Any:
+    values = load_yaml(run_dir / "config.yaml").get(section)
+    return values.get(name) if isinstance(values, dict) else None
 
 
 def as_table(entries: list[Entry], verify: bool) -> Table:

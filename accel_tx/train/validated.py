@@ -28,10 +28,10 @@ def newest(updates: Iterable[int], n: int, at: int) -> list[int]:
     return sorted(update for update in updates if update <= at)[-n:]
 
 
-def rotate(run_dir: Path, n: int, at: int) -> None:
+def rotate(run_dir: Path, n: int, at: int) -> list[Path]:
     """Remove what is not among the last `n` at update `at`, nor at any checkpoint that the run may go on from.
 
-    Raises: OSError.
+    Returns the folders that were removed. Raises: OSError.
     """
     kept = updates_kept(run_dir)
     # First those being written, or one that gets its name meanwhile would be missed.
@@ -39,9 +39,10 @@ def rotate(run_dir: Path, n: int, at: int) -> None:
     saved = [path.name for path in checkpoint.checkpoint_dirs(run_dir)]
     places = [at, *(int(name[len("update_") :]) for name in (*writing, *saved))]
     needed = {update for place in places for update in newest(kept, n, place)}
-    for update in kept:
-        if update not in needed and update <= at:
-            checkpoint_removal.remove(folder_of(run_dir, update))
+    removed = [folder_of(run_dir, update) for update in kept if update not in needed and update <= at]
+    for folder in removed:
+        checkpoint_removal.remove(folder)
+    return removed
 
 
 def forget_later(run_dir: Path, update: int) -> None:

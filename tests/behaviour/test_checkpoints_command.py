@@ -19,6 +19,7 @@ from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.loop import train
 from accel_tx.train.run_lock import locked
 from tests.conftest import REPOSITORY
+from tests.run_folder import assert_same_run
 
 SMALL: dict[str, Any] = {
     "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
@@ -159,6 +160,35 @@ def test_prune_keeps_what_a_rollback_needs(run_dir: Path, capsys: pytest.Capture
     names = sorted(path.name for path in (run_dir / "checkpoints").glob("update_*"))
     best = checkpoint.load_state(checkpoint.checkpoint_dir(run_dir, 8)).best_update
     assert names == [f"update_{update:08d}" for update in sorted({6, 8, best})]
+
+
+def test_prune_keeps_of_the_validated_weights_those_that_a_start_still_averages(
+    tiny_config: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def config(stop_at_update: int | None = None) -> Config:
+        train = {**SMALL["train"], "keep_checkpoints": 9, "stop_at_update": stop_at_update}
+        validation = {**SMALL["validation"], "every_updates": 1, "best_metric": "val_loss", "average_last": 2}
+        return tiny_config(**{**SMALL, "train": train, "validation": validation})
+
+    def validated() -> list[int]:
+        return sorted(int(path.name.removeprefix("update_")) for path in (run / "validated").iterdir())
+
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    train(config(stop_at_update=6), run)
+    assert validated() == [1, 2, 3, 4, 5, 6]
+    best = checkpoint.load_state(checkpoint.checkpoint_dir(run, 6)).best_update
+    assert best == 6  # so that no other checkpoint stays
+    main(["checkpoints", "--run_dir", str(run), "--prune", "1"])
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if "validated" in line] == [
+        f"removed validated/update_{update:08d}" for update in (1, 2, 3, 4)
+    ]
+    assert validated() == [5, 6]
+    train(config(), run)
+    train(config(), whole)
+    assert_same_run(run, whole)
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("average_last: 2", "average_last: two"))
+    assert "validation.average_last is two; expected what" in refused(capsys, "--run_dir", str(run), "--prune", "1")
 
 
 def test_prune_mends_first_and_tells_in_a_line_what_the_disk_refuses(
