@@ -235,11 +235,19 @@ def load_weights(model: Transformer, path: Path) -> None:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise UserError(f"{path}: no such file; has this run saved weights yet?")
+        raise UserError(f"{path}: no such file; {_other_weights(path.parent.parent)}")
     try:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{path}: cannot be loaded into this model: {' '.join(str(error).split())[:300]}") from None
+
+
+def _other_weights(run_dir: Path) -> str:
+    """What to say where `best`, which the first validation makes, or `final`, from the end of the run, is not there."""
+    saved = sorted(run_dir.glob("checkpoints/update_*/model.safetensors"))
+    if not saved:
+        return "has this run saved weights yet?"
+    return f"expected --weights {saved[-1].parent.relative_to(run_dir)} until the run has been validated or is complete"
 
 
 def best_device() -> torch.device:

@@ -243,6 +243,20 @@ def test_bad_lines_to_score_are_named(run_dir: Path, tmp_path: Path) -> None:
         assert message in one_line(done.stderr)
 
 
+def test_a_run_without_validation_is_answered_with_the_weights_that_it_has(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(tiny_config(train={"max_updates": 5, "save_every_updates": 2, "stop_at_update": 4}), run)
+    done = run_cli("translate", "--run_dir", str(run), stdin="Hello.\n")
+    assert done.returncode == 2
+    told = one_line(done.stderr)
+    assert told.startswith(f"accel_tx: {run}/best/model.safetensors: no such file; expected --weights checkpoints/upd")
+    weights = told.split("--weights ")[1].split()[0]
+    assert weights == "checkpoints/update_00000004"
+    assert run_cli("translate", "--run_dir", str(run), "--weights", weights, stdin="Hello.\n").returncode == 0
+
+
 def test_damaged_weights_are_one_line(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
     train(tiny_config(train={"max_updates": 5, "save_every_updates": 5}), tmp_path / "run")
     weights = tmp_path / "run" / "best" / "model.safetensors"
