@@ -103,7 +103,7 @@ def test_several_machines_are_numbered_and_meet_at_the_first() -> None:
     assert (args.rdzv_backend, args.rdzv_endpoint) == ("static", "10.0.0.1:29500")
 
 
-def test_sharding_is_launched_as_the_tests_of_it_assume() -> None:
+def test_sharding_is_launched_as_the_tests_of_it_assume(tmp_path: Path) -> None:
     environment = launch_environment(LAUNCH / "fsdp2.yaml", "--num_processes", "2")
 
     assert SHARDED.items() <= environment.items()
@@ -111,6 +111,9 @@ def test_sharding_is_launched_as_the_tests_of_it_assume() -> None:
     # As the README has it for weights that stay whole.
     options = ["--num_processes", "2", "--fsdp_reshard_after_forward", "false"]
     assert launch_environment(LAUNCH / "fsdp2.yaml", *options)["FSDP_RESHARD_AFTER_FORWARD"] == "false"
+    changed = (LAUNCH / "fsdp2.yaml").read_text(encoding="utf-8").replace("after_forward: true", "after_forward: false")
+    (tmp_path / "zero2.yaml").write_text(changed, encoding="utf-8")
+    assert launch_environment(tmp_path / "zero2.yaml", *options[:2])["FSDP_RESHARD_AFTER_FORWARD"] == "false"
 
 
 def test_every_launch_file_is_checked_above_and_named_in_the_readme() -> None:
@@ -209,6 +212,7 @@ def test_the_readmes_commands_for_several_processes_train_the_same_on_a_cpu(
     commands = {
         "multi_gpu": "accelerate launch --config_file launch/multi_gpu.yaml --num_processes 4 -m accel_tx train",
         "fsdp2": "accelerate launch --config_file launch/fsdp2.yaml --num_processes 4 -m accel_tx train",
+        "fsdp2_reshard": "accelerate launch --config_file launch/fsdp2.yaml --num_processes 4 -m accel_tx train",
         "torchrun": "torchrun --nproc_per_node 4 -m accel_tx train",
     }
     config = tiny_config(
@@ -218,6 +222,9 @@ def test_the_readmes_commands_for_several_processes_train_the_same_on_a_cpu(
     for name, command in commands.items():
         assert command in readme
         words = command.replace(" 4 ", " 2 ").split()
+        if name == "fsdp2_reshard":
+            assert "`--fsdp_reshard_after_forward false` before `-m`" in readme
+            words[words.index("-m") : words.index("-m")] = ["--fsdp_reshard_after_forward", "false"]
         arguments = ["--config", "configs/quickstart.yaml", "--run_dir", str(tmp_path / name), *as_options(config)]
         done = subprocess.run(
             [str(Path(sys.executable).parent / words[0]), *words[1:], *arguments],
@@ -229,11 +236,12 @@ def test_the_readmes_commands_for_several_processes_train_the_same_on_a_cpu(
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert "2 process(es) on cpu" in done.stdout
-        assert ("a process holds 1/2 of weights" in done.stdout) == (name == "fsdp2")
+        assert ("a process holds 1/2 of weights" in done.stdout) == name.startswith("fsdp2")
         losses[name] = [line["loss"] for line in metrics(tmp_path / name) if "loss" in line]
         assert len(losses[name]) == 20
     assert losses["torchrun"] == losses["multi_gpu"]
     assert losses["fsdp2"] == pytest.approx(losses["multi_gpu"], rel=1e-5)
+    assert losses["fsdp2_reshard"] == losses["fsdp2"]
 
 
 def test_an_accelerate_that_starts_one_process_where_two_were_asked_for_is_refused(
