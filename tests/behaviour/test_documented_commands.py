@@ -1,0 +1,239 @@
+"""Every command that a README shows runs as it stands here or in another test, or the README says what it needs.
+
+Here they run in a folder where C, D, my_folder, runs/mine and the other names of the READMEs are there, and where the
+configs are small: so no word of a command is replaced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser
+
+from accel_tx import options
+from accel_tx.cli import main
+from accel_tx.config import SECTIONS, UserError
+from tests.conftest import REPOSITORY
+from tests.documented import COMMANDS, READMES, Shown, blocks_of, code_spans, option_names, parser_of, shown_commands
+from tests.documented_place import write_place
+
+SHOWN = shown_commands()
+ON_CPUS = (
+    "tests/behaviour/test_launch_files.py::test_the_readmes_commands_for_several_processes_train_the_same_on_a_cpu"
+)
+TRAIN = "-m accel_tx train --config C --run_dir D"
+# What is run elsewhere: too long for here, or without an end of its own.
+RUN_BY = {
+    "bash launch/quickstart.sh": "tests/behaviour/test_quickstart.py::test_quickstart_trains_scores_and_translates",
+    "bash launch/test.sh": ".ci/run",
+    "tensorboard --logdir runs": "tests/behaviour/test_tensorboard_page.py::address",
+    "python -m accel_tx demo --run_dir runs/quickstart": "tests/pages/test_demo.py::address",
+    f"accelerate launch --config_file launch/multi_gpu.yaml --num_processes 4 {TRAIN}": ON_CPUS,
+    f"accelerate launch --config_file launch/fsdp2.yaml --num_processes 4 {TRAIN}": ON_CPUS,
+    f"torchrun --nproc_per_node 4 {TRAIN}": ON_CPUS,
+}
+# What a CPU without a network cannot run, and the word for it that stands beside the command.
+NOT_HERE = {
+    f"accelerate launch --config_file launch/single_gpu_fp16.yaml {TRAIN}": "GPU",
+    f"accelerate launch --config_file launch/single_gpu_bf16.yaml {TRAIN}": "GPU",
+    "accelerate launch --config_file launch/multi_node.yaml --num_machines 2 --machine_rank 0 --num_processes 16 "
+    f"--main_process_ip IP {TRAIN}": "GPUs",
+    "sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sh --config C --run_dir D": "cluster",
+    "python -m venv ~/comet && ~/comet/bin/pip install unbabel-comet": "fetched",
+}
+# Put behind a `bench`, which would take minutes: its other options are the README's.
+SHORTER = " --seconds 0.3 --rounds 1"
+# Options in the READMEs that are other programs'.
+FOREIGN = {
+    *("--lr", "--lr-scheduler", "--warmup-updates", "--paired-bs", "--paired-ar", "--logdir"),
+    *("--signal", "--requeue", "--nodes", "--gpus-per-node", "--nproc_per_node", "--section.field"),
+}
+
+
+def is_run_here(shown: Shown) -> bool:
+    is_elsewhere = shown.text in RUN_BY or shown.text in NOT_HERE
+    return shown.is_whole and not is_elsewhere and shown.words[0] not in ("pip", "pytest")
+
+
+HERE = [shown for shown in SHOWN if is_run_here(shown)]
+BY_ITSELF = [shown for shown in HERE if not shown.needs_shell and shown.own_words[0] != "bench"]
+# Of those under a launcher the first, and all that are no training.
+IN_SHELL = [shown for shown in HERE if shown.needs_shell and shown.own_words[:1] != ["train"]]
+LAUNCHED = [shown for shown in HERE if shown.needs_shell and shown not in IN_SHELL]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where the commands run, with runs/quickstart, runs/mine, runs/small, runs/large and D in it."""
+    folder = tmp_path_factory.mktemp("repository")
+    write_place(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["train", "--config", "configs/quickstart.yaml", "--run_dir", "runs/quickstart"])
+        mine = next(shown for shown in SHOWN if shown.own_words[:1] == ["train"] and "runs/mine" in shown.text)
+        main(mine.own_words)
+    for name in ("runs/small", "runs/large", "D"):
+        shutil.copytree(folder / "runs" / "quickstart", folder / name)
+    return folder
+
+
+def made_by(shown: Shown, folder: Path) -> list[Path]:
+    """The files that a command says it writes, and the run folder of a training; removed, to be made by it."""
+    names = re.findall(r"(?:--(?:output|json|html|report)|(?<!<) >) (\S+)", shown.text)
+    if shown.own_words[:2] == ["train", "--config"]:
+        names += re.findall(r"--run_dir (\S+)", shown.text)
+    for path in (folder / name for name in names):
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+    return [folder / name for name in names]
+
+
+def in_bash(shown: Shown, folder: Path) -> subprocess.CompletedProcess[str]:
+    shorter = SHORTER if shown.own_words[:1] == ["bench"] else ""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    environment |= {"HOME": str(folder / "home"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["bash", "-euo", "pipefail", "-c", shown.text + shorter]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def needs(shown: Shown) -> None:
+    """Skip where a package that a command needs is not installed."""
+    wanted = {"--format ctranslate2": "ctranslate2", " attention ": "matplotlib", "--peer hf": "transformers"}
+    for words, package in wanted.items():
+        if words in shown.text and importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    if shown.text == "source .venv/bin/activate" and not Path(sys.prefix, "bin", "activate").exists():
+        pytest.skip("this Python is in no virtual environment")
+
+
+@pytest.mark.parametrize("shown", BY_ITSELF, ids=lambda shown: shown.place)
+def test_a_command_runs_and_writes_what_it_names(
+    shown: Shown, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs(shown)
+    monkeypatch.chdir(place)
+    made = made_by(shown, place)
+    status: Any = 0
+    try:
+        main(shown.own_words)
+    except SystemExit as ended:
+        status = ended.code
+    assert not status, capsys.readouterr().err
+    assert all(path.is_dir() or path.stat().st_size for path in made)
+    assert capsys.readouterr().out or made
+
+
+@pytest.mark.parametrize("shown", [*IN_SHELL, *LAUNCHED[:1]], ids=lambda shown: shown.place)
+def test_a_line_for_the_shell_runs_and_writes_what_it_names(shown: Shown, place: Path) -> None:
+    needs(shown)
+    made = made_by(shown, place)
+    done = in_bash(shown, place)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(path.is_dir() or path.stat().st_size for path in made)
+    if "comet-score" in shown.text:
+        assert re.search(r"^COMET +0\.5", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "shown", [shown for shown in HERE if shown not in (*IN_SHELL, LAUNCHED[0])], ids=lambda shown: shown.place
+)
+def test_every_other_command_runs_in_a_shell_too(shown: Shown, place: Path) -> None:
+    test_a_line_for_the_shell_runs_and_writes_what_it_names(shown, place)
+
+
+@pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: shown.place)
+def test_a_command_is_run_or_the_readme_says_what_it_needs(shown: Shown) -> None:
+    if shown.text in NOT_HERE:
+        assert NOT_HERE[shown.text] in shown.beside
+    elif shown.text in RUN_BY:
+        file, _, name = RUN_BY[shown.text].partition("::")
+        text = (REPOSITORY / file).read_text(encoding="utf-8")
+        assert f"def {name}(" in text or not name
+        words = [word for word in shown.words if word.startswith("--") or "/" in word or word in COMMANDS]
+        assert [word for word in words if word not in text and word != "runs/quickstart"] == []
+    elif shown.words[0] == "pip":
+        extras = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+        assert all(f'"{package}>=' in extras for package in shown.words[2:] if package not in ("-e", "."))
+    elif shown.words[0] == "pytest":
+        (path,) = (REPOSITORY / word for word in shown.words if word.startswith("tests/"))
+        assert ("-m" in shown.words) == ("mark.slow" in path.read_text(encoding="utf-8"))
+    elif shown.is_whole:
+        assert shown in HERE
+
+
+@pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: shown.place)
+def test_the_programs_parsers_take_its_options(shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shown.words
+    launcher = words[: words.index("-m")] if words[0] in ("accelerate", "torchrun") and "-m" in words else words
+    if words[0] == "accelerate":
+        assert launch_command_parser().parse_args([*(w for w in launcher[2:] if w != "…"), "-m", "accel_tx"]).module
+    elif words[0] == "torchrun":
+        assert get_args_parser().parse_args([*launcher[1:], "-m", "accel_tx"]).module
+    if not shown.own_words or "--help" in words:
+        return
+    command, *arguments = shown.own_words
+    assert [word for word in arguments if word.startswith("--") and word not in option_names(command)] == []
+    if not shown.is_whole:
+        return
+    # As they are, not small: what they say must fit the command's options.
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    for name in ("C", "runs/mine/config.yaml"):
+        (tmp_path / name).symlink_to(REPOSITORY / "configs" / "quickstart.yaml")
+    monkeypatch.chdir(tmp_path)
+    parser, with_config = parser_of(command)
+    if with_config:
+        options.parse_with_config(parser, arguments)
+    else:
+        options.parse(parser, arguments)
+
+
+def test_options_and_fields_named_in_the_text_are_there() -> None:
+    launcher = {name.replace("_", "-") for name in launch_command_parser()._option_string_actions}
+    known = {name for command in COMMANDS for name in option_names(command)} | FOREIGN
+    fields = {f"{section}.{field.name}" for section, cls in SECTIONS.items() for field in dataclasses.fields(cls)}
+    unknown = []
+    for span, readme in code_spans():
+        names = [word.partition("=")[0] for word in span.split() if re.match(r"--\w", word)]
+        unknown += [
+            f"{readme}: {name}" for name in names if name not in known and name.replace("_", "-") not in launcher
+        ]
+        found = re.match(r"(\w+)\.(\w{3,})\b", span)  # and not `train.en`
+        if found and found[1] in SECTIONS and found[0] not in {*fields, "model.safetensors"}:
+            unknown.append(f"{readme}: {span}")
+    assert unknown == []
+
+
+def test_no_command_hides_in_a_block_of_another_kind() -> None:
+    blocks = [block for readme in READMES for _, block in blocks_of(readme) if block.startswith("```")]
+    assert {block.splitlines()[0] for block in blocks} == {"```", "```bash", "```json", "```yaml", "```mermaid"}
+    others = [block for block in blocks if not block.startswith("```bash")]
+    assert [
+        block for block in others if re.search(r"^\s*(\$ |python |accelerate |pip |bash )", block, re.MULTILINE)
+    ] == []
+
+
+def test_the_lists_above_name_what_the_readmes_show() -> None:
+    texts = {shown.text for shown in SHOWN}
+    assert {*RUN_BY, *NOT_HERE} - texts == set()
+    assert len(SHOWN) > 50
+    assert len(HERE) > 25
+
+
+def test_an_option_that_no_longer_exists_is_found() -> None:
+    parser, _ = parser_of("evaluate")
+    with pytest.raises(UserError, match="--refs"):
+        options.parse(parser, ["--run_dir", "D", "--refs", "test.fr"])
