@@ -27,7 +27,7 @@ _N_SAMPLED = 256
 _PROGRAM = {"no": 310 * _MIB, "bf16": 370 * _MIB, "fp16": 370 * _MIB}
 _FRAGMENTATION = 0.6
 # Logits that `model/loss.py` has in memory at a time, and those of them in float32.
-_LOGITS_PER_CHUNK = {"cpu": 1 << 24, "gpu": 1 << 26}
+_LOGITS_PER_CHUNK = {"cpu": 1 << 25, "gpu": 1 << 26}
 _LOGITS_PER_BLOCK = {"cpu": 1 << 18, "gpu": 1 << 25}
 
 

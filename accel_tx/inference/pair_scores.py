@@ -15,7 +15,7 @@ from accel_tx.data.tokenizer import UNK_ID, TokenizerPair
 from accel_tx.inference.batches import similar_lengths
 from accel_tx.model.transformer import Transformer
 
-# Logits in memory at a time, as in the training loss: 2^24 float32 are 64 MiB.
+# Logits in memory at a time: 2^24 float32 are 64 MiB.
 _LOGITS_PER_CHUNK = 1 << 24
 
 

@@ -158,15 +158,22 @@ def test_no_tensor_of_all_logits_is_kept_for_the_backward_pass() -> None:
     assert sum(kept) <= sum(x.numel() for x in inputs) + len(targets)
 
 
-@pytest.mark.parametrize("v", [3, 50])
-def test_logits_are_computed_chunk_by_chunk(v: int) -> None:
-    inputs, targets = make_case(n=9, d=2, v=v, seed=1)
+@pytest.mark.parametrize(
+    ("v", "n_logits", "expected"),
+    [
+        (3, 12, [4, 4, 1]),
+        (50, 12, [1] * 9),  # at least one row, however large the vocabulary
+        (3, 200, [64, 6]),  # as many as fit, in multiples of 32
+    ],
+)
+def test_logits_are_computed_chunk_by_chunk(v: int, n_logits: int, expected: list[int]) -> None:
+    inputs, targets = make_case(n=sum(expected), d=2, v=v, seed=1)
     mm, rows = torch.mm, []
 
-    def noted(states: Tensor, matrix: Tensor) -> Tensor:
+    def noted(states: Tensor, matrix: Tensor, out: Tensor) -> Tensor:
         rows.append(len(states))
-        return mm(states, matrix)
+        return mm(states, matrix, out=out)
 
-    with chunks_of(12), mock.patch.object(torch, "mm", noted):
+    with chunks_of(n_logits), mock.patch.object(torch, "mm", noted):
         vocabulary_loss(*inputs, targets, 0.0)
-    assert rows == ([4, 4, 1] if v == 3 else [1] * 9)  # at least one row, however large the vocabulary
+    assert rows == expected
