@@ -17,7 +17,8 @@ _JOIN_WORDS = [
     (r"(?<=^[(\[{]| [(\[{]) ", ""),
     (r"(?<=\w) (?=['’]( |$))", ""),
 ]
-_OUTER_SPACE = (r"^\s+|\s+$", "")
+# As `str.strip`, to which the four separators of ASCII are space as well.
+_OUTER_SPACE = (r"^[\s\x1c-\x1f]+|[\s\x1c-\x1f]+$", "")
 
 
 def stand_alone(tokenizer: Tokenizer) -> FastTokenizer:

@@ -42,6 +42,14 @@ def test_ids_become_our_text(kind: str, data: st.DataObject) -> None:
     assert [reloaded(tokenizer).decode(ids)] == tokenizer.decode([ids])
 
 
+def test_what_is_space_to_us_is_taken_off_the_ends() -> None:
+    tokenizer = tokenizer_pair("bpe", joint=True).tgt
+    fast = reloaded(tokenizer)
+    for i in range(4, 260):  # the bytes among them
+        for ids in ([i], [300, i], [i, 300], [300, i, 300]):
+            assert [fast.decode(ids)] == tokenizer.decode([ids])
+
+
 @given(st.lists(st.sampled_from(WORDS), max_size=9))
 @example(["(", "(", "l", "'", "eau", ")", ")", "."])
 @example(["l", "'", "n", "'", "l", "-", "l", "’"])
