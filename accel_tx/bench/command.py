@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from accel_tx.bench.speed import SpeedOptions, measure_speed
+from accel_tx.bench.speed import SpeedOptions, measure_speed, with_batches
 from accel_tx.config import Config, UserError
 
 
@@ -29,6 +29,8 @@ def run_bench(config: Config, options: Any) -> tuple[str, dict[str, Any]]:
         return _padding(config, asked)
     if options.measure == "loss":
         return _loss(config, asked)
+    if options.measure == "parts":
+        return _parts(config, asked)
     if options.measure == "decode":
         return _decode(config, asked, options)
     report = measure_speed(config, asked)
@@ -50,6 +52,20 @@ def _loss(config: Config, asked: SpeedOptions) -> tuple[str, dict[str, Any]]:
     n_threads = set_cpu_threads(asked.n_threads or config.train.cpu_threads)
     found = [measure_loss(resolve_precision(precision), n_threads) for precision in asked.precisions]
     return "\n\n".join(map(loss_markdown, found)), {"loss": found, "machine": machine(n_threads)}
+
+
+def _parts(config: Config, asked: SpeedOptions) -> tuple[str, dict[str, Any]]:
+    from accel_tx.bench.parts import measure_parts, parts_markdown
+    from accel_tx.bench.report import machine
+    from accel_tx.bench.workload import load_workload
+    from accel_tx.train.device import resolve_precision, set_cpu_threads
+
+    n_threads = set_cpu_threads(asked.n_threads or config.train.cpu_threads)
+    workload = load_workload(config, asked.n_synthetic, asked.vocab_size)
+    precisions = list(dict.fromkeys(resolve_precision(precision) for precision in asked.precisions))
+    config = with_batches(config, workload, precisions)
+    found = [measure_parts(config, workload, precision, asked.n_rounds) for precision in precisions]
+    return "\n\n".join(map(parts_markdown, found)), {"parts": found, "machine": machine(n_threads)}
 
 
 def _decode(config: Config, asked: SpeedOptions, options: Any) -> tuple[str, dict[str, Any]]:

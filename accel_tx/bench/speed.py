@@ -74,7 +74,7 @@ def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
     precisions = list(dict.fromkeys(resolve_precision(name) for name in options.precisions))
     # Prepares the corpus before the systems, which then find it in the cache.
     workload = load_workload(config, options.n_synthetic, options.vocab_size)
-    config = _with_batches(config, workload, precisions)
+    config = with_batches(config, workload, precisions)
     n_threads = set_cpu_threads(options.n_threads or config.train.cpu_threads)
     tasks = _tasks(config, options, precisions, n_threads)
     matmul = [Task(MATMUL, precision, config, None, None, n_threads) for precision in _of_tasks(tasks)]
@@ -97,7 +97,7 @@ def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
     return SpeedReport(settings, machine(n_threads), peaks, results)
 
 
-def _with_batches(config: Config, workload: Workload, precisions: list[Precision]) -> Config:
+def with_batches(config: Config, workload: Workload, precisions: list[Precision]) -> Config:
     """Under `train.max_tokens: auto`, micro-batches that fit in every precision, so that all systems have the same."""
     from accel_tx.train.auto_tokens import assumed
 

@@ -18,11 +18,12 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument(
         "--measure",
-        choices=["speed", "padding", "loss", "decode"],
+        choices=["speed", "parts", "padding", "loss", "decode"],
         default="speed",
-        help="speed: tokens/s, padding, time shares and memory of training, beside the baselines; padding: of the "
-        "batch plan, and what planning costs; loss: memory and time of the vocabulary loss beside plain "
-        "cross-entropy; decode: sentences/s of translating the validation set with the weights of --run_dir",
+        help="speed: tokens/s, padding, time shares and memory of training, beside the baselines; parts: what each "
+        "part of a fast step is worth, beside plain torch; padding: of the batch plan, and what planning costs; loss: "
+        "memory and time of the vocabulary loss beside plain cross-entropy; decode: sentences/s of translating the "
+        "validation set with the weights of --run_dir",
     )
     parser.add_argument("--run_dir", type=str | None, default=None, help="for decode: folder of a training run")
     parser.add_argument("--weights", default="best", help="for decode: folder inside it")

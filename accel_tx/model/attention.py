@@ -5,7 +5,7 @@ Shape letters: N tokens, B sentences of a block, S source, T target, H heads, K 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -36,8 +36,24 @@ def attend(
     as plain products.
     """
     on_cpu_in_half = query.device.type == "cpu" and query.dtype == torch.bfloat16
-    if on_cpu_in_half and not torch.compiler.is_compiling():
-        return plain_attention(query, key_value, blocks, memory_blocks, n_heads, dropout, causal)
+    is_plain = on_cpu_in_half and not torch.compiler.is_compiling()
+    attention = plain_attention if is_plain else kernel_attention
+    return attention(query, key_value, blocks, memory_blocks, n_heads, dropout, causal)
+
+
+def kernel_attention(
+    query: Tensor,
+    key_value: Tensor | None,
+    blocks: Sequence[Block],
+    memory_blocks: Sequence[Block],
+    n_heads: int,
+    dropout: float,
+    causal: bool,
+) -> Tensor:
+    """`attend` by torch's fused kernels, or in a compiled graph on CPU by products that are fused there."""
+    kernel: Callable[..., Tensor] = F.scaled_dot_product_attention
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and torch.compiler.is_compiling():
+        kernel = _traceable_attention
     d_model = _d_model(query, key_value)
     merged = []
     for of_block in _per_block(query, key_value, blocks, memory_blocks):
@@ -46,10 +62,7 @@ def attend(
         )
         # Padding of a target needs no mask: it stands at the end, where no token looks.
         attendable = None if causal else of_block[-1].block.attendable
-        if on_cpu_in_half:
-            heads = _traceable_attention(q, k, v, attendable, dropout, causal)
-        else:
-            heads = F.scaled_dot_product_attention(q, k, v, attendable, dropout, is_causal=causal)
+        heads = kernel(q, k, v, attendable, dropout, causal)
         merged.append(of_block[0].block.unpad(merge_heads(heads)))
     return merged[0] if len(merged) == 1 else torch.cat(merged)
 

@@ -1,0 +1,268 @@
+"""What each part of a fast step is worth: it and its plain counterpart in turns, on one micro-batch of the config."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from accel_tx.bench.loss import plain_loss
+from accel_tx.bench.report import markdown_table
+from accel_tx.bench.workload import Workload
+from accel_tx.config import Config
+from accel_tx.data.batch import Batch
+from accel_tx.data.batching import BatchLimits, plan_epoch
+from accel_tx.data.collator import TokenPair, pad_sources, pad_targets, pairs_of, training_collator
+from accel_tx.model.attention import attend, kernel_attention
+from accel_tx.model.dropout import Dropout
+from accel_tx.model.loss import vocabulary_loss
+from accel_tx.model.transformer import Transformer
+
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the step, how often an update of one micro-batch runs it, and what plain code would run instead."""
+
+    name: str
+    plain_name: str
+    ours: Run
+    plain: Run
+    times: int = 1
+
+
+def measure_parts(config: Config, workload: Workload, precision: str, n_rounds: int) -> dict[str, Any]:
+    """Seconds of each part and of its counterpart over an update of one micro-batch: medians over the rounds."""
+    from accel_tx.train.device import uses_gpu
+
+    device = torch.device("cuda" if uses_gpu() else "cpu")
+    batch = _micro_batch(config, workload, device)
+    torch.manual_seed(config.train.seed)
+    model = Transformer(config.model, workload.src_vocab_size, workload.tgt_vocab_size).to(device).train()
+    parts = _parts(config, model, batch, precision)
+    ours, plain = ([list[float]() for _ in parts] for _ in range(2))
+    for number in range(n_rounds + 1):
+        for part, of_ours, of_plain in zip(parts, ours, plain, strict=True):
+            for run, seconds in ((part.ours, of_ours), (part.plain, of_plain)):
+                taken = _seconds(run, device)
+                if number:  # the first round makes kernels and fetches memory
+                    seconds.append(part.times * taken)
+    rows = [
+        {"part": part.name, "plain": part.plain_name, "ours_s": statistics.median(a), "plain_s": statistics.median(b)}
+        for part, a, b in zip(parts, ours, plain, strict=True)
+    ]
+    return {
+        "data": workload.name,
+        "precision": precision,
+        "n_pairs": batch.n_pairs,
+        "n_src_tokens": batch.n_src_tokens,
+        "n_tgt_tokens": batch.n_tgt_tokens,
+        "parts": rows,
+    }
+
+
+def parts_markdown(found: dict[str, Any]) -> str:
+    """The measurements as a table; the first row is the whole step."""
+    rows = found["parts"]
+    step_s = rows[0]["ours_s"]
+
+    def without(row: dict[str, Any]) -> float:
+        return (step_s - row["ours_s"] + row["plain_s"]) / step_s  # type: ignore[no-any-return]
+
+    table = markdown_table(
+        ["part", "in place of", "ms", "ms of that", "times as fast", "the step without it takes"],
+        (
+            [
+                row["part"],
+                row["plain"],
+                f"{row['ours_s'] * 1e3:,.1f}",
+                f"{row['plain_s'] * 1e3:,.1f}",
+                f"{row['plain_s'] / row['ours_s']:.2f}",
+                f"{without(row):.2f} of the time",
+            ]
+            for row in rows
+        ),
+    )
+    return "\n".join(
+        [
+            *table,
+            "",
+            f"- One micro-batch of {found['n_pairs']:,} pairs, {found['n_src_tokens']:,} source and "
+            f"{found['n_tgt_tokens']:,} target tokens, of {found['data']}; precision {found['precision']}; forward and "
+            "backward, over all layers; medians, in turns.",
+        ]
+    )
+
+
+def _micro_batch(config: Config, workload: Workload, device: torch.device) -> Batch:
+    """The first of the first epoch."""
+    pairs, train = workload.pairs, config.train
+    limits = BatchLimits.of(train)
+    plan = plan_epoch(pairs.src_lengths, pairs.tgt_lengths, limits, train.micro_batches_per_update, train.seed, 0)
+    first = plan.micro_batch(0)
+    collate = training_collator(config.model.d_model, is_compiled=False, on_gpu=device.type == "cuda")
+    return collate(pairs.__getitems__(first.tolist())).to(device)
+
+
+def _parts(config: Config, model: Transformer, batch: Batch, precision: str) -> list[Part]:
+    smoothing = config.optim.label_smoothing
+    step = _Step(model, batch, precision, smoothing)
+    parts = [Part("hidden states without padding", "one padded rectangle a side", step, step.padded)]
+    if precision != "no":
+        exact = _Step(model, batch, "no", smoothing)
+        parts.append(Part(f"precision {precision}", "float32", step, exact))
+    return [
+        *parts,
+        *_attention_parts(config, batch, precision),
+        *_dropout_parts(config, batch),
+        _loss_part(model, batch, precision, smoothing),
+        _optimizer_part(model),
+    ]
+
+
+class _Step:
+    """Forward and backward of a whole micro-batch."""
+
+    def __init__(self, model: Transformer, batch: Batch, precision: str, smoothing: float) -> None:
+        self.model, self.batch, self.precision, self.smoothing = model, batch, precision, smoothing
+        pairs = pairs_of(batch.to(torch.device("cpu")))
+        device = batch.src_ids.device
+        src_ids, src_valid = pad_sources([pair.src for pair in pairs])
+        self.src_ids, self.src_valid = src_ids.to(device), None if src_valid is None else src_valid.to(device)
+        self.tgt_in, self.real = pad_targets([pair.tgt for pair in pairs]).to(device), _real(pairs).to(device)
+
+    def __call__(self) -> None:
+        with _autocast(self.batch.src_ids.device, self.precision):
+            loss = self.model(self.batch, self.smoothing)
+        self._backward(loss)
+
+    def padded(self) -> None:
+        """The same pairs padded to their longest, the loss over real tokens only."""
+        model = self.model
+        with _autocast(self.src_ids.device, self.precision):
+            memory = model.encode(self.src_ids, self.src_valid)
+            hidden = model.decode(self.tgt_in, memory, self.src_valid)[self.real]
+            loss = vocabulary_loss(hidden, model.projection, model.output_bias, self.batch.tgt_out, self.smoothing)
+        self._backward(loss)
+
+    def _backward(self, loss: Tensor) -> None:
+        self.model.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _real(pairs: list[TokenPair]) -> Tensor:
+    """(B, T) bool, True at target tokens, EOS included."""
+    lengths = torch.tensor([len(pair.tgt) + 1 for pair in pairs])
+    return torch.arange(int(lengths.max())) < lengths[:, None]
+
+
+def _attention_parts(config: Config, batch: Batch, precision: str) -> list[Part]:
+    """Where `attend` is torch's own kernel there is nothing to compare."""
+    dtype, device = _DTYPES[precision], batch.src_ids.device
+    if device.type != "cpu" or dtype != torch.bfloat16:
+        return []
+    d, model = config.model.d_model, config.model
+
+    def draw(n_tokens: int, n_parts: int) -> Tensor:
+        return torch.randn(n_tokens, n_parts * d, device=device, dtype=dtype, requires_grad=True)
+
+    kinds = {
+        "the encoder": (draw(batch.n_src_tokens, 3), None, batch.src_blocks, batch.src_blocks, False),
+        "the decoder": (draw(batch.n_tgt_tokens, 3), None, batch.tgt_blocks, batch.tgt_blocks, True),
+        "the target to the source": (
+            draw(batch.n_tgt_tokens, 1),
+            draw(batch.n_src_tokens, 2),
+            batch.tgt_blocks,
+            batch.src_blocks,
+            False,
+        ),
+    }
+
+    def run(attention: Callable[..., Tensor], *inputs: Any) -> Run:
+        query, key_value, blocks, memory_blocks, causal = inputs
+        upstream = torch.ones(len(query), d, device=device, dtype=dtype)
+        leaves = [query] if key_value is None else [query, key_value]
+        arguments = (query, key_value, blocks, memory_blocks, model.n_heads, model.attention_dropout, causal)
+        return lambda: torch.autograd.grad(attention(*arguments), leaves, upstream)
+
+    n_layers = {"the encoder": len(model.encoder_layer_order())}
+    return [
+        Part(
+            f"attention of {name}",
+            "the fused kernel",
+            run(attend, *inputs),
+            run(kernel_attention, *inputs),
+            n_layers.get(name, len(model.decoder_layer_order())),
+        )
+        for name, inputs in kinds.items()
+    ]
+
+
+def _dropout_parts(config: Config, batch: Batch) -> list[Part]:
+    """On a GPU ours is torch's own."""
+    p, device = config.model.dropout, batch.src_ids.device
+    if device.type != "cpu" or not p:
+        return []
+    x = torch.randn(batch.n_tgt_tokens, config.model.d_model, requires_grad=True)
+    upstream = torch.ones_like(x)
+    ours, theirs = Dropout(p).train(), nn.Dropout(p).train()
+    # On both embeddings, twice a layer of the encoder, three times one of the decoder; all as long as the target.
+    n = 2 + 2 * len(config.model.encoder_layer_order()) + 3 * len(config.model.decoder_layer_order())
+    return [
+        Part(
+            "dropout",
+            "torch's own",
+            lambda: torch.autograd.grad(ours(x), x, upstream),
+            lambda: torch.autograd.grad(theirs(x), x, upstream),
+            n,
+        )
+    ]
+
+
+def _loss_part(model: Transformer, batch: Batch, precision: str, smoothing: float) -> Part:
+    hidden = torch.randn(batch.n_tgt_tokens, model.config.d_model, device=batch.src_ids.device, requires_grad=True)
+    leaves = [hidden, model.projection, model.output_bias]
+
+    def run(loss: Callable[..., Tensor]) -> None:
+        with _autocast(hidden.device, precision):
+            value = loss(*leaves, batch.tgt_out, smoothing)
+        torch.autograd.grad(value, leaves)
+
+    return Part(
+        "vocabulary loss in chunks",
+        "cross-entropy of all logits",
+        lambda: run(vocabulary_loss),
+        lambda: run(plain_loss),
+    )
+
+
+def _optimizer_part(model: Transformer) -> Part:
+    parameters = [nn.Parameter(p.detach().clone()) for p in model.parameters()]
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    fused = torch.optim.Adam(parameters, lr=1e-9, fused=True)
+    plain = torch.optim.Adam(parameters, lr=1e-9, foreach=False, fused=False)
+    return Part("fused Adam", "Adam tensor by tensor", fused.step, plain.step)
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    dtype = _DTYPES[precision]
+    return torch.autocast(device.type, torch.bfloat16 if dtype == torch.float32 else dtype, dtype != torch.float32)
+
+
+def _seconds(run: Run, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started_at_s = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started_at_s
