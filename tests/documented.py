@@ -16,7 +16,7 @@ from accel_tx import options
 from accel_tx.cli import _COMMANDS as COMMANDS
 from tests.conftest import REPOSITORY
 
-READMES = ("README.md", "configs/README.md", "launch/README.md")
+READMES = ("README.md", "configs/README.md", "launch/README.md", "accel_tx/bench/README.md")
 _PROGRAM = re.compile(
     r"(?:[A-Z_]+=\S+ )*(?:python|accelerate|torchrun|sbatch|bash|source|pip|pytest|tensorboard|touch) "
 )

@@ -7,7 +7,7 @@ import time
 import torch
 
 _CPU_SIZES, _GPU_SIZES = (512, 1024, 2048), (2048, 4096, 8192)
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def matmul_peak_flops(precision: str, device: torch.device, seconds: float) -> float:
@@ -18,7 +18,7 @@ def matmul_peak_flops(precision: str, device: torch.device, seconds: float) -> f
     sizes = _GPU_SIZES if device.type == "cuda" else _CPU_SIZES
     best = 0.0
     for size in sizes:
-        a, b, out = (torch.randn(size, size, device=device).to(_DTYPES[precision]) for _ in range(3))
+        a, b, out = (torch.randn(size, size, device=device).to(DTYPES[precision]) for _ in range(3))
         for right in (b, b.t()):
             best = max(best, 2 * size**3 / _best_seconds(a, right, out, seconds / len(sizes) / 2))
     return best

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from accel_tx.bench.loss import plain_loss
+from accel_tx.bench.matmul import DTYPES
 from accel_tx.bench.report import markdown_table
 from accel_tx.bench.workload import Workload
-from accel_tx.config import Config
+from accel_tx.config import Config, UserError
 from accel_tx.data.batch import Batch
 from accel_tx.data.batching import BatchLimits, plan_epoch
 from accel_tx.data.collator import TokenPair, pad_sources, pad_targets, pairs_of, training_collator
@@ -23,7 +24,7 @@ from accel_tx.model.dropout import Dropout
 from accel_tx.model.loss import vocabulary_loss
 from accel_tx.model.transformer import Transformer
 
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_ADAM = "fused Adam"
 
 Run = Callable[[], object]
 
@@ -40,13 +41,21 @@ class Part:
 
 
 def measure_parts(config: Config, workload: Workload, precision: str, n_rounds: int) -> dict[str, Any]:
-    """Seconds of each part and of its counterpart over an update of one micro-batch: medians over the rounds."""
+    """Seconds of each part and of its counterpart over an update of one micro-batch, in every round.
+
+    Raises: UserError for a config whose step has no such parts.
+    """
     from accel_tx.train.device import uses_gpu
 
+    if config.train.compile:
+        raise UserError(
+            "bench --measure parts: train.compile is true; expected false, the parts are measured uncompiled"
+        )
     device = torch.device("cuda" if uses_gpu() else "cpu")
     batch = _micro_batch(config, workload, device)
     torch.manual_seed(config.train.seed)
     model = Transformer(config.model, workload.src_vocab_size, workload.tgt_vocab_size).to(device).train()
+    model.gradient_checkpointing = config.train.gradient_checkpointing
     parts = _parts(config, model, batch, precision)
     ours, plain = ([list[float]() for _ in parts] for _ in range(2))
     for number in range(n_rounds + 1):
@@ -56,8 +65,8 @@ def measure_parts(config: Config, workload: Workload, precision: str, n_rounds: 
                 if number:  # the first round makes kernels and fetches memory
                     seconds.append(part.times * taken)
     rows = [
-        {"part": part.name, "plain": part.plain_name, "ours_s": statistics.median(a), "plain_s": statistics.median(b)}
-        for part, a, b in zip(parts, ours, plain, strict=True)
+        {"part": part.name, "plain": part.plain_name, "ours_s": of_ours, "plain_s": of_plain}
+        for part, of_ours, of_plain in zip(parts, ours, plain, strict=True)
     ]
     return {
         "data": workload.name,
@@ -70,15 +79,15 @@ def measure_parts(config: Config, workload: Workload, precision: str, n_rounds: 
 
 
 def parts_markdown(found: dict[str, Any]) -> str:
-    """The measurements as a table; the first row is the whole step."""
-    rows = found["parts"]
-    step_s = rows[0]["ours_s"]
+    """The medians as a table; the first row is forward and backward as a whole."""
+    rows = [{**row, **{key: statistics.median(row[key]) for key in ("ours_s", "plain_s")}} for row in found["parts"]]
+    update_s = rows[0]["ours_s"] + sum(row["ours_s"] for row in rows if row["part"] == _ADAM)
 
     def without(row: dict[str, Any]) -> float:
-        return (step_s - row["ours_s"] + row["plain_s"]) / step_s  # type: ignore[no-any-return]
+        return (update_s - row["ours_s"] + row["plain_s"]) / update_s  # type: ignore[no-any-return]
 
     table = markdown_table(
-        ["part", "in place of", "ms", "ms of that", "times as fast", "the step without it takes"],
+        ["part", "in place of", "ms", "ms of that", "times as fast", "the update without it takes"],
         (
             [
                 row["part"],
@@ -97,7 +106,7 @@ def parts_markdown(found: dict[str, Any]) -> str:
             "",
             f"- One micro-batch of {found['n_pairs']:,} pairs, {found['n_src_tokens']:,} source and "
             f"{found['n_tgt_tokens']:,} target tokens, of {found['data']}; precision {found['precision']}; forward and "
-            "backward, over all layers; medians, in turns.",
+            "backward, over all layers, and the optimizer; medians, in turns.",
         ]
     )
 
@@ -122,9 +131,9 @@ def _parts(config: Config, model: Transformer, batch: Batch, precision: str) -> 
     return [
         *parts,
         *_attention_parts(config, batch, precision),
-        *_dropout_parts(config, batch),
+        *_dropout_parts(config, batch, precision),
         _loss_part(model, batch, precision, smoothing),
-        _optimizer_part(model),
+        *_optimizer_parts(config, model),
     ]
 
 
@@ -166,7 +175,7 @@ def _real(pairs: list[TokenPair]) -> Tensor:
 
 def _attention_parts(config: Config, batch: Batch, precision: str) -> list[Part]:
     """Where `attend` is torch's own kernel there is nothing to compare."""
-    dtype, device = _DTYPES[precision], batch.src_ids.device
+    dtype, device = DTYPES[precision], batch.src_ids.device
     if device.type != "cpu" or dtype != torch.bfloat16:
         return []
     d, model = config.model.d_model, config.model
@@ -191,7 +200,13 @@ def _attention_parts(config: Config, batch: Batch, precision: str) -> list[Part]
         upstream = torch.ones(len(query), d, device=device, dtype=dtype)
         leaves = [query] if key_value is None else [query, key_value]
         arguments = (query, key_value, blocks, memory_blocks, model.n_heads, model.attention_dropout, causal)
-        return lambda: torch.autograd.grad(attention(*arguments), leaves, upstream)
+
+        def forward_and_backward() -> object:
+            with _autocast(device, precision):
+                heads = attention(*arguments)
+            return torch.autograd.grad(heads, leaves, upstream)
+
+        return forward_and_backward
 
     n_layers = {"the encoder": len(model.encoder_layer_order())}
     return [
@@ -206,12 +221,13 @@ def _attention_parts(config: Config, batch: Batch, precision: str) -> list[Part]
     ]
 
 
-def _dropout_parts(config: Config, batch: Batch) -> list[Part]:
+def _dropout_parts(config: Config, batch: Batch, precision: str) -> list[Part]:
     """On a GPU ours is torch's own."""
     p, device = config.model.dropout, batch.src_ids.device
     if device.type != "cpu" or not p:
         return []
-    x = torch.randn(batch.n_tgt_tokens, config.model.d_model, requires_grad=True)
+    # What blocks put out is in half precision under autocast.
+    x = torch.randn(batch.n_tgt_tokens, config.model.d_model, dtype=DTYPES[precision], requires_grad=True)
     upstream = torch.ones_like(x)
     ours, theirs = Dropout(p).train(), nn.Dropout(p).train()
     # On both embeddings, twice a layer of the encoder, three times one of the decoder; all as long as the target.
@@ -244,17 +260,19 @@ def _loss_part(model: Transformer, batch: Batch, precision: str, smoothing: floa
     )
 
 
-def _optimizer_part(model: Transformer) -> Part:
+def _optimizer_parts(config: Config, model: Transformer) -> list[Part]:
+    """None for Muon, which has no counterpart."""
+    if config.optim.name == "muon":
+        return []
     parameters = [nn.Parameter(p.detach().clone()) for p in model.parameters()]
     for parameter in parameters:
         parameter.grad = torch.full_like(parameter, 1e-3)
-    fused = torch.optim.Adam(parameters, lr=1e-9, fused=True)
-    plain = torch.optim.Adam(parameters, lr=1e-9, foreach=False, fused=False)
-    return Part("fused Adam", "Adam tensor by tensor", fused.step, plain.step)
+    fused, plain = torch.optim.Adam(parameters, lr=1e-9, fused=True), torch.optim.Adam(parameters, lr=1e-9)
+    return [Part(_ADAM, "Adam as it is by default", fused.step, plain.step)]
 
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    dtype = _DTYPES[precision]
+    dtype = DTYPES[precision]
     return torch.autocast(device.type, torch.bfloat16 if dtype == torch.float32 else dtype, dtype != torch.float32)
 
 

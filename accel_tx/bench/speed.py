@@ -65,8 +65,7 @@ def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
     """Run every system in turn, round after round. Raises: UserError for what cannot run here."""
     from accel_tx.train.device import resolve_precision, set_cpu_threads
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("bench: was launched with several processes; expected one, it measures one device")
+    check_one_process()
     if "hf" in options.systems:
         from accel_tx.bench.peer_hf import check_installed
 
@@ -95,6 +94,12 @@ def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
         "options": dataclasses.asdict(options),
     }
     return SpeedReport(settings, machine(n_threads), peaks, results)
+
+
+def check_one_process() -> None:
+    """Raise UserError where the launcher started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("bench: was launched with several processes; expected one, it measures one device")
 
 
 def with_batches(config: Config, workload: Workload, precisions: list[Precision]) -> Config:

@@ -115,7 +115,7 @@ class Batch:
         return self._apply(Tensor.pin_memory)
 
     def __reduce__(self) -> tuple[Callable[..., Batch], tuple[Any, ...]]:
-        """Pickled by value: so a loader's worker hands a batch over through its pipe.
+        """Pickled by value, on the CPU: so a loader's worker hands a batch over through its pipe.
 
         torch would share each tensor's memory by a file descriptor instead, of which a container may have few, and
         would print a traceback when the program ends while one is under way.

@@ -60,8 +60,9 @@ def kernel_attention(
         q, k, v = (
             part for rows, block in of_block for part in split_heads(block.pad(rows), rows.shape[1] // d_model, n_heads)
         )
+        memory_block = of_block[-1].block
         # Padding of a target needs no mask: it stands at the end, where no token looks.
-        attendable = None if causal else of_block[-1].block.attendable
+        attendable = None if causal else memory_block.attendable
         heads = kernel(q, k, v, attendable, dropout, causal)
         merged.append(of_block[0].block.unpad(merge_heads(heads)))
     return merged[0] if len(merged) == 1 else torch.cat(merged)
@@ -123,9 +124,13 @@ def _traceable_attention(
 
 
 class _PlainAttention(torch.autograd.Function):
-    """Keeps the projections and the weights as narrow as they came, and widens them again in the backward pass."""
+    """Keeps the projections and the weights as narrow as they came, and widens them again in the backward pass.
+
+    Autocast is off in both: it would take the widened products in half precision after all.
+    """
 
     @staticmethod
+    @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
     def forward(
         ctx: Any,
         query: Tensor,
@@ -143,17 +148,20 @@ class _PlainAttention(torch.autograd.Function):
         for of_block, into in zip(of_blocks, _per_block(merged, None, blocks, blocks), strict=True):
             q, k, v = _parts([_wide_heads(part, d_model, n_heads) for part in of_block])
             scores = q.new_empty(len(q), q.shape[1], k.shape[1]).baddbmm_(q, k.transpose(1, 2), beta=0, alpha=_scale(q))
-            weights = _softmax_(_hide_(scores, of_block[-1].block, n_heads, causal))
+            memory_block = of_block[-1].block
+            weights = _softmax_(_hide_(scores, memory_block, n_heads, causal))
             kept = draw_kept(weights.shape, dropout) if dropout else None
             _put(_dropped(weights, kept, dropout) @ v, into[0], n_heads)
-            saved += [weights.to(query.dtype), kept]
+            if any(ctx.needs_input_grad):
+                saved += [weights.to(query.dtype), kept]
         ctx.save_for_backward(query, key_value, *saved)
         ctx.blocks, ctx.memory_blocks, ctx.n_heads, ctx.dropout = blocks, memory_blocks, n_heads, dropout
         return merged
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         query, key_value, *saved = ctx.saved_tensors
         grad_query = torch.empty_like(query)
         grad_key_value = None if key_value is None else torch.empty_like(key_value)
@@ -225,8 +233,7 @@ def _parts(projections: list[Tensor]) -> list[Tensor]:
 
 
 def _hide_(scores: Tensor, memory_block: Block, n_heads: int, causal: bool) -> Tensor:
-    """-inf at what must not be seen, of scores (B x H, T, S)."""
-    # Padding of a target needs no mask: it stands at the end, where no token looks.
+    """-inf at what must not be seen, of scores (B x H, T, S); masks as in `kernel_attention`."""
     if causal:
         return scores.masked_fill_(torch.ones(scores.shape[1:], dtype=torch.bool).triu(1), -torch.inf)
     if memory_block.attendable is not None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 # wants more of them.
 _LOGITS_PER_CHUNK = 1 << 25
 _LOGITS_PER_CHUNK_ON_GPU = 1 << 26
-# Products of bfloat16 with any other number of rows take up to a third longer on CPU.
+# Products of bfloat16 with some other numbers of rows, odd ones, take up to a third longer on CPU.
 _ROWS = 32
 # What lies between two matrix products of a chunk is done for so many logits at a time on CPU: 2^18 float32 are 1 MiB
 # and stay in the core's cache between the passes over them.

@@ -9,8 +9,10 @@ import torch
 
 from accel_tx.bench.parts import _micro_batch, _parts, _Step, measure_parts, parts_markdown
 from accel_tx.bench.workload import load_workload
-from accel_tx.config import Config
+from accel_tx.config import Config, UserError
 from accel_tx.model.transformer import Transformer
+from tests.bench.test_command import CONFIG, SMALL
+from tests.conftest import run_cli
 
 CPU = torch.device("cpu")
 
@@ -54,15 +56,33 @@ def test_every_part_is_measured_in_every_round(tiny_config: Callable[..., Config
     assert names[0] == "hidden states without padding"
     assert {"dropout", "vocabulary loss in chunks", "fused Adam"} <= set(names)
     assert ("precision bf16" in names) == (precision == "bf16")
-    assert all(row["ours_s"] > 0 and row["plain_s"] > 0 for row in found["parts"])
+    for row in found["parts"]:
+        for seconds in (row["ours_s"], row["plain_s"]):
+            assert len(seconds) == 2
+            assert min(seconds) > 0
 
 
-def test_the_table_says_what_the_step_would_take_without_a_part() -> None:
+def test_a_step_without_such_parts_is_refused(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(train={"compile": True})
+    with pytest.raises(UserError, match=r"train\.compile is true; expected false"):
+        measure_parts(config, load_workload(config, 100, 120), "no", 1)
+
+
+def test_the_table_says_what_an_update_would_take_without_a_part() -> None:
     rows = [
-        {"part": "whole", "plain": "padded", "ours_s": 0.4, "plain_s": 0.8},
-        {"part": "dropout", "plain": "torch's own", "ours_s": 0.1, "plain_s": 0.3},
+        {"part": "whole", "plain": "padded", "ours_s": [0.2, 0.3, 9.0], "plain_s": [0.8, 0.7, 0.6]},
+        {"part": "dropout", "plain": "torch's own", "ours_s": [0.1], "plain_s": [0.3]},
+        {"part": "fused Adam", "plain": "Adam as it is by default", "ours_s": [0.1], "plain_s": [0.2]},
     ]
     found = {"data": "x", "precision": "no", "n_pairs": 1, "n_src_tokens": 2, "n_tgt_tokens": 3, "parts": rows}
     table = parts_markdown(found).splitlines()
-    assert table[2] == "| whole | padded | 400.0 | 800.0 | 2.00 | 2.00 of the time |"
+    assert table[2] == "| whole | padded | 300.0 | 700.0 | 2.33 | 2.00 of the time |"
     assert table[3] == "| dropout | torch's own | 100.0 | 300.0 | 3.00 | 1.50 of the time |"
+    assert table[4].endswith("| 2.00 | 1.25 of the time |")
+
+
+def test_the_command_prints_the_table() -> None:
+    done = run_cli("bench", "--config", CONFIG, *SMALL, "--measure", "parts", "--rounds", "1", "--precision", "no")
+    assert done.returncode == 0, done.stderr
+    assert "| vocabulary loss in chunks | cross-entropy of all logits |" in done.stdout
+    assert "One micro-batch of" in done.stdout

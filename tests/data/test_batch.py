@@ -6,6 +6,7 @@ import os
 import pickle
 from dataclasses import fields
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +165,7 @@ def test_pinning_pins_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
             assert copy.data_ptr() != value.data_ptr(), name
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc here")
 @pytest.mark.parametrize("lengths", [SOME, [(2, 2), (2, 2)], []])
 def test_a_worker_hands_a_batch_over_without_a_file_descriptor(lengths: list[tuple[int, int]]) -> None:
     batch = batch_of(lengths, block_cost=10**6)

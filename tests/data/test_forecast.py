@@ -203,7 +203,15 @@ def saved_bytes(
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"norm": "post"}, {"activation": "gelu"}, {"dropout": 0.0}, {"n_encoder_layers": 1, "d_ff": 64}]
+    "fields",
+    [
+        {},
+        {"norm": "post"},
+        {"activation": "gelu"},
+        {"dropout": 0.0},
+        {"attention_dropout": 0.1},
+        {"n_encoder_layers": 1, "d_ff": 64},
+    ],
 )
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("lengths", [ONE_LENGTH, MANY_LENGTHS], ids=["one block", "many blocks"])
@@ -214,13 +222,13 @@ def test_activations_are_those_that_autograd_keeps(
     shapes = shapes_of(lengths)
     found = activation_bytes(asked, shapes, "bf16" if half else "no", "cpu")[0]
     expected = saved_bytes(asked, half, lengths)
-    if lengths is ONE_LENGTH and not half:
+    if lengths is ONE_LENGTH and not half and not asked.attention_dropout:
         # What the kernel gives is there twice, as it is and with the blocks joined; one block alone needs no joining.
         n_kernels = (
             asked.n_encoder_layers * shapes.n_src_tokens[0] + 2 * asked.n_decoder_layers * shapes.n_tgt_tokens[0]
         )
         expected += int(n_kernels) * asked.d_model * 4
-    assert found == pytest.approx(expected, rel=0.03)
+    assert found == pytest.approx(expected, rel=0.04 if asked.attention_dropout else 0.03)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

@@ -103,3 +103,32 @@ def test_the_mean_over_many_dropouts_is_the_value_without() -> None:
     found = torch.stack([plain_attention(query, None, own, own, N_HEADS, 0.3, causal=False) for _ in range(2000)])
     expected = plain_attention(query, None, own, own, N_HEADS, 0.0, causal=False)
     assert torch.allclose(found.mean(0), expected, atol=0.06)
+
+
+@pytest.mark.parametrize("kind", ["self", "causal", "cross"])
+def test_autocast_changes_nothing(kind: str) -> None:
+    query, key_value, *blocks = inputs_of(kind)
+    rounded = [None if x is None else x.detach().bfloat16().requires_grad_() for x in (query, key_value)]
+    leaves = [x for x in rounded if x is not None]
+    results = []
+    for is_on in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_on):
+            found = attend(*rounded, *blocks, N_HEADS, 0.0, kind == "causal")
+            results.append((found, *torch.autograd.grad(found, leaves, torch.ones_like(found))))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_weights_are_kept_for_gradients_only(gradients: bool) -> None:
+    query, _, *blocks = inputs_of("self")
+    kept: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    query = query.detach().requires_grad_(gradients)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        plain_attention(query, None, *blocks, N_HEADS, 0.0, causal=False)
+    n_weights = sum(N_HEADS * block.n_sentences * block.width**2 for block in blocks[0])
+    assert sum(kept) == (query.numel() + n_weights if gradients else 0)
