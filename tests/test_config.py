@@ -101,6 +101,16 @@ def test_tying_all_embeddings_needs_a_joint_vocabulary() -> None:
         config_with(model={"tie_embeddings": "all"}, tokenizer={"joint": False})
 
 
+def test_r_drop_needs_dropout() -> None:
+    with pytest.raises(UserError, match=r"^optim\.r_drop is 5 but model\.dropout and model\.attention_dropout are 0"):
+        config_with(model={"dropout": 0.0}, optim={"r_drop": 5.0})
+    for field in ("dropout", "attention_dropout"):
+        config_with(model={"dropout": 0.0, field: 0.1}, optim={"r_drop": 5.0})
+    for value in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"^optim\.r_drop is (-1\.0|nan|inf); expected from 0"):
+            config_with(optim={"r_drop": value})
+
+
 @pytest.mark.parametrize(
     ("sharing", "n_unique", "order"),
     [

@@ -66,6 +66,12 @@ def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
     from accel_tx.train.device import resolve_precision, set_cpu_threads
 
     check_one_process()
+    others = [system for system in options.systems if system != "ours"]
+    if config.optim.r_drop and others:
+        raise UserError(
+            f"bench: optim.r_drop is {config.optim.r_drop:g}, which {' and '.join(others)} cannot do; expected "
+            "--optim.r_drop 0, or --systems ours"
+        )
     if "hf" in options.systems:
         from accel_tx.bench.peer_hf import check_installed
 

@@ -125,7 +125,7 @@ def _play(task: Task, connection: Connection) -> None:
         _play_matmul(task, connection, device)
         return
     workload = load_workload(task.config, task.n_synthetic, task.vocab_size)
-    turns = Turns(connection, device, task.config.model, workload)
+    turns = Turns(connection, device, task.config.model, workload, n_passes=2 if task.config.optim.r_drop else 1)
     if task.system == "ours":
         from accel_tx.bench.ours import train_ours
 

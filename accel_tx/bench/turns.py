@@ -45,8 +45,12 @@ class Turns:
     The system calls `ready` when it is built, then `goes_on` before and `done` after every update.
     """
 
-    def __init__(self, connection: Connection, device: torch.device, model: ModelConfig, workload: Workload) -> None:
+    def __init__(
+        self, connection: Connection, device: torch.device, model: ModelConfig, workload: Workload, n_passes: int = 1
+    ) -> None:
+        """`n_passes`: how often the training takes every pair through the model."""
         self.connection, self.device, self.model, self.workload = connection, device, model, workload
+        self.n_passes = n_passes
         self.clock = PhaseClock(device)
         self._turn: Turn | None = None
         self._real, self._computed = NO_WORK, NO_WORK
@@ -87,8 +91,8 @@ class Turns:
         turn.phase_s = self.clock.take()
         turn.n_src_tokens, turn.n_tgt_tokens = self._real.n_src, self._real.n_tgt
         vocab_size = self.workload.tgt_vocab_size
-        turn.model_flops = training_flops(self.model, vocab_size, self._real)
-        turn.computed_flops = training_flops(self.model, vocab_size, self._computed)
+        turn.model_flops = self.n_passes * training_flops(self.model, vocab_size, self._real)
+        turn.computed_flops = self.n_passes * training_flops(self.model, vocab_size, self._computed)
         message: dict[str, Any] = {"turn": turn}
         if self.device.type == "cuda":
             message["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -59,6 +60,10 @@ class OptimConfig:
     """Largest norm of an update's gradient (null: not clipped)."""
     label_smoothing: float = 0.1
     """Probability mass spread over the whole vocabulary in the training loss."""
+    r_drop: float = 0.0
+    """R-Drop (Liang et al. 2021): weight, their alpha, of the divergence between two passes of each micro-batch under
+    different dropout; about twice the computing of an update. The training loss is then the mean over both passes plus
+    alpha / 4 times KL(1|2) + KL(2|1), half of the paper's (0: one pass)."""
 
     def __post_init__(self) -> None:
         for name in ("max_lr", "eps", "div_factor", "final_div_factor"):
@@ -69,6 +74,7 @@ class OptimConfig:
         in_range("optim.pct_start", self.pct_start, 0.0, 0.5 if self.three_phase else 1.0)
         self._check_schedule()
         in_range("optim.label_smoothing", self.label_smoothing, 0.0, 1.0)
+        in_range("optim.r_drop", self.r_drop, 0.0, math.inf)
         in_range("optim.weight_decay", self.weight_decay, 0.0, 1.0)
         for beta in self.betas:
             in_range("optim.betas", beta, 0.0, 1.0)

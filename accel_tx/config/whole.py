@@ -47,6 +47,11 @@ class Config:
                 "model.tie_embeddings is 'all' but tokenizer.joint is false; "
                 "expected a joint vocabulary, or tie_embeddings 'decoder' or 'none'"
             )
+        if self.optim.r_drop and not (self.model.dropout or self.model.attention_dropout):
+            raise UserError(
+                f"optim.r_drop is {self.optim.r_drop:g} but model.dropout and model.attention_dropout are 0, so that "
+                "both passes are equal; expected dropout, or r_drop 0"
+            )
         field_name = "tokens_per_update" if self.train.max_tokens == "auto" else "max_tokens"
         size = getattr(self.train, field_name)
         if size is not None and size < self.model.max_positions:

@@ -81,6 +81,10 @@ class Shapes:
         """Those with these indices."""
         return Shapes(*(values[chosen] for values in vars(self).values()))
 
+    def twice(self) -> Shapes:
+        """The same micro-batches with every pair in them twice."""
+        return Shapes(*(2 * values for values in vars(self).values()))
+
     @property
     def padding_share(self) -> float:
         """Share of padding among the places of both sides in attention, the only ones that have any."""
@@ -231,10 +235,12 @@ def peak_memory(
     The gradients of earlier micro-batches stay until the update is made; those of the only one come as activations go.
     """
     n_parameters = count_parameters(config.model, src_vocab_size, tgt_vocab_size)
+    if config.optim.r_drop:
+        shapes = shapes.twice()  # both passes are in memory at a time
     kept = activation_bytes(config.model, shapes, precision, device, config.train.gradient_checkpointing)
     largest = int(kept.argmax())
     program = _PROGRAM[precision] + round(_FRAGMENTATION * kept[largest]) if device == "cpu" else 0
-    logits, of_loss = _loss_bytes(config.model, int(shapes.n_tgt_tokens[largest]), tgt_vocab_size, device, precision)
+    logits, of_loss = _loss_bytes(config, int(shapes.n_tgt_tokens[largest]), tgt_vocab_size, device, precision)
     given_back = int(kept[largest])
     if config.train.gradient_checkpointing:
         # The layer that is computed again takes the place of the logits, and is there until the last gradient.
@@ -322,12 +328,16 @@ def _keeps_weights(model: ModelConfig, precision: str, device: Device) -> bool:
     return device == "cpu" and (precision != "no" or model.attention_dropout > 0)
 
 
-def _loss_bytes(model: ModelConfig, n_tokens: int, vocab_size: int, device: Device, precision: str) -> tuple[int, int]:
+def _loss_bytes(config: Config, n_tokens: int, vocab_size: int, device: Device, precision: str) -> tuple[int, int]:
     """What the loss needs for a time, logits, and what it keeps for the backward pass, its gradients."""
-    hidden = n_tokens * model.d_model
-    if precision == "fp16":  # all logits, in half and in full precision, their logarithms and the gradients of these
-        return n_tokens * vocab_size * (2 + 4 + 4 + 4) + 2 * hidden, 0
+    hidden, r_drop = n_tokens * config.model.d_model, bool(config.optim.r_drop)
+    if precision == "fp16":
+        # All logits, in half and in full precision, their logarithms and the gradients of these; of R-Drop besides both
+        # probabilities and the differences of these and of the logarithms.
+        return n_tokens * vocab_size * (2 + 4 + 4 + 4 + 8 * r_drop) + 2 * hidden, 0
     narrow = 4 if precision == "no" else 2
     n_logits = min(n_tokens * vocab_size, _LOGITS_PER_CHUNK[device])
     n_between = min(n_logits, _LOGITS_PER_BLOCK[device])
-    return narrow * n_logits + 4 * 2 * n_between, 4 * (vocab_size * model.d_model + 2 * hidden)
+    # Logits and probabilities; of R-Drop the gradient, the difference of the logits and its product besides.
+    n_copies = 4 if r_drop else 2
+    return narrow * n_logits + 4 * n_copies * n_between, 4 * (vocab_size * config.model.d_model + 2 * hidden)

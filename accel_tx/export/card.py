@@ -104,6 +104,7 @@ def _training(trained: Trained) -> str:
         ("micro-batches", f"{train.micro_batches_per_update} of {size} an update"),
         ("highest rate", f"{optim.max_lr:g}"),
         ("label smoothing", f"{optim.label_smoothing:g}"),
+        *([("R-Drop", f"{optim.r_drop:g}")] if optim.r_drop else []),
         (
             "dropout",
             f"{trained.config.model.dropout:g}, on attention weights {trained.config.model.attention_dropout:g}",

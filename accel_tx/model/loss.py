@@ -19,30 +19,43 @@ _ROWS = 32
 _LOGITS_PER_BLOCK = 1 << 18
 
 
-def vocabulary_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+def vocabulary_loss(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, r_drop: float = 0.0
+) -> Tensor:
     """Cross-entropy in nats of the targets under softmax(hidden weight^T + bias), summed over the tokens.
 
     Shapes: hidden (N, D), weight (V, D), bias (V,), targets (N,) int64: real target tokens only, no padding.
+    With `r_drop` above 0 hidden is (N, 2, D), every token twice under different dropout: the sum is over both, and
+    r_drop times the mean of the two Kullback-Leibler divergences between the token's distributions comes on top.
     Gradients are taken chunk by chunk during the forward pass, so memory grows with N x D, not N x V.
     Under float16 the plain computation is used: there the gradient has to pass through the loss scale first.
-    Source: Szegedy et al. 2016, section 7 (the smoothing mass covers all V classes).
+    Source: Szegedy et al. 2016, section 7 (the smoothing mass covers all V classes); Liang et al. 2021, equation 4.
     """
+    if r_drop:
+        hidden, targets = hidden.flatten(0, 1), targets.repeat_interleave(2)
     device = hidden.device.type
     amp_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     if amp_dtype == torch.float16 or hidden.dtype == torch.float16:
-        return token_loss(F.linear(hidden, weight, bias), targets, smoothing)
+        return token_loss(F.linear(hidden, weight, bias), targets, smoothing, r_drop)
     needs_grad = torch.is_grad_enabled()
-    loss: Tensor = _ChunkedLoss.apply(hidden, weight, bias, targets, smoothing, amp_dtype, needs_grad)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedLoss.apply(hidden, weight, bias, targets, smoothing, r_drop, amp_dtype, needs_grad)  # type: ignore[no-untyped-call]
     return loss
 
 
-def token_loss(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """The same from logits (N, V), all in memory. Half precision is widened: a sum over V of float16 overflows."""
+def token_loss(logits: Tensor, targets: Tensor, smoothing: float, r_drop: float = 0.0) -> Tensor:
+    """The same from logits (N, V), all in memory; with `r_drop`, those of a token in two rows that follow each other.
+
+    Half precision is widened: a sum over V of float16 overflows.
+    """
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     log_probs = logits.log_softmax(-1)
     of_target = log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    return -((1 - smoothing) * of_target.sum() + smoothing * log_probs.mean(-1).sum())
+    loss = -((1 - smoothing) * of_target.sum() + smoothing * log_probs.mean(-1).sum())
+    if r_drop:
+        one, other = log_probs[0::2], log_probs[1::2]
+        loss = loss + r_drop / 2 * ((one.exp() - other.exp()) * (one - other)).sum()
+    return loss
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -54,11 +67,12 @@ class _ChunkedLoss(torch.autograd.Function):
         bias: Tensor,
         targets: Tensor,
         smoothing: float,
+        r_drop: float,
         amp_dtype: torch.dtype | None,
         needs_grad: bool,
     ) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            loss, *grads = _loss_and_grads(hidden, weight, bias, targets, smoothing, amp_dtype, needs_grad)
+            loss, *grads = _loss_and_grads(hidden, weight, bias, targets, smoothing, r_drop, amp_dtype, needs_grad)
         ctx.save_for_backward(*grads)
         return loss
 
@@ -66,7 +80,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [grad * grad_loss for grad in ctx.saved_tensors]
-        return (*scaled, None, None, None, None)
+        return (*scaled, None, None, None, None, None)
 
 
 def _loss_and_grads(
@@ -75,6 +89,7 @@ def _loss_and_grads(
     bias: Tensor,
     targets: Tensor,
     smoothing: float,
+    r_drop: float,
     amp_dtype: torch.dtype | None,
     needs_grad: bool,
 ) -> list[Tensor]:
@@ -83,10 +98,11 @@ def _loss_and_grads(
     loss = hidden.new_zeros((), dtype=torch.float32 if amp_dtype else hidden.dtype)
     grad_hidden = torch.empty_like(hidden) if needs_grad else None
     grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-    n_chunk = max(1, (_LOGITS_PER_CHUNK_ON_GPU if on_gpu else _LOGITS_PER_CHUNK) // vocab_size)
+    n_rows = 2 if r_drop else 1  # of a token: they stay together
+    n_chunk = max(1, (_LOGITS_PER_CHUNK_ON_GPU if on_gpu else _LOGITS_PER_CHUNK) // (n_rows * vocab_size)) * n_rows
     n_chunk = n_chunk - n_chunk % _ROWS or n_chunk
     # Two blocks a chunk on a GPU: their logits and probabilities take the memory of one wide copy.
-    n_block = -(-n_chunk // 2) if on_gpu else max(1, _LOGITS_PER_BLOCK // vocab_size)
+    n_block = (-(-n_chunk // (2 * n_rows)) if on_gpu else max(1, _LOGITS_PER_BLOCK // (n_rows * vocab_size))) * n_rows
     # Memory that is new for every chunk would cost as much again as the products.
     all_products = matrix.new_empty(min(n_chunk, len(hidden)), vocab_size)
     weight_product = torch.empty_like(matrix) if needs_grad and grad_weight.dtype != matrix.dtype else None
@@ -96,7 +112,7 @@ def _loss_and_grads(
         # The bias is added block by block: `addmm` would first fill all logits with it.
         products = torch.mm(states, matrix.t(), out=all_products[: len(states)])  # (n, V)
         for block, of_block in zip(torch.split(products, n_block), torch.split(wanted, n_block), strict=True):
-            loss += _block_loss(block, bias, of_block, smoothing, loss.dtype, grad_bias if needs_grad else None)
+            loss += _block_loss(block, bias, of_block, smoothing, r_drop, loss.dtype, grad_bias if needs_grad else None)
         if grad_hidden is None:
             continue
         grad_hidden[rows] = products @ matrix
@@ -108,7 +124,13 @@ def _loss_and_grads(
 
 
 def _block_loss(
-    products: Tensor, bias: Tensor, targets: Tensor, smoothing: float, dtype: torch.dtype, grad_bias: Tensor | None
+    products: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    smoothing: float,
+    r_drop: float,
+    dtype: torch.dtype,
+    grad_bias: Tensor | None,
 ) -> Tensor:
     """Loss of the logits products (n, V) + bias (V,), computed in `dtype`; where a gradient is wanted, it takes the
     place of the products.
@@ -124,10 +146,31 @@ def _block_loss(
     # One pass of a fused kernel; the norms come back from the largest probability, which is at least 1 / V.
     probs = logits.softmax(-1)
     log_norms = largest - probs.amax(-1, keepdim=True).log()
+    # log softmax = logits - log(norm)
+    loss = log_norms.sum() - (1 - smoothing) * of_target - smoothing / vocab_size * of_all
+    if r_drop:
+        divergence, grad_divergence = _divergence(logits, probs)
+        loss += r_drop / 2 * divergence
     if grad_bias is not None:
         grad = probs.sub_(smoothing / vocab_size)
         grad.scatter_add_(-1, wanted, grad.new_full(wanted.shape, smoothing - 1))
+        if r_drop:
+            grad.add_(grad_divergence, alpha=r_drop / 2)
         grad_bias += grad.sum(0)
         products.copy_(grad)
-    # log softmax = logits - log(norm)
-    return log_norms.sum() - (1 - smoothing) * of_target - smoothing / vocab_size * of_all
+    return loss
+
+
+def _divergence(logits: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p || q) + KL(q || p) of rows that follow each other, p before q, summed; and its gradient by the logits.
+
+    With c = logits of p - logits of q it is the sum of (p - q) c, as the norms cancel. The gradient by the logits of p
+    is p (c - E_p c) + p - q, that by those of q is q (E_q c - c) + q - p.
+    """
+    p, q = probs[0::2], probs[1::2]
+    apart = logits[0::2] - logits[1::2]
+    mean_p, mean_q = ((x * apart).sum(-1, keepdim=True) for x in (p, q))
+    grad = torch.empty_like(probs)
+    torch.sub(apart, mean_p - 1, out=grad[0::2]).mul_(p).sub_(q)
+    torch.sub(mean_q + 1, apart, out=grad[1::2]).mul_(q).sub_(p)
+    return (mean_p - mean_q).sum(), grad

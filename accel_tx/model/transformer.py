@@ -55,10 +55,18 @@ class Transformer(nn.Module):
         """The matrix (V, D) from hidden states to logits."""
         return self.tgt_embedding.weight if self.output_weight is None else self.output_weight
 
-    def forward(self, batch: Batch, label_smoothing: float) -> Tensor:
-        """Loss of a batch in nats, summed over its target tokens; a scalar."""
-        hidden = self.hidden(batch)[: batch.n_tgt_tokens]  # a batch without targets has an input of one token
-        return vocabulary_loss(hidden, self.projection, self.output_bias, batch.tgt_out, label_smoothing)
+    def forward(self, batch: Batch, label_smoothing: float, r_drop: float = 0.0) -> Tensor:
+        """Loss of a batch in nats, summed over its target tokens; a scalar.
+
+        With `r_drop` above 0 the batch goes through the model twice, and the loss is half of that of Liang et al. 2021:
+        the mean of the two cross-entropies, and r_drop / 4 times both divergences between the two distributions.
+        """
+        n = batch.n_tgt_tokens  # a batch without targets has an input of one token
+        parts = self.projection, self.output_bias, batch.tgt_out, label_smoothing
+        if not r_drop:
+            return vocabulary_loss(self.hidden(batch)[:n], *parts)
+        twice = torch.stack([self.hidden(batch), self.hidden(batch)], dim=1)  # (N, 2, D)
+        return vocabulary_loss(twice[:n], *parts, r_drop) / 2
 
     def hidden(self, batch: Batch) -> Tensor:
         """Decoder output (N, D), before the projection to the vocabulary, at every target token of a batch."""

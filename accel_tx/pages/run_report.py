@@ -98,8 +98,9 @@ def _notes(runs: Sequence[RunHistory], names: Sequence[str]) -> list[str]:
     for key, text in differs:
         if len({run.best[key] for run in runs if key in run.best}) > 1:
             notes.append(f"The runs {text}validation scores are no match for each other.")
-    if len({run.config.optim.label_smoothing for run in runs}) > 1:
-        notes.append("The runs smooth labels differently, so compare their validation losses, not the training losses.")
+    for field, text in (("label_smoothing", "smooth labels differently"), ("r_drop", "differ in R-Drop")):
+        if len({getattr(run.config.optim, field) for run in runs}) > 1:
+            notes.append(f"The runs {text}, so compare their validation losses, not the training losses.")
     for run, name in zip(runs, names, strict=True):
         if run.n_unreadable:
             notes.append(f"{name}: {run.n_unreadable:,} line(s) of metrics.jsonl cannot be read and are left out.")

@@ -35,11 +35,17 @@ class Gradient:
     """Takes the gradient of one update after the other, into the `grad` of the parameters."""
 
     def __init__(
-        self, accelerator: Accelerator, model: Any, seed: int, label_smoothing: float, collate: DataCollator
+        self,
+        accelerator: Accelerator,
+        model: Any,
+        seed: int,
+        label_smoothing: float,
+        collate: DataCollator,
+        r_drop: float = 0.0,
     ) -> None:
         """`model`: as accelerate prepared it; `collate` makes its batches. All processes call this."""
         self.accelerator, self.model = accelerator, model
-        self.seed, self.label_smoothing = seed, label_smoothing
+        self.seed, self.label_smoothing, self.r_drop = seed, label_smoothing, r_drop
         self.collate = collate
         self.halving = Halving()
         self.buckets: Buckets | None = None
@@ -87,7 +93,7 @@ class Gradient:
                 is_last = slot is slots[-1] and i + 1 == len(parts)
                 try:
                     with contextlib.nullcontext() if is_last or by_hand or self.is_sharded else a.no_sync(self.model):
-                        summed = model(part.to(a.device), self.label_smoothing)
+                        summed = model(part.to(a.device), self.label_smoothing, self.r_drop)
                         a.backward(summed * (a.num_processes / n_tokens))
                 except RuntimeError as error:
                     if not is_shortage(error):

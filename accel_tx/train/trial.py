@@ -30,7 +30,7 @@ class Trial:
         self, config: Config, vocab_sizes: tuple[int, int], device: torch.device, precision: str, is_shared: bool
     ) -> None:
         """`is_shared`: DDP will have its buckets besides. Raises: RuntimeError where not even this much fits."""
-        self.device, self.dtype, self.smoothing = device, _DTYPES.get(precision), config.optim.label_smoothing
+        self.device, self.dtype, self.optim = device, _DTYPES.get(precision), config.optim
         self.model = Transformer(config.model, *vocab_sizes).to(device).train()
         self.model.gradient_checkpointing = config.train.gradient_checkpointing
         self.optimizer = build_optimizer(self.model, config.optim)
@@ -58,7 +58,7 @@ class Trial:
     def _update(self, batch: Batch) -> None:
         for _ in range(2):  # the second time there are gradients already, as there are in most micro-batches
             with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-                loss = self.model(batch.to(self.device), self.smoothing)
+                loss = self.model(batch.to(self.device), self.optim.label_smoothing, self.optim.r_drop)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

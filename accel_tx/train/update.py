@@ -42,7 +42,8 @@ class Updater:
         self.reports = Reports(accelerator)
         self.window = OpenWindow(accelerator)
         collate = training_collator(config.model.d_model, config.train.compile, accelerator.device.type == "cuda")
-        self.gradient = Gradient(accelerator, model, config.train.seed, config.optim.label_smoothing, collate)
+        seed, optim = config.train.seed, config.optim
+        self.gradient = Gradient(accelerator, model, seed, optim.label_smoothing, collate, optim.r_drop)
         self.lr = 0.0
         """Of the last update."""
 

@@ -25,8 +25,8 @@ def plant(update: int, micro_batch: int) -> None:
         planted[:] = [slot] if run.state.update == update and rank == a.process_index else []
         return make(run, *arguments)
 
-    def changed(model: Transformer, batch: Any, smoothing: float) -> torch.Tensor:
-        loss = forward(model, batch, smoothing)
+    def changed(model: Transformer, batch: Any, *of_loss: float) -> torch.Tensor:
+        loss = forward(model, batch, *of_loss)
         if model.training and planted:
             loss = loss * (float("nan") if planted[0] == 0 else 1.0)
             planted[0] -= 1

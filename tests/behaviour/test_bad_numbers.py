@@ -48,8 +48,8 @@ def plant(monkeypatch: pytest.MonkeyPatch, where: dict[tuple[int, int], float]) 
         now.update(update=run.state.update, slot=0)
         return make(run, *arguments)
 
-    def changed(model: Transformer, batch: Any, smoothing: float) -> torch.Tensor:
-        loss = forward(model, batch, smoothing)
+    def changed(model: Transformer, batch: Any, *of_loss: float) -> torch.Tensor:
+        loss = forward(model, batch, *of_loss)
         if model.training:
             loss = loss * where.get((now["update"], now["slot"]), 1.0)
             now["slot"] += 1

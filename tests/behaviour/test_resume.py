@@ -21,8 +21,9 @@ MakeConfig = Callable[..., Config]
 SETUPS: dict[str, dict[str, dict[str, Any]]] = {
     "token budget, accumulation, tied embeddings": {},
     "fixed number of sentences": {"train": {"max_tokens": None, "batch_size": 7}},
-    "shared layers, post-norm, attention dropout": {
-        "model": {"encoder_sharing": "palindrome", "norm": "post", "attention_dropout": 0.1, "activation": "gelu"}
+    "shared layers, post-norm, attention dropout, R-Drop": {
+        "model": {"encoder_sharing": "palindrome", "norm": "post", "attention_dropout": 0.1, "activation": "gelu"},
+        "optim": {"r_drop": 5.0},
     },
 }
 

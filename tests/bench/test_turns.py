@@ -23,10 +23,10 @@ def workload() -> Workload:
     return Workload(TokenPairs(Ragged.from_lists(src), Ragged.from_lists(tgt)), 40, 50, "")
 
 
-def turn_of(updates: list[tuple[list[list[int]], list[Work]]]) -> Turn:
+def turn_of(updates: list[tuple[list[list[int]], list[Work]]], n_passes: int = 1) -> Turn:
     """What is reported of these updates: the pairs of each micro-batch, and what was computed of them."""
     ours, theirs = Pipe()
-    turns = Turns(theirs, torch.device("cpu"), MODEL, workload())
+    turns = Turns(theirs, torch.device("cpu"), MODEL, workload(), n_passes)
     ours.send(1000.0)
     for pairs, works in updates:
         assert turns.goes_on()
@@ -48,6 +48,8 @@ def test_real_and_computed_flops_of_a_padded_batch_by_hand() -> None:
     real = Work(n_src=7, n_tgt=7, n_predicted=7, n_src_src=29, n_tgt_tgt=25, n_tgt_src=23)
     assert turn.model_flops == training_flops(MODEL, 50, real)
     assert turn.computed_flops == training_flops(MODEL, 50, padded) > turn.model_flops
+    twice = turn_of([([[0, 1]], [padded])], n_passes=2)
+    assert (twice.model_flops, twice.computed_flops) == (2 * turn.model_flops, 2 * turn.computed_flops)
 
 
 def test_a_batch_in_blocks_computes_padding_in_attention_alone() -> None:

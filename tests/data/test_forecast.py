@@ -243,10 +243,12 @@ def test_with_checkpointing_the_inputs_of_the_layers_are_kept_and_one_layer_more
     assert found < 0.6 * plain[0]
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("checkpointing", "r_drop"), [(False, 0.0), (True, 0.0), (False, 5.0), (True, 5.0)])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("lengths", [ONE_LENGTH, MANY_LENGTHS], ids=["one block", "many blocks"])
-def test_the_peak_is_that_of_the_allocator(precision: str, checkpointing: bool, lengths: list[tuple[int, int]]) -> None:
+def test_the_peak_is_that_of_the_allocator(
+    precision: str, checkpointing: bool, r_drop: float, lengths: list[tuple[int, int]]
+) -> None:
     fields = {**BASE, "n_encoder_layers": 5, "n_decoder_layers": 5}
     asked = build_config(
         {
@@ -257,6 +259,7 @@ def test_the_peak_is_that_of_the_allocator(precision: str, checkpointing: bool, 
                 "gradient_checkpointing": checkpointing,
             },
             "model": fields,
+            "optim": {"r_drop": r_drop},
         }
     )
     model = Transformer(asked.model, 2000, 2000).train()
@@ -265,7 +268,7 @@ def test_the_peak_is_that_of_the_allocator(precision: str, checkpointing: bool, 
 
     def forward_and_backward() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(batch, 0.1)
+            loss = model(batch, 0.1, r_drop)
         loss.backward()
 
     forward_and_backward()  # its gradients stay: the second micro-batch of an update adds to them

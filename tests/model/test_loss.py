@@ -28,6 +28,30 @@ def unchunked_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor
     return token_loss(F.linear(hidden, weight, bias), targets, smoothing)
 
 
+def torch_r_drop_loss(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, r_drop: float
+) -> Tensor:
+    """As Liang et al. 2021 write it; hidden (N, 2, D)."""
+    logits = F.linear(hidden, weight, bias)
+    nll = [F.cross_entropy(logits[:, i], targets, reduction="sum", label_smoothing=smoothing) for i in (0, 1)]
+    p, q = logits.log_softmax(-1).unbind(1)
+    divergences = [F.kl_div(x, y, reduction="sum", log_target=True) for x, y in ((p, q), (q, p))]
+    return nll[0] + nll[1] + r_drop * (divergences[0] + divergences[1]) / 2
+
+
+def unchunked_r_drop_loss(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, r_drop: float
+) -> Tensor:
+    logits = F.linear(hidden, weight, bias).flatten(0, 1)
+    return token_loss(logits, targets.repeat_interleave(2), smoothing, r_drop)
+
+
+def make_twice(n: int, d: int, v: int, seed: int, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], Tensor]:
+    """The same with hidden (N, 2, D): every token under two draws of dropout."""
+    (hidden, weight, bias), targets = make_case(2 * n, d, v, seed, dtype)
+    return [hidden.detach().view(n, 2, d).requires_grad_(), weight, bias], targets[:n]
+
+
 def make_case(n: int, d: int, v: int, seed: int, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = [(n, d), (v, d), (v,)]
@@ -177,3 +201,85 @@ def test_logits_are_computed_chunk_by_chunk(v: int, n_logits: int, expected: lis
     with chunks_of(n_logits), mock.patch.object(torch, "mm", noted):
         vocabulary_loss(*inputs, targets, 0.0)
     assert rows == expected
+
+
+# R-Drop
+
+
+@pytest.mark.parametrize("function", [vocabulary_loss, unchunked_r_drop_loss])
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(0, 9),
+    d=st.integers(1, 5),
+    v=st.integers(1, 7),
+    n_logits=st.sampled_from([1, 7, 15, 40, 1 << 20]),
+    smoothing=st.sampled_from([*SMOOTHINGS, 0.5]),
+    r_drop=st.sampled_from([0.5, 5.0]),
+    scale=st.sampled_from([1.0, -2.5]),
+    seed=st.integers(0, 999),
+)
+def test_r_drop_equals_torch(
+    function: Callable[..., Tensor],
+    n: int,
+    d: int,
+    v: int,
+    n_logits: int,
+    smoothing: float,
+    r_drop: float,
+    scale: float,
+    seed: int,
+) -> None:
+    inputs, targets = make_twice(n, d, v, seed)
+    with chunks_of(n_logits):
+        loss = function(*inputs, targets, smoothing, r_drop)
+    expected = torch_r_drop_loss(*inputs, targets, smoothing, r_drop)
+    assert loss.shape == ()
+    torch.testing.assert_close(loss, expected, rtol=1e-13, atol=1e-10)
+    ours, theirs = (torch.autograd.grad(value * scale, inputs) for value in (loss, expected))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+
+
+def test_r_drop_of_equal_passes_is_twice_the_plain_loss() -> None:
+    inputs, targets = make_case(n=7, d=3, v=5, seed=1)
+    hidden, weight, bias = inputs
+    with chunks_of(20):
+        loss = vocabulary_loss(torch.stack([hidden, hidden], 1), weight, bias, targets, 0.1, 5.0)
+        plain = vocabulary_loss(hidden, weight, bias, targets, 0.1)
+    torch.testing.assert_close(loss, 2 * plain, rtol=1e-14, atol=0)
+    ours, theirs = (torch.autograd.grad(value, inputs) for value in (loss / 2, plain))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_r_drop_under_autocast_is_close_to_float32(dtype: torch.dtype) -> None:
+    inputs, targets = make_twice(n=40, d=16, v=24, seed=1, dtype=torch.float32)
+    with chunks_of(240), torch.autocast("cpu", dtype=dtype):
+        loss = vocabulary_loss(*inputs, targets, 0.1, 5.0)
+    assert loss.dtype == torch.float32
+    expected = torch_r_drop_loss(*inputs, targets, 0.1, 5.0)
+    assert loss.item() == pytest.approx(expected.item(), rel=5e-3)
+    for ours, theirs in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs)):
+        assert ours.dtype == torch.float32
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.02
+
+
+def test_r_drop_keeps_both_rows_of_a_token_in_a_chunk_and_no_logits() -> None:
+    inputs, targets = make_twice(n=9, d=2, v=7, seed=1)
+    mm, rows, kept = torch.mm, list[int](), list[int]()
+
+    def noted(states: Tensor, matrix: Tensor) -> Tensor:
+        rows.append(len(states))
+        return mm(states, matrix)
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with (
+        chunks_of(36),
+        mock.patch.object(torch, "mm", noted),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+    ):
+        vocabulary_loss(*inputs, targets, 0.0, 5.0)
+    assert rows == [4, 4, 4, 4, 2]
+    assert sum(kept) == sum(x.numel() for x in inputs)

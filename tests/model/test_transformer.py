@@ -264,6 +264,26 @@ def test_loss_is_the_cross_entropy_of_the_logits_at_real_targets(smoothing: floa
     torch.testing.assert_close(model(packed, smoothing), expected, rtol=1e-12, atol=0)
 
 
+def test_r_drop_takes_the_batch_through_the_model_twice_and_halves_the_loss() -> None:
+    model, batch = make_model(dropout=0.3).train(), DataCollator(20)(make_pairs(LENGTHS))
+    torch.manual_seed(5)
+    loss = model(batch, 0.1, 4.0)
+    torch.manual_seed(5)
+    one, other = (logits_of(model, model.hidden(batch)) for _ in range(2))
+    nll = sum(F.cross_entropy(x, batch.tgt_out, reduction="sum", label_smoothing=0.1) for x in (one, other))
+    p, q = one.log_softmax(-1), other.log_softmax(-1)
+    divergences = sum(F.kl_div(x, y, reduction="sum", log_target=True) for x, y in ((p, q), (q, p)))
+    assert float(divergences.detach()) > 0.1
+    torch.testing.assert_close(loss, nll / 2 + 4.0 / 4 * divergences, rtol=1e-12, atol=0)
+
+
+def test_r_drop_of_a_batch_without_targets_is_zero() -> None:
+    model = make_model(dropout=0.3).train()
+    loss = model(DataCollator()([]), 0.1, 4.0)
+    assert loss.item() == 0.0
+    assert not any(grad.any() for grad in gradients(model, loss).values())
+
+
 @pytest.mark.parametrize("collate", [DataCollator(0), DataCollator(20), DataCollator(1000), DataCollator(n_blocks=3)])
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_blocks_change_neither_loss_nor_gradient(norm: str, collate: DataCollator) -> None:

@@ -132,6 +132,17 @@ def test_what_makes_numbers_no_match_is_said(runs: list[Path]) -> None:
     assert "different data" in " ".join(page_of(runs)[1].text)
 
 
+@pytest.mark.parametrize(("field", "text"), [("label_smoothing", "smooth labels"), ("r_drop", "differ in R-Drop")])
+def test_training_losses_of_other_formulas_are_told_apart(
+    field: str, text: str, tmp_path: Path, tiny_config: Callable[..., Config]
+) -> None:
+    configs = tiny_config(), tiny_config(optim={field: 0.5})
+    runs = [fake_run(tmp_path / str(i), config, [training_line(10)]) for i, config in enumerate(configs)]
+    found = " ".join(page_of(runs)[1].text)
+    assert f"The runs {text}" in found
+    assert found.count("not the training losses") == 1
+
+
 def test_names_are_as_long_as_they_must_be() -> None:
     paths = [Path(name) for name in ("/x/a/run", "/x/b/run", "/x/c/other", "/y/a/run", "/run")]
     assert short_names(paths) == ["x/a/run", "b/run", "other", "y/a/run", "/run"]
