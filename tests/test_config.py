@@ -101,6 +101,14 @@ def test_tying_all_embeddings_needs_a_joint_vocabulary() -> None:
         config_with(model={"tie_embeddings": "all"}, tokenizer={"joint": False})
 
 
+def test_rotary_positions_need_heads_of_even_width() -> None:
+    with pytest.raises(
+        UserError, match=r"rotary, but a head is 3 channels wide \(model\.d_model 12 / model\.n_heads 4\)"
+    ):
+        config_with(model={"d_model": 12, "n_heads": 4, "positions": "rotary"})
+    config_with(model={"d_model": 12, "n_heads": 2, "positions": "rotary"})
+
+
 def test_r_drop_needs_dropout() -> None:
     with pytest.raises(UserError, match=r"^optim\.r_drop is 5 but model\.dropout and model\.attention_dropout are 0"):
         config_with(model={"dropout": 0.0}, optim={"r_drop": 5.0})

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Of a turn that measures matrix products.
 _MATMUL_S = 2.0
+# What the systems beside ours can do, where that is not all.
+_OTHERS_HAVE: dict[str, tuple[object, ...]] = {"optim.r_drop": (0.0,), "model.positions": ("sinusoidal",)}
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,7 @@ def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
     from accel_tx.train.device import resolve_precision, set_cpu_threads
 
     check_one_process()
-    others = [system for system in options.systems if system != "ours"]
-    if config.optim.r_drop and others:
-        raise UserError(
-            f"bench: optim.r_drop is {config.optim.r_drop:g}, which {' and '.join(others)} cannot do; expected "
-            "--optim.r_drop 0, or --systems ours"
-        )
+    _check_others(config, [system for system in options.systems if system != "ours"])
     if "hf" in options.systems:
         from accel_tx.bench.peer_hf import check_installed
 
@@ -106,6 +103,18 @@ def check_one_process() -> None:
     """Raise UserError where the launcher started several."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("bench: was launched with several processes; expected one, it measures one device")
+
+
+def _check_others(config: Config, systems: list[str]) -> None:
+    """Raise UserError where other systems cannot do what the config says."""
+    for key, theirs in _OTHERS_HAVE.items():
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if systems and value not in theirs:
+            raise UserError(
+                f"bench: {key} is {value}, which {' and '.join(systems)} cannot do; expected "
+                f"{' or '.join(map(str, theirs))}, or --systems ours"
+            )
 
 
 def with_batches(config: Config, workload: Workload, precisions: list[Precision]) -> Config:

@@ -58,6 +58,9 @@ class ModelConfig:
     """Layer norm before each block with a final one behind each stack, or after each residual sum."""
     activation: Literal["relu", "gelu"] = "relu"
     """Non-linearity of the feed-forward blocks."""
+    positions: Literal["sinusoidal", "rotary"] = "sinusoidal"
+    """Added to the embeddings (Vaswani et al. 2017), or as angles of the queries and keys of self-attention (Su et al.
+    2021); neither has weights."""
     dropout: float = 0.1
     """On embeddings and on the output of every block."""
     attention_dropout: float = 0.0
@@ -76,6 +79,11 @@ class ModelConfig:
             raise UserError(f"model.n_heads is {self.n_heads}; expected a divisor of model.d_model = {self.d_model}")
         if self.d_model % 2:
             raise UserError(f"model.d_model is {self.d_model}; expected an even number (sine and cosine positions)")
+        if self.positions == "rotary" and self.d_model // self.n_heads % 2:
+            raise UserError(
+                f"model.positions is rotary, but a head is {self.d_model // self.n_heads} channels wide (model.d_model "
+                f"{self.d_model} / model.n_heads {self.n_heads}); expected an even number: they are turned in pairs"
+            )
         in_range("model.dropout", self.dropout, 0.0, 1.0)
         in_range("model.attention_dropout", self.attention_dropout, 0.0, 1.0)
         self.encoder_layer_order()

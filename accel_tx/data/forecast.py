@@ -268,6 +268,8 @@ def activation_bytes(
     d, wide = model.d_model, 4  # the residual stream is float32 in every precision
     n_src, n_tgt = shapes.n_src_tokens, shapes.n_tgt_tokens
     ends = d * ((1 if model.dropout else 0) + (wide if model.norm == "pre" else 0))  # behind embedding, in last norm
+    if model.positions == "rotary":
+        ends += d * wide  # the angles at the tokens' places, which all layers share
     kept = (n_src + n_tgt) * ends
     if checkpointing:
         n_inputs = n_src * (model.n_encoder_layers + 1) + n_tgt * model.n_decoder_layers  # the encoder output as well

@@ -77,6 +77,7 @@ def _model(trained: Trained) -> str:
         ),
         ("width, inner width, heads", f"{model.d_model}, {model.d_ff}, {model.n_heads}"),
         ("norm, activation", f"{model.norm}, {model.activation}"),
+        ("positions", model.positions),
         ("embeddings tied", model.tie_embeddings),
         ("longest text", f"{model.max_positions:,} tokens"),
         ("vocabulary", f"{trained.config.tokenizer.kind}, {vocabularies}"),

@@ -10,10 +10,12 @@ import torch
 from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor, nn
 
+from accel_tx.config import ModelConfig
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS, UNK_ID
 from accel_tx.export.source import Trained
 from accel_tx.export.text import SOURCE_FILE, TARGET_FILE, stand_alone, tokens_by_id
 from accel_tx.model.layers import sinusoidal_positions
+from accel_tx.model.rotary import ROTARY_BASE
 from accel_tx.model.transformer import Transformer
 
 LIBRARY = "ctranslate2"
@@ -73,16 +75,20 @@ def load(folder: Path) -> Runtime:
 
 
 def _spec_of(model: Transformer) -> Any:
-    from ctranslate2.specs import Activation, TransformerSpec
+    from ctranslate2.specs import Activation, TransformerDecoderSpec, TransformerEncoderSpec, TransformerSpec
 
     config = model.config
-    spec = TransformerSpec.from_config(
-        (config.n_encoder_layers, config.n_decoder_layers),
-        config.n_heads,
-        pre_norm=config.norm == "pre",
-        activation=Activation.RELU if config.activation == "relu" else Activation.GELU,
+    structure: dict[str, Any] = {
+        "num_heads": config.n_heads,
+        "pre_norm": config.norm == "pre",
+        "activation": Activation.RELU if config.activation == "relu" else Activation.GELU,
+    }
+    if config.positions == "rotary":
+        structure |= {"rotary_dim": config.d_model // config.n_heads, "rotary_base": ROTARY_BASE}
+    spec = TransformerSpec(
+        TransformerEncoderSpec(config.n_encoder_layers, **structure),
         # For `replace_unknowns` and `return_attention`: the mean over all heads of the last layer.
-        alignment_heads=config.n_heads,
+        TransformerDecoderSpec(config.n_decoder_layers, alignment_heads=config.n_heads, **structure),
     )
     source = model.tgt_embedding if model.src_embedding is None else model.src_embedding
     for part, embedding in ((spec.encoder.embeddings[0], source), (spec.decoder.embeddings, model.tgt_embedding)):
@@ -90,7 +96,8 @@ def _spec_of(model: Transformer) -> Any:
     for stack, norm in ((spec.encoder, model.encoder_norm), (spec.decoder, model.decoder_norm)):
         # Never shorter than what CTranslate2 takes and writes unless told otherwise: it would stop with an error.
         n_positions = max(config.max_positions, _DEFAULT_POSITIONS)
-        stack.position_encodings.encodings = sinusoidal_positions(n_positions, config.d_model)
+        if hasattr(stack, "position_encodings"):  # with rotary positions a decoder has none, and an encoder adds zeros
+            stack.position_encodings.encodings = _added_positions(config, n_positions)
         if config.norm == "pre":
             _set_norm(stack.layer_norm, norm)
     spec.decoder.projection.weight = _copy(model.projection)
@@ -107,6 +114,12 @@ def _spec_of(model: Transformer) -> Any:
         _set_norm(part.attention.layer_norm, layer.cross_attention_residual.norm)
     spec.config.layer_norm_epsilon = 1e-5
     return spec
+
+
+def _added_positions(config: ModelConfig, n_positions: int) -> Tensor:
+    if config.positions == "rotary":
+        return torch.zeros(n_positions, config.d_model)
+    return sinusoidal_positions(n_positions, config.d_model)
 
 
 def _set_common(part: Any, layer: nn.Module) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from accel_tx.config import ModelConfig
+from accel_tx.config import ModelConfig, UserError
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
 from accel_tx.model.layers import FeedForward, SelfAttention
 from accel_tx.model.transformer import Transformer
@@ -25,7 +25,15 @@ _NEVER = -1e4
 
 @torch.no_grad()
 def as_transformers(model: Transformer) -> Any:
-    """A model of `transformers` with the weights, and so the answers, of ours; on the CPU, in eval mode."""
+    """A model of `transformers` with the weights, and so the answers, of ours; on the CPU, in eval mode.
+
+    Raises: UserError for what these models cannot be.
+    """
+    if model.config.positions != "sinusoidal":
+        raise UserError(
+            f"model.positions is {model.config.positions}, which MarianMTModel and Pegasus of transformers do not "
+            "have; expected sinusoidal, or another format, such as onnx"
+        )
     theirs = _build_pegasus(model) if model.config.norm == "pre" else _build_marian(model)
     order = _sines_first(model.config.d_model)
     source = model.tgt_embedding if model.src_embedding is None else model.src_embedding

@@ -30,12 +30,12 @@ class EncoderGraph(nn.Module):
         """src_ids (B, S) int64 with EOS, src_valid (B, S) bool -> key, value, key, value ..., each (B, H, S, K)."""
         model = self.model
         embedding = model.tgt_embedding if model.src_embedding is None else model.src_embedding
-        x = _embedded(model, embedding, src_ids, 0)
+        x, turns = _embedded(model, embedding, src_ids, 0)
         bias = _bias(src_valid, x)
         for i in model.encoder_order:
             layer: Any = model.encoder_layers[i]
             block = layer.self_attention_residual
-            x = block.after(x, _attend_own(layer.self_attention, block.before(x), None, bias)[0])
+            x = block.after(x, _attend_own(layer.self_attention, block.before(x), turns, None, bias)[0])
             block = layer.feed_forward_residual
             x = block.after(x, layer.feed_forward(block.before(x)))
         memory = model.encoder_norm(x)
@@ -61,13 +61,13 @@ class DecoderGraph(nn.Module):
         `own` are the keys and values so far of each executed layer, each (B, H, P, K); `memory` those of the encoder.
         """
         model = self.model
-        x = _embedded(model, model.tgt_embedding, tokens, own[0].shape[2])
+        x, turns = _embedded(model, model.tgt_embedding, tokens, own[0].shape[2])
         bias = _bias(src_valid, x)
         grown: list[Tensor] = []
         for n, i in enumerate(model.decoder_order):
             layer: Any = model.decoder_layers[i]
             block = layer.self_attention_residual
-            answer, *pair = _attend_own(layer.self_attention, block.before(x), own[2 * n : 2 * n + 2], None)
+            answer, *pair = _attend_own(layer.self_attention, block.before(x), turns, own[2 * n : 2 * n + 2], None)
             grown += pair
             x = block.after(x, answer)
             block = layer.cross_attention_residual
@@ -79,9 +79,13 @@ class DecoderGraph(nn.Module):
         return logits, *grown
 
 
-def _embedded(model: Transformer, embedding: nn.Module, ids: Tensor, first_position: int) -> Tensor:
+def _embedded(
+    model: Transformer, embedding: nn.Module, ids: Tensor, first_position: int
+) -> tuple[Tensor, Tensor | None]:
+    """The residual stream, and the positions that it lacks."""
     positions = model.positions[first_position : first_position + ids.shape[1]]
-    return embedding(ids) * math.sqrt(model.config.d_model) + positions  # type: ignore[no-any-return]
+    x: Tensor = embedding(ids) * math.sqrt(model.config.d_model)
+    return (x, positions) if model.config.positions == "rotary" else (x + positions, None)
 
 
 def _bias(src_valid: Tensor, x: Tensor) -> Tensor:
@@ -91,10 +95,14 @@ def _bias(src_valid: Tensor, x: Tensor) -> Tensor:
 
 
 def _attend_own(
-    attention: SelfAttention, x: Tensor, past: tuple[Tensor, ...] | None, bias: Tensor | None
+    attention: SelfAttention,
+    x: Tensor,
+    turns: Tensor | None,
+    past: tuple[Tensor, ...] | None,
+    bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The block's output, and the keys and values of everything so far."""
-    query, key, value = (_heads(part, attention.n_heads) for part in attention.qkv(x).chunk(3, dim=-1))
+    query, key, value = (_heads(part, attention.n_heads) for part in attention.project(x, turns).chunk(3, dim=-1))
     if past is not None:
         key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
     return attention.out(_merged(attend_few(query, key, value, bias))), key, value

@@ -17,6 +17,7 @@ from accel_tx.config import ModelConfig
 from accel_tx.data.batch import Block
 from accel_tx.model.attention import attend, attend_few, merge_heads, split_heads
 from accel_tx.model.dropout import Dropout
+from accel_tx.model.rotary import turn
 
 
 @dataclass
@@ -47,18 +48,29 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
-    def forward(self, x: Tensor, blocks: Sequence[Block], causal: bool) -> Tensor:
-        """Attend within each sentence of x (N, D), whose tokens `blocks` tell apart; where `causal`, not ahead."""
-        dropout = self.dropout if self.training else 0.0
-        return self.out(attend(self.qkv(x), None, blocks, blocks, self.n_heads, dropout, causal))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, blocks: Sequence[Block], causal: bool, turns: Tensor | None = None) -> Tensor:
+        """Attend within each sentence of x (N, D), whose tokens `blocks` tell apart; where `causal`, not ahead.
 
-    def step(self, x: Tensor, cache: KeyValue, position: int, visible: Tensor | None) -> Tensor:
+        `turns` (N, D) are the rows of `rotations` at the tokens' places; None: positions are in x already.
+        """
+        dropout = self.dropout if self.training else 0.0
+        projected = self.project(x, turns)
+        return self.out(attend(projected, None, blocks, blocks, self.n_heads, dropout, causal))  # type: ignore[no-any-return]
+
+    def project(self, x: Tensor, turns: Tensor | None) -> Tensor:
+        """Queries, keys and values of x (..., D) beside each other, (..., 3 D), with their positions."""
+        projected: Tensor = self.qkv(x)
+        return projected if turns is None else turn(projected, turns)
+
+    def step(
+        self, x: Tensor, cache: KeyValue, position: int, visible: Tensor | None, turns: Tensor | None = None
+    ) -> Tensor:
         """Attend from one new position of each hypothesis, x (B, W, D), to itself and those before it.
 
         Its keys and values go into the cache, whose length is `position` x W so far. `visible` is 0 at what belongs to
-        a hypothesis, else -inf, (B, 1, W, (position + 1) x W); None: everything does.
+        a hypothesis, else -inf, (B, 1, W, (position + 1) x W); None: everything does. `turns` as in `forward`.
         """
-        query, key, value = split_heads(self.qkv(x), 3, self.n_heads)
+        query, key, value = split_heads(self.project(x, turns), 3, self.n_heads)
         n_beams = x.shape[1]
         n_seen = (position + 1) * n_beams
         cache.key[:, :, n_seen - n_beams : n_seen] = key
@@ -145,10 +157,10 @@ class EncoderLayer(nn.Module):
         self.self_attention_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
 
-    def forward(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
-        """Map the sources x (N, D), whose sentences `blocks` tell apart, to (N, D)."""
+    def forward(self, x: Tensor, blocks: Sequence[Block], turns: Tensor | None = None) -> Tensor:
+        """Map the sources x (N, D), whose sentences `blocks` tell apart, to (N, D); `turns` as in SelfAttention."""
         residual = self.self_attention_residual
-        x = residual.after(x, self.self_attention(residual.before(x), blocks, causal=False))
+        x = residual.after(x, self.self_attention(residual.before(x), blocks, False, turns))
         residual = self.feed_forward_residual
         return residual.after(x, self.feed_forward(residual.before(x)))
 
@@ -165,24 +177,39 @@ class DecoderLayer(nn.Module):
         self.cross_attention_residual = Residual(config)
         self.feed_forward_residual = Residual(config)
 
-    def forward(self, x: Tensor, memory: Tensor, blocks: Sequence[Block], memory_blocks: Sequence[Block]) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        blocks: Sequence[Block],
+        memory_blocks: Sequence[Block],
+        turns: Tensor | None = None,
+    ) -> Tensor:
         """Map the targets x (N, D) to (N, D), seeing their sources in the encoder output `memory` (N, D).
 
-        `blocks` tell the targets apart, `memory_blocks` the sources: as many, of the same pairs.
+        `blocks` tell the targets apart, `memory_blocks` the sources: as many, of the same pairs. `turns` are those of
+        the targets.
         """
         residual = self.self_attention_residual
-        x = residual.after(x, self.self_attention(residual.before(x), blocks, causal=True))
+        x = residual.after(x, self.self_attention(residual.before(x), blocks, True, turns))
         residual = self.cross_attention_residual
         x = residual.after(x, self.cross_attention(residual.before(x), memory, blocks, memory_blocks))
         residual = self.feed_forward_residual
         return residual.after(x, self.feed_forward(residual.before(x)))
 
     def step(
-        self, x: Tensor, own: KeyValue, memory: KeyValue, bias: Tensor | None, position: int, visible: Tensor | None
+        self,
+        x: Tensor,
+        own: KeyValue,
+        memory: KeyValue,
+        bias: Tensor | None,
+        position: int,
+        visible: Tensor | None,
+        turns: Tensor | None = None,
     ) -> Tensor:
         """The same for one new position of each hypothesis, x (B, W, D), with `own` keys and values cached."""
         residual = self.self_attention_residual
-        x = residual.after(x, self.self_attention.step(residual.before(x), own, position, visible))
+        x = residual.after(x, self.self_attention.step(residual.before(x), own, position, visible, turns))
         residual = self.cross_attention_residual
         x = residual.after(x, self.cross_attention.step(residual.before(x), memory, bias))
         residual = self.feed_forward_residual

@@ -15,10 +15,11 @@ from accel_tx.model.cache import DecoderCache
 from accel_tx.model.dropout import Dropout
 from accel_tx.model.layers import DecoderLayer, EncoderLayer, sinusoidal_positions
 from accel_tx.model.loss import vocabulary_loss
+from accel_tx.model.rotary import rotations
 
 
 class Transformer(nn.Module):
-    """Encoder-decoder Transformer with sinusoidal positions and optional layer sharing.
+    """Encoder-decoder Transformer with sinusoidal or rotary positions and optional layer sharing.
 
     Source: Vaswani et al. 2017; layer orders: Takase and Kiyono 2021.
     """
@@ -47,7 +48,7 @@ class Transformer(nn.Module):
         self.encoder_norm = nn.LayerNorm(config.d_model) if pre_norm else nn.Identity()
         self.decoder_norm = nn.LayerNorm(config.d_model) if pre_norm else nn.Identity()
         self.positions: Tensor
-        self.register_buffer("positions", sinusoidal_positions(config.max_positions, config.d_model), persistent=False)
+        self.register_buffer("positions", position_table(config, config.max_positions), persistent=False)
         self._initialise()
 
     @property
@@ -71,23 +72,28 @@ class Transformer(nn.Module):
     def hidden(self, batch: Batch) -> Tensor:
         """Decoder output (N, D), before the projection to the vocabulary, at every target token of a batch."""
         self._positions(0, max(block.width for block in (*batch.src_blocks, *batch.tgt_blocks)))
-        x = self._embed(self._src_embedding, batch.src_ids, self.positions[batch.src_places])
-        memory = self._run_encoder(x, batch.src_blocks)
-        x = self._embed(self.tgt_embedding, batch.tgt_in, self.positions[batch.tgt_places])
-        return self._run_decoder(x, memory, batch.tgt_blocks, batch.src_blocks)
+        positions = self.positions[batch.src_places]
+        x = self._embed(self._src_embedding, batch.src_ids, positions)
+        memory = self._run_encoder(x, batch.src_blocks, self._turns(positions))
+        positions = self.positions[batch.tgt_places]
+        x = self._embed(self.tgt_embedding, batch.tgt_in, positions)
+        return self._run_decoder(x, memory, batch.tgt_blocks, batch.src_blocks, self._turns(positions))
 
     def encode(self, src_ids: Tensor, src_valid: Tensor | None) -> Tensor:
         """Encoder output (B, S, D) of src_ids (B, S); `src_valid` (B, S) is True at real tokens, None: everywhere."""
-        x = self._embed(self._src_embedding, src_ids, self._positions(0, src_ids.shape[1]))
+        positions = self._positions(0, src_ids.shape[1])
+        x = self._embed(self._src_embedding, src_ids, positions)
         block = Block(len(src_ids), src_ids.shape[1], valid=src_valid)
-        return self._run_encoder(x.flatten(0, 1), [block]).view_as(x)
+        return self._run_encoder(x.flatten(0, 1), [block], self._turns(positions, len(x))).view_as(x)
 
     def decode(self, tgt_in: Tensor, memory: Tensor, src_valid: Tensor | None) -> Tensor:
         """Decoder output (B, T, D), before the projection to the vocabulary, of tgt_in (B, T), padded at its end."""
-        x = self._embed(self.tgt_embedding, tgt_in, self._positions(0, tgt_in.shape[1]))
+        positions = self._positions(0, tgt_in.shape[1])
+        x = self._embed(self.tgt_embedding, tgt_in, positions)
         block = Block(len(tgt_in), tgt_in.shape[1])
         memory_block = Block(len(memory), memory.shape[1], valid=src_valid)
-        return self._run_decoder(x.flatten(0, 1), memory.flatten(0, 1), [block], [memory_block]).view_as(x)
+        turns = self._turns(positions, len(x))
+        return self._run_decoder(x.flatten(0, 1), memory.flatten(0, 1), [block], [memory_block], turns).view_as(x)
 
     def start_cache(self, memory: Tensor, src_valid: Tensor | None, max_len: int, n_beams: int = 1) -> DecoderCache:
         """An empty cache for decoding `n_beams` hypotheses of up to `max_len` positions a sentence.
@@ -103,10 +109,11 @@ class Transformer(nn.Module):
 
         The cache is one position on afterwards.
         """
-        x = self._embed(self.tgt_embedding, tokens, self._positions(cache.position, 1))
-        visible = cache.visible_now()
+        positions = self._positions(cache.position, 1)
+        x = self._embed(self.tgt_embedding, tokens, positions)
+        visible, turns = cache.visible_now(), self._turns(positions)
         for i, own, memory in zip(self.decoder_order, cache.own, cache.memory, strict=True):
-            x = self.decoder_layers[i].step(x, own, memory, cache.src_bias, cache.position, visible)  # type: ignore[operator]
+            x = self.decoder_layers[i].step(x, own, memory, cache.src_bias, cache.position, visible, *turns)  # type: ignore[operator]
         cache.position += 1
         return self.decoder_norm(x)  # type: ignore[no-any-return]
 
@@ -125,24 +132,36 @@ class Transformer(nn.Module):
         return self.tgt_embedding if self.src_embedding is None else self.src_embedding
 
     def _embed(self, embedding: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
-        """Embedded ids (..., D); `positions`, the rows of the table, broadcast to them."""
-        return self.dropout(embedding(ids) * math.sqrt(self.config.d_model) + positions)  # type: ignore[no-any-return]
+        """Embedded ids (..., D); `positions`, the rows of the table, broadcast to them where they are to be added."""
+        x = embedding(ids) * math.sqrt(self.config.d_model)
+        return self.dropout(x if self.config.positions == "rotary" else x + positions)  # type: ignore[no-any-return]
+
+    def _turns(self, positions: Tensor, n_sentences: int = 1) -> tuple[Tensor, ...]:
+        """The rows of the table for self-attention, again for every sentence; nothing where they were added."""
+        if self.config.positions != "rotary":
+            return ()
+        return (positions if n_sentences == 1 else positions.repeat(n_sentences, 1),)
 
     def _positions(self, first: int, n: int) -> Tensor:
         if first + n > self.config.max_positions:
             raise ValueError(f"{first + n} positions; the model has {self.config.max_positions}")
         return self.positions[first : first + n]
 
-    def _run_encoder(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
+    def _run_encoder(self, x: Tensor, blocks: Sequence[Block], turns: tuple[Tensor, ...]) -> Tensor:
         for i in self.encoder_order:
-            x = self._run_layer(self.encoder_layers[i], x, blocks)
+            x = self._run_layer(self.encoder_layers[i], x, blocks, *turns)
         return self.encoder_norm(x)  # type: ignore[no-any-return]
 
     def _run_decoder(
-        self, x: Tensor, memory: Tensor, blocks: Sequence[Block], memory_blocks: Sequence[Block]
+        self,
+        x: Tensor,
+        memory: Tensor,
+        blocks: Sequence[Block],
+        memory_blocks: Sequence[Block],
+        turns: tuple[Tensor, ...],
     ) -> Tensor:
         for i in self.decoder_order:
-            x = self._run_layer(self.decoder_layers[i], x, memory, blocks, memory_blocks)
+            x = self._run_layer(self.decoder_layers[i], x, memory, blocks, memory_blocks, *turns)
         return self.decoder_norm(x)  # type: ignore[no-any-return]
 
     def _run_layer(self, layer: nn.Module, *inputs: Tensor | Sequence[Block]) -> Tensor:
@@ -167,6 +186,13 @@ class Transformer(nn.Module):
                     nn.init.xavier_uniform_(part)
             else:
                 nn.init.normal_(parameter, std=0.02)
+
+
+def position_table(config: ModelConfig, n_positions: int) -> Tensor:
+    """What `model.positions` says, one row a position, (n_positions, D)."""
+    if config.positions == "rotary":
+        return rotations(n_positions, config.n_heads, config.d_model // config.n_heads)
+    return sinusoidal_positions(n_positions, config.d_model)
 
 
 def count_parameters(model: nn.Module) -> int:

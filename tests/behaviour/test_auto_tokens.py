@@ -97,11 +97,11 @@ def test_trials_find_what_the_device_holds_and_disturb_nothing(
 ) -> None:
     plain_encoder, n_tokens = Transformer._run_encoder, list[int]()
 
-    def encoder(self: Transformer, x: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    def encoder(self: Transformer, x: torch.Tensor, blocks: Sequence[Block], *turns: Any) -> torch.Tensor:
         n_tokens.append(len(x))
         if len(x) > memory_tokens:
             raise torch.OutOfMemoryError("planted")
-        return plain_encoder(self, x, blocks)
+        return plain_encoder(self, x, blocks, *turns)
 
     monkeypatch.setattr(Transformer, "_run_encoder", encoder)
     config = tiny_config(train=AUTO)

@@ -121,10 +121,10 @@ def test_a_batch_that_the_device_has_no_room_for_is_found(
 ) -> None:
     plain_encoder = Transformer._run_encoder
 
-    def encoder(self: Transformer, x: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    def encoder(self: Transformer, x: torch.Tensor, blocks: Sequence[Block], *turns: Any) -> torch.Tensor:
         if len(x) > most_tokens:
             raise torch.OutOfMemoryError("planted")
-        return plain_encoder(self, x, blocks)
+        return plain_encoder(self, x, blocks, *turns)
 
     monkeypatch.setattr(Transformer, "_run_encoder", encoder)
     found = checked(tiny_config(), tmp_path / "run")

@@ -48,8 +48,8 @@ def memory_of(n_pairs: int, place: str, n_spared: int = 0) -> Iterator[list[int]
     """
     plain_encoder, failed, spared = Transformer._run_encoder, list[int](), list[int]()
 
-    def encoder(self: Transformer, x: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
-        memory, n = plain_encoder(self, x, blocks), sum(block.n_sentences for block in blocks)
+    def encoder(self: Transformer, x: torch.Tensor, blocks: Sequence[Block], *turns: Any) -> torch.Tensor:
+        memory, n = plain_encoder(self, x, blocks, *turns), sum(block.n_sentences for block in blocks)
         if not self.training or n <= n_pairs:
             return memory
         if len(spared) < n_spared:

@@ -98,7 +98,11 @@ print("trained")
         (["--seconds", "-1"], "--seconds -1.0: expected more than 0"),
         (["--workers", "two"], "--workers two: expected numbers such as 0,2"),
         (["--peer", "joey"], "--peer"),
-        (["--optim.r_drop", "5", "--systems", "ours,original"], "bench: optim.r_drop is 5, which original cannot do"),
+        (
+            ["--model.positions", "rotary"],
+            "bench: model.positions is rotary, which original and original-before cannot",
+        ),
+        (["--optim.r_drop", "5", "--systems", "ours,original"], "bench: optim.r_drop is 5.0, which original cannot do"),
     ],
 )
 def test_bad_options_get_one_line_and_status_2(

@@ -211,6 +211,7 @@ def saved_bytes(
         {"dropout": 0.0},
         {"attention_dropout": 0.1},
         {"n_encoder_layers": 1, "d_ff": 64},
+        {"positions": "rotary"},
     ],
 )
 @pytest.mark.parametrize("half", [False, True])

@@ -50,6 +50,11 @@ STRUCTURES: dict[str, dict[str, Any]] = {
     "pre-norm, nothing tied, gelu": {"norm": "pre", "tie_embeddings": "none", "activation": "gelu"},
     "post-norm, nothing tied, two vocabularies": {"norm": "post", "joint": False, "tie_embeddings": "none"},
 }
+# What Marian and Pegasus cannot be.
+OWN_STRUCTURES: dict[str, dict[str, Any]] = {
+    "pre-norm, rotary": {"norm": "pre", "positions": "rotary"},
+    "post-norm, rotary, shared layers": {"norm": "post", "positions": "rotary", **PALINDROME},
+}
 PACKAGES = {"transformers": ["transformers"], "ctranslate2": ["ctranslate2"], "onnx": ["onnxscript", "onnxruntime"]}
 
 
@@ -123,14 +128,14 @@ def test_a_format_translates_identically_and_as_its_card_says(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("structure", list(STRUCTURES)[1:4])
+@pytest.mark.parametrize("structure", [*list(STRUCTURES)[1:4], *OWN_STRUCTURES])
 def test_onnx_translates_identically_as_its_card_says_and_gives_our_logits(
     structure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("onnx")
     from accel_tx.export.onnx_greedy import OnnxTranslator
 
-    run_dir = make_run_in(tmp_path, **STRUCTURES[structure])
+    run_dir = make_run_in(tmp_path, **(STRUCTURES | OWN_STRUCTURES)[structure])
     card = exported(run_dir, "onnx", tmp_path / "out")
     capsys.readouterr()
     run_python_of(card, tmp_path, monkeypatch)
@@ -165,14 +170,25 @@ def test_the_model_of_transformers_gives_our_logits(structure: str, tmp_path: Pa
     assert bool((logits[..., n_real:] < -9_000).all())  # what fills the smaller of two vocabularies up
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("fields", OWN_STRUCTURES.values(), ids=OWN_STRUCTURES)
+def test_what_transformers_has_not_is_refused_in_one_line(fields: dict[str, Any], tmp_path: Path) -> None:
+    need("transformers")
+    trained = Trained.load(make_run_in(tmp_path, **fields), "best")
+    with pytest.raises(
+        UserError, match=r"^model\.\w+ is \w+, which MarianMTModel and Pegasus .* do not have; expected"
+    ):
+        export(trained, "transformers", tmp_path / "out", Sentences("test", sentences(N)))
+    assert not list(tmp_path.glob("*out*"))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES | OWN_STRUCTURES)
 def test_ctranslate2_gives_our_probabilities(structure: str, tmp_path: Path) -> None:
     """Of given translations: so all logits agree, not only the largest ones."""
     need("ctranslate2")
     import ctranslate2
     from tokenizers import Tokenizer
 
-    trained = Trained.load(make_run_in(tmp_path, **STRUCTURES[structure]), "best")
+    trained = Trained.load(make_run_in(tmp_path, **(STRUCTURES | OWN_STRUCTURES)[structure]), "best")
     written(trained, "ctranslate2", tmp_path / "out")
     source, target = (Tokenizer.from_file(str(tmp_path / "out" / f"{side}_tokenizer.json")) for side in SIDES)
     src, tgt = zip(*pairs()[:20], strict=True)

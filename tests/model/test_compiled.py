@@ -72,6 +72,7 @@ def loss_and_gradients(model: Transformer, batch: Batch, seed: int = 1) -> list[
     [
         ({"n_encoder_layers": 2, "n_decoder_layers": 2}, False),
         ({"n_encoder_layers": 3, "n_decoder_layers": 1, "encoder_sharing": "palindrome", "norm": "post"}, True),
+        ({"n_encoder_layers": 1, "n_decoder_layers": 1, "positions": "rotary"}, False),
     ],
 )
 def test_loss_and_gradients_are_those_of_uncompiled_layers(fields: dict[str, Any], checkpointing: bool) -> None:

@@ -267,9 +267,9 @@ def test_r_drop_keeps_both_rows_of_a_token_in_a_chunk_and_no_logits() -> None:
     inputs, targets = make_twice(n=9, d=2, v=7, seed=1)
     mm, rows, kept = torch.mm, list[int](), list[int]()
 
-    def noted(states: Tensor, matrix: Tensor) -> Tensor:
+    def noted(states: Tensor, matrix: Tensor, out: Tensor) -> Tensor:
         rows.append(len(states))
-        return mm(states, matrix)
+        return mm(states, matrix, out=out)
 
     def note(tensor: Tensor) -> Tensor:
         kept.append(tensor.numel())
