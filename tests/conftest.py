@@ -17,8 +17,10 @@ import pytest
 import torch
 
 from accel_tx.config import Config, TrainConfig, build_config
+from accel_tx.train.stopping import SIGNALS
 
 REPOSITORY = Path(__file__).parents[1]
+_HANDLERS = {number: signal.getsignal(number) for number in SIGNALS}
 
 TINY: dict[str, dict[str, Any]] = {
     "data": {"phrasebook_train_pairs": 600, "phrasebook_valid_pairs": 23},
@@ -56,6 +58,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def _one_thread() -> None:
     """Tests run beside each other and beside other programs; more threads would only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_at_the_start() -> None:
+    """A complete `train` command ignores signals from then on; what a test starts would inherit that."""
+    for number, handler in _HANDLERS.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
