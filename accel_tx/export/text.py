@@ -17,8 +17,8 @@ _JOIN_WORDS = [
     (r"(?<=^[(\[{]| [(\[{]) ", ""),
     (r"(?<=\w) (?=['’]( |$))", ""),
 ]
-# As `str.strip`, to which the four separators of ASCII are space as well.
-_OUTER_SPACE = (r"^[\s\x1c-\x1f]+|[\s\x1c-\x1f]+$", "")
+# As `str.strip`, to which the four separators of ASCII are space as well; ^ and $ would be ends of lines here.
+_OUTER_SPACE = (r"\A[\s\x1c-\x1f]+|[\s\x1c-\x1f]+\z", "")
 
 
 def stand_alone(tokenizer: Tokenizer) -> FastTokenizer:

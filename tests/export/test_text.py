@@ -45,8 +45,9 @@ def test_ids_become_our_text(kind: str, data: st.DataObject) -> None:
 def test_what_is_space_to_us_is_taken_off_the_ends() -> None:
     tokenizer = tokenizer_pair("bpe", joint=True).tgt
     fast = reloaded(tokenizer)
+    spaces = [tokenizer.fast.token_to_id(byte) for byte in "ĉĊĉ"]  # tab, line feed, tab
     for i in range(4, 260):  # the bytes among them
-        for ids in ([i], [300, i], [i, 300], [300, i, 300]):
+        for ids in ([i], [300, i], [i, 300], [300, i, 300], [300, *spaces, 300], [*spaces, 300, *spaces]):
             assert [fast.decode(ids)] == tokenizer.decode([ids])
 
 
