@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Indices = NDArray[np.int64]
+Indices = NDArray[np.signedinteger[Any]]
 Lengths = NDArray[np.signedinteger[Any]]
 """Tokens, in whatever integers they are kept."""
 
@@ -16,10 +18,11 @@ Lengths = NDArray[np.signedinteger[Any]]
 # what those of random batches do, with cards of 512, 256, 128 and 64 tokens.
 _TOKENS_PER_CARD = 96
 _LEAST_ROUNDS = 16
+_PAIRS_AT_ONCE = 1 << 16
 
 
 def deal(src_lengths: Lengths, tgt_lengths: Lengths, n: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
-    """Deal the pairs out to `n` hands: hand i gets `order[starts[i]:starts[i + 1]]`, from long to short.
+    """Deal the pairs out to `n` hands: hand i gets `order[starts[i]:starts[i + 1]]`, int32, from long to short.
 
     Pairs are sorted by length and cut into cards of as many tokens. Every round deals the next n cards out, one to each
     hand: those with fewer tokens so far get the larger cards, and chance decides between equals. So a hand is a sample
@@ -28,11 +31,14 @@ def deal(src_lengths: Lengths, tgt_lengths: Lengths, n: int, rng: np.random.Gene
     """
     sizes = np.maximum(src_lengths, tgt_lengths)
     order = _from_long_to_short(src_lengths, tgt_lengths, sizes, rng)
-    cards = _cut(sizes[order], n)
-    hand_of_card, _ = _hands(_tokens(cards, sizes[order]), n, rng)
-    hands = hand_of_card[cards]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(hands, minlength=n))])
-    return order[np.argsort(hands, kind="stable")], starts
+    n_pairs, n_tokens = _cut(sizes[order], n)
+    hands, _ = _hands(n_tokens, n, rng)
+    cards = np.argsort(hands, kind="stable")
+    taken = n_pairs[cards]
+    moved = np.repeat((np.cumsum(n_pairs)[cards] - np.cumsum(taken)).astype(np.int32), taken)
+    moved += np.arange(len(order), dtype=np.int32)
+    starts = np.cumsum([0, *np.bincount(hands, weights=n_pairs, minlength=n)], dtype=np.int64)
+    return order[moved], starts
 
 
 def n_hands(sizes: Lengths, max_tokens: int, multiple_of: int) -> int:
@@ -47,7 +53,7 @@ def n_hands(sizes: Lengths, max_tokens: int, multiple_of: int) -> int:
     n = -(-int(sizes.sum(dtype=np.int64)) // max_tokens)
     while True:
         n = min(-(-n // multiple_of) * multiple_of, len(sizes))
-        _, held = _hands(_tokens(_cut(from_long, n), from_long), n, None)
+        _, held = _hands(_cut(from_long, n)[1], n, None)
         if held.max(initial=0) <= max_tokens:
             return n
         n += max(1, n // 100)
@@ -55,29 +61,49 @@ def n_hands(sizes: Lengths, max_tokens: int, multiple_of: int) -> int:
 
 def _from_long_to_short(src: Lengths, tgt: Lengths, sizes: Lengths, rng: np.random.Generator) -> Indices:
     """By the longer side; for one longer side from short sources on to short targets, and for the next one back."""
-    pairs = rng.permutation(len(sizes)).astype(np.int32)
-    along = np.where(sizes % 2, 1, -1) * (src.astype(np.int32) - tgt)
-    pairs = pairs[np.lexsort((along[pairs], -sizes[pairs].astype(np.int32)))]
-    # About a card's pairs to and fro, so that each epoch has other neighbours also where no two have the same lengths.
-    sizes = sizes[pairs].astype(np.int32)
-    place = np.arange(len(pairs)) + rng.random(len(pairs), dtype=np.float32) * (_TOKENS_PER_CARD / sizes)
-    return pairs[np.lexsort((place, -sizes))].astype(np.int64)
+    pairs = rng.permutation(np.arange(len(sizes), dtype=np.int32))
+    pairs = pairs[_argsort_descending(sizes[pairs])]
+    for first, last in _runs(sizes[pairs]):
+        alike = pairs[first:last]
+        size = int(sizes[alike[0]])
+        along = src[alike].astype(np.int32) - tgt[alike]
+        alike = alike[np.argsort(along if size % 2 else -along, kind="stable")]
+        # About a card's pairs to and fro, so that each epoch has other neighbours where all have the same lengths, too.
+        place = np.arange(first, last) + rng.random(len(alike), dtype=np.float32) * np.float64(_TOKENS_PER_CARD / size)
+        pairs[first:last] = alike[np.argsort(place, kind="stable")]
+    return pairs
 
 
-def _cut(from_long: Lengths, n: int) -> Indices:
-    """The card of each pair, cards of about as many tokens, a multiple of n of them."""
-    if not len(from_long):
-        return np.empty(0, dtype=np.int64)
-    ends = np.cumsum(from_long, dtype=np.int64)
-    n_cards = n * max(_LEAST_ROUNDS, round(int(ends[-1]) / (n * _TOKENS_PER_CARD)))
-    # By the middle of each pair.
-    cards: Indices = (2 * ends - from_long) * n_cards // (2 * ends[-1])
-    too_few = np.count_nonzero(np.diff(cards)) + 1 < n
-    return np.arange(len(from_long)) if too_few else cards
+def _argsort_descending(values: Lengths) -> Indices:
+    """Stable; overwrites `values`."""
+    return np.argsort(np.negative(values, out=values), kind="stable")
 
 
-def _tokens(cards: Indices, sizes: Lengths) -> Indices:
-    return np.bincount(cards, weights=sizes).astype(np.int64)
+def _runs(values: Lengths) -> Iterator[tuple[int, int]]:
+    """First and last, exclusive, of each run of equal values."""
+    if len(values):
+        yield from pairwise([0, *(np.flatnonzero(values[1:] != values[:-1]) + 1), len(values)])
+
+
+def _cut(from_long: Lengths, n: int) -> tuple[Indices, Indices]:
+    """Pairs and tokens of each card: cards of about as many tokens, a multiple of n of them."""
+    total = int(from_long.sum(dtype=np.int64))
+    n_cards = n * max(_LEAST_ROUNDS, round(total / (n * _TOKENS_PER_CARD))) if n else 0
+    n_pairs, n_tokens = np.zeros((2, n_cards), dtype=np.int64)
+    end = 0
+    for first in range(0, len(from_long), _PAIRS_AT_ONCE):
+        sizes = from_long[first : first + _PAIRS_AT_ONCE].astype(np.int64)
+        ends = end + np.cumsum(sizes)
+        # By the middle of each pair.
+        cards = (2 * ends - sizes) * n_cards // (2 * total)
+        these = slice(cards[0], cards[-1] + 1)
+        n_pairs[these] += np.bincount(cards - cards[0])
+        n_tokens[these] += np.bincount(cards - cards[0], weights=sizes).astype(np.int64)
+        end = int(ends[-1])
+    if np.count_nonzero(n_pairs) < n:
+        return np.ones(len(from_long), dtype=np.int64), from_long.astype(np.int64)
+    n_cards = int(np.max(np.flatnonzero(n_pairs), initial=-1)) + 1
+    return n_pairs[:n_cards], n_tokens[:n_cards]
 
 
 def _hands(tokens: Indices, n: int, rng: np.random.Generator | None) -> tuple[NDArray[np.int32], Indices]:

@@ -48,7 +48,7 @@ def test_every_pair_is_dealt_once_from_long_to_short_and_no_hand_is_empty(
     hands = hands_of(src, tgt, n, seed)
     assert sorted(int(i) for hand in hands for i in hand) == list(range(len(pairs)))
     for hand in hands:
-        assert hand.dtype == np.int64
+        assert hand.dtype == np.int32
         assert (np.diff(sizes[hand]) <= 0).all()
     assert sum(len(hand) > 0 for hand in hands) == min(n, len(pairs))
 
