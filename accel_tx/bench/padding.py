@@ -12,7 +12,7 @@ from accel_tx.config import Config
 from accel_tx.data.batching import BatchLimits, plan_epoch
 from accel_tx.data.blocks import block_cost_of
 from accel_tx.data.dealing import Lengths
-from accel_tx.data.forecast import Shapes
+from accel_tx.data.shapes import Shapes
 
 BUDGETS = (1024, 2048, 4096)
 N_SYNTHETIC = 1_000_000

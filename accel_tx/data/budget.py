@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from accel_tx.config import Config
-from accel_tx.data.forecast import Device, Shapes, peak_memory
+from accel_tx.data.memory import Device, peak_memory
+from accel_tx.data.shapes import Shapes
 
 _STEP = 1.25
 _TOLERANCE = 0.03

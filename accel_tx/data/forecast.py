@@ -7,28 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from accel_tx.config import Config, ModelConfig
-from accel_tx.data.batching import BatchLimits, EpochPlan, plan_epoch
-from accel_tx.data.blocks import block_cost_of, cut_into_blocks
+from accel_tx.config import Config
+from accel_tx.data.batching import BatchLimits, plan_epoch
+from accel_tx.data.blocks import block_cost_of
 from accel_tx.data.dealing import Indices, Lengths
+from accel_tx.data.memory import Device, count_parameters, peak_memory
+from accel_tx.data.shapes import Shapes
 
 if TYPE_CHECKING:
     from accel_tx.data.dataset import PreparedData
 
-Device = Literal["cpu", "gpu"]
 _MIB = 2**20
-# Micro-batches that are looked at: under `max_tokens` they are all much alike.
-_N_SAMPLED = 256
-# Measured on CPU, see Memory.
-_PROGRAM = {"no": 310 * _MIB, "bf16": 370 * _MIB, "fp16": 370 * _MIB}
-_FRAGMENTATION = 0.6
-# Logits that `model/loss.py` has in memory at a time, and those of them in float32.
-_LOGITS_PER_CHUNK = {"cpu": 1 << 25, "gpu": 1 << 26}
-_LOGITS_PER_BLOCK = {"cpu": 1 << 18, "gpu": 1 << 25}
 
 
 @dataclass(frozen=True)
@@ -44,99 +37,6 @@ class Spread:
     def of(cls, values: Indices) -> Spread:
         """From values (n,), n > 0."""
         return cls(float(values.mean()), float(values.std()), int(values.min()), int(values.max()))
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """What micro-batches hold, an entry each: pairs, tokens, and what attention makes of them in blocks."""
-
-    n_pairs: Indices
-    n_src_tokens: Indices
-    n_tgt_tokens: Indices
-    n_src_positions: Indices
-    """Places in blocks, padding included."""
-    n_tgt_positions: Indices
-    n_src_src: Indices
-    """Pairs of places that the encoder's self-attention compares."""
-    n_tgt_tgt: Indices
-    n_tgt_src: Indices
-
-    @classmethod
-    def of_rectangles(cls, n_pairs: Indices, src_width: Indices, tgt_width: Indices) -> Shapes:
-        """Of micro-batches whose pairs are all of one length, each (n,)."""
-        n_src, n_tgt = n_pairs * src_width, n_pairs * tgt_width
-        squares = n_src * src_width, n_tgt * tgt_width, n_tgt * src_width
-        return cls(n_pairs, n_src, n_tgt, n_src, n_tgt, *squares)
-
-    @classmethod
-    def of_plan(cls, plan: EpochPlan, src_lengths: Lengths, tgt_lengths: Lengths, block_cost: int) -> Shapes:
-        """What the collator will make of an epoch's micro-batches, of some of them where there are many."""
-        n = plan.n_micro_batches
-        chosen = np.unique(np.linspace(0, n - 1, min(n, _N_SAMPLED)).round().astype(np.int64))
-        micro_batches = (plan.micro_batch(int(i)) for i in chosen)
-        rows = [_of_pairs(src_lengths[pairs], tgt_lengths[pairs], block_cost) for pairs in micro_batches]
-        return cls(*np.array(rows, dtype=np.int64).reshape(-1, 8).T)
-
-    def some(self, chosen: Indices) -> Shapes:
-        """Those with these indices."""
-        return Shapes(*(values[chosen] for values in vars(self).values()))
-
-    def twice(self) -> Shapes:
-        """The same micro-batches with every pair in them twice."""
-        return Shapes(*(2 * values for values in vars(self).values()))
-
-    @property
-    def padding_share(self) -> float:
-        """Share of padding among the places of both sides in attention, the only ones that have any."""
-        n_places = (self.n_src_positions + self.n_tgt_positions).sum()
-        return float(1 - (self.n_src_tokens + self.n_tgt_tokens).sum() / n_places)
-
-
-def _of_pairs(src_lengths: Lengths, tgt_lengths: Lengths, block_cost: int) -> tuple[int, ...]:
-    src, tgt = src_lengths.astype(np.int64), tgt_lengths.astype(np.int64)
-    edges = np.array(cut_into_blocks(src, tgt, block_cost))
-    n, src_width, tgt_width = (
-        np.diff(edges),
-        *(np.maximum.reduceat(lengths, edges[:-1]) for lengths in (src, tgt)),
-    )
-    positions = n * src_width, n * tgt_width
-    squares = positions[0] * src_width, positions[1] * tgt_width, positions[1] * src_width
-    return len(src), int(src.sum()), int(tgt.sum()), *(int(x.sum()) for x in (*positions, *squares))
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Forecast of the peak of one training process, in bytes; validation is not counted.
-
-    Against the measured peak of anonymous memory (RssAnon) of the first updates on CPU (AMD EPYC, one thread, torch
-    2.13), forecast and measured in MiB, when batches were still padded as a whole:
-
-    - quickstart (d_model 128), 15 updates: 386 and 391 in float32, 428 and 406 in bf16
-    - d_model 512, 6+6 layers, max_tokens 2048, 2 micro-batches, 2 updates: 2376 and 2503, 2044 and 2141 in bf16
-    - multi30k_en_fr in bf16, one micro-batch of 512, 1024, 8192: 452 and 441, 493 and 463, 935 and 870
-    - opus_books_en_fr with vocabularies of 30,000, office help, 3 updates: 3616 and 3437, 2923 and 2737 in bf16;
-      1838 and 2043 in bf16 with gradient checkpointing
-
-    Without the program it is within 8 % of what torch's allocator gives out, which a test checks. Nothing has been
-    measured on a GPU.
-    """
-
-    parameters: int
-    """In float32, their copies in half precision, and their running average."""
-    gradients: int
-    optimizer: int
-    """Adam's two moments; of the matrices that Muon has there is only one, which is not counted apart."""
-    activations: int
-    """What the largest micro-batch keeps for its backward pass."""
-    loss: int
-    """Logits of a chunk, and the gradients that the loss takes on its way forward."""
-    program: int
-    """Interpreter, libraries and kernels, and blocks that the allocator does not give back; on a GPU not counted."""
-
-    @property
-    def total(self) -> int:
-        """Bytes in all."""
-        return sum(dataclasses.astuple(self))
 
 
 @dataclass(frozen=True)
@@ -211,135 +111,3 @@ def forecast(
             for name, parts in memory.items()
         },
     )
-
-
-def count_parameters(model: ModelConfig, src_vocab_size: int, tgt_vocab_size: int) -> int:
-    """Trainable numbers of the Transformer of a config, shared ones counted once."""
-    d, f = model.d_model, model.d_ff
-    norm, feed_forward = 2 * d, 2 * d * f + f + d
-    encoder_layer = 4 * d * d + feed_forward + 2 * norm
-    decoder_layer = 8 * d * d + feed_forward + 3 * norm
-    n_matrices = {"none": 2, "decoder": 1, "all": 1}[model.tie_embeddings]
-    embeddings = n_matrices * tgt_vocab_size * d + (0 if model.tie_embeddings == "all" else src_vocab_size * d)
-    layers = (
-        len(set(model.encoder_layer_order())) * encoder_layer + len(set(model.decoder_layer_order())) * decoder_layer
-    )
-    return embeddings + tgt_vocab_size + layers + (2 * norm if model.norm == "pre" else 0)
-
-
-def peak_memory(
-    config: Config, shapes: Shapes, src_vocab_size: int, tgt_vocab_size: int, device: Device, precision: str
-) -> Memory:
-    """Peak of one process that trains on whole micro-batches of these shapes.
-
-    The gradients of earlier micro-batches stay until the update is made; those of the only one come as activations go.
-    """
-    n_parameters = count_parameters(config.model, src_vocab_size, tgt_vocab_size)
-    if config.optim.r_drop:
-        shapes = shapes.twice()  # both passes are in memory at a time
-    kept = activation_bytes(config.model, shapes, precision, device, config.train.gradient_checkpointing)
-    largest = int(kept.argmax())
-    program = _PROGRAM[precision] + round(_FRAGMENTATION * kept[largest]) if device == "cpu" else 0
-    logits, of_loss = _loss_bytes(config, int(shapes.n_tgt_tokens[largest]), tgt_vocab_size, device, precision)
-    given_back = int(kept[largest])
-    if config.train.gradient_checkpointing:
-        # The layer that is computed again takes the place of the logits, and is there until the last gradient.
-        again = int(layer_again(config.model, shapes, precision, device)[largest])
-        logits, given_back = max(0, logits - again), given_back - again
-    is_alone = config.train.micro_batches_per_update == 1
-    average = 0 if config.train.ema_decay is None else 4
-    return Memory(
-        parameters=((4 if precision == "no" else 6) + average) * n_parameters,
-        gradients=max(0, 4 * n_parameters - given_back) if is_alone else 4 * n_parameters,
-        optimizer=8 * n_parameters,
-        activations=int(kept[largest]),
-        loss=logits + of_loss,
-        program=program,
-    )
-
-
-def activation_bytes(
-    model: ModelConfig, shapes: Shapes, precision: str, device: Device, checkpointing: bool = False
-) -> Indices:
-    """What autograd keeps of the forward pass of each micro-batch, (n_micro_batches,).
-
-    With gradient checkpointing: the inputs of the layers, and what the largest layer keeps when it is computed again.
-    """
-    d, wide = model.d_model, 4  # the residual stream is float32 in every precision
-    n_src, n_tgt = shapes.n_src_tokens, shapes.n_tgt_tokens
-    ends = d * ((1 if model.dropout else 0) + (wide if model.norm == "pre" else 0))  # behind embedding, in last norm
-    if model.positions == "rotary":
-        ends += d * wide  # the angles at the tokens' places, which all layers share
-    kept = (n_src + n_tgt) * ends
-    if checkpointing:
-        n_inputs = n_src * (model.n_encoder_layers + 1) + n_tgt * model.n_decoder_layers  # the encoder output as well
-        kept = kept + n_inputs * d * wide + layer_again(model, shapes, precision, device)
-    else:
-        encoder_layer, decoder_layer = _layer_bytes(model, shapes, precision, device)
-        kept = kept + model.n_encoder_layers * encoder_layer + model.n_decoder_layers * decoder_layer
-        if precision == "no":
-            kept = kept + n_src * d * wide
-    return np.asarray(kept, dtype=np.int64)
-
-
-def layer_again(model: ModelConfig, shapes: Shapes, precision: str, device: Device) -> Indices:
-    """What the largest layer keeps when gradient checkpointing computes it again, (n_micro_batches,)."""
-    return np.maximum(*_layer_bytes(model, shapes, precision, device))
-
-
-def _layer_bytes(model: ModelConfig, shapes: Shapes, precision: str, device: Device) -> tuple[Indices, Indices]:
-    """What one executed layer keeps of each micro-batch: an encoder layer, a decoder layer; each (n_micro_batches,)."""
-    # What the norms see is float32 in every precision, the products' inputs are not.
-    wide, narrow = 4, 4 if precision == "no" else 2
-    d, h = model.d_model, model.n_heads
-    kept = 1 if model.dropout else 0
-    n_inner = 1 if model.activation == "relu" else 2
-    norm = d * (wide + narrow) + 2 * 4  # its input, its output, mean and deviation
-    around_attention = norm + d * narrow + d * kept  # its heads, which the output projection takes
-    feed_forward = norm + n_inner * model.d_ff * narrow + d * kept
-    n_src, n_tgt = shapes.n_src_tokens, shapes.n_tgt_tokens
-    encoder_layer = n_src * (around_attention + feed_forward)
-    decoder_layer = n_tgt * (2 * around_attention + feed_forward)
-    # Queries, keys and values, by torch's kernels in blocks; a fused kernel's own heads and log-sums.
-    is_plain = _is_plain(precision, device)
-    n_src_places, n_tgt_places = (n_src, n_tgt) if is_plain else (shapes.n_src_positions, shapes.n_tgt_positions)
-    of_kernel = 0 if _keeps_weights(model, precision, device) else d * narrow + 4 * h
-    encoder_layer = encoder_layer + n_src_places * (3 * d * narrow + of_kernel)
-    decoder_layer = decoder_layer + n_tgt_places * (4 * d * narrow + 2 * of_kernel)
-    decoder_layer = decoder_layer + n_src_places * 2 * d * narrow
-    if precision != "no":  # the encoder output, which every layer casts for itself
-        decoder_layer = decoder_layer + n_src * d * narrow
-    if _keeps_weights(model, precision, device):
-        of_weight = h * narrow
-        if model.attention_dropout and is_plain:
-            of_weight = h * (narrow + 1)
-        elif model.attention_dropout:  # torch's own products, with the scores, the mask and both kinds of weights
-            of_weight = h * (3 * narrow + 1)
-        encoder_layer = encoder_layer + of_weight * shapes.n_src_src
-        decoder_layer = decoder_layer + of_weight * (shapes.n_tgt_tgt + shapes.n_tgt_src)
-    return encoder_layer, decoder_layer
-
-
-def _is_plain(precision: str, device: Device) -> bool:
-    """Whether attention is that of `model.attention.plain_attention`."""
-    return device == "cpu" and precision == "bf16"
-
-
-def _keeps_weights(model: ModelConfig, precision: str, device: Device) -> bool:
-    """Fused kernels keep no attention weights; on CPU there is none for bf16, nor with dropout of the weights."""
-    return device == "cpu" and (precision != "no" or model.attention_dropout > 0)
-
-
-def _loss_bytes(config: Config, n_tokens: int, vocab_size: int, device: Device, precision: str) -> tuple[int, int]:
-    """What the loss needs for a time, logits, and what it keeps for the backward pass, its gradients."""
-    hidden, r_drop = n_tokens * config.model.d_model, bool(config.optim.r_drop)
-    if precision == "fp16":
-        # All logits, in half and in full precision, their logarithms and the gradients of these; of R-Drop besides both
-        # probabilities and the differences of these and of the logarithms.
-        return n_tokens * vocab_size * (2 + 4 + 4 + 4 + 8 * r_drop) + 2 * hidden, 0
-    narrow = 4 if precision == "no" else 2
-    n_logits = min(n_tokens * vocab_size, _LOGITS_PER_CHUNK[device])
-    n_between = min(n_logits, _LOGITS_PER_BLOCK[device])
-    # Logits and probabilities; of R-Drop the gradient, the difference of the logits and its product besides.
-    n_copies = 4 if r_drop else 2
-    return narrow * n_logits + 4 * n_copies * n_between, 4 * (vocab_size * config.model.d_model + 2 * hidden)

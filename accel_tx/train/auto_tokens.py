@@ -23,7 +23,8 @@ from accel_tx.data.budget import (
     worst_shapes,
 )
 from accel_tx.data.dataset import PreparedData
-from accel_tx.data.forecast import Device, Shapes, activation_bytes, count_parameters
+from accel_tx.data.memory import Device, activation_bytes, count_parameters
+from accel_tx.data.shapes import Shapes
 from accel_tx.inference.translator import load_run_config
 from accel_tx.train.agreement import end_everywhere_if
 from accel_tx.train.device import resolve_precision, uses_gpu

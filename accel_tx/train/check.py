@@ -12,7 +12,8 @@ from accelerate.utils import gather_object
 
 from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import PreparedData, prepare_data
-from accel_tx.data.forecast import Device, Forecast, count_parameters, forecast_training
+from accel_tx.data.forecast import Forecast, forecast_training
+from accel_tx.data.memory import Device, count_parameters
 from accel_tx.train import auto_tokens, checkpoint, device, launched, patience, run_lock, scaling, sharding, warm_start
 from accel_tx.train.checkpoint_content import Content, Parts
 from accel_tx.train.fresh import fresh_state, plan_of

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from accel_tx.config import Config
 from accel_tx.data.batch import Batch
 from accel_tx.data.collator import DataCollator, TokenPair
-from accel_tx.data.forecast import Shapes
+from accel_tx.data.shapes import Shapes
 from accel_tx.model.transformer import Transformer
 from accel_tx.train.optimizer import build_optimizer
 from accel_tx.train.shortage import free_memory, is_shortage

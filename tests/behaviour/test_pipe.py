@@ -16,7 +16,7 @@ import pytest
 from accel_tx.config import Config
 from accel_tx.train.loop import train
 from tests.conftest import REPOSITORY, TINY, run_cli
-from tests.data.test_memory import peak_bytes
+from tests.data.test_memory_of_data import peak_bytes
 
 _PATIENCE_S = 60
 

@@ -17,7 +17,7 @@ from accel_tx.bench.workload import book_like_lengths
 from accel_tx.config import ModelConfig
 from accel_tx.data.batching import BatchLimits, BatchPlan, EpochPlan, MicroBatchSampler, plan_epoch, share
 from accel_tx.data.dealing import Indices
-from accel_tx.data.forecast import Shapes
+from accel_tx.data.shapes import Shapes
 from accel_tx.model.flops import Work, training_flops
 from tests.conftest import REPOSITORY
 

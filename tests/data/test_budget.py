@@ -18,7 +18,8 @@ from accel_tx.data.budget import (
     with_recorded,
     worst_shapes,
 )
-from accel_tx.data.forecast import Device, Shapes
+from accel_tx.data.memory import Device
+from accel_tx.data.shapes import Shapes
 
 COST = 16
 """Places of padding that a block is worth, as for a model of 512 channels."""

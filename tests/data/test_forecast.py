@@ -1,47 +1,19 @@
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.profiler import ProfilerActivity, profile
 
-from accel_tx.bench.workload import book_like_lengths
-from accel_tx.config import Config, ModelConfig, build_config, load_yaml
-from accel_tx.data.batch import Batch
+from accel_tx.config import Config, build_config
 from accel_tx.data.batching import BatchLimits, BatchPlan, plan_epoch
-from accel_tx.data.budget import worst_shapes
-from accel_tx.data.collator import DataCollator, TokenPair
+from accel_tx.data.collator import DataCollator
 from accel_tx.data.dataset import prepare_data
-from accel_tx.data.forecast import (
-    Shapes,
-    activation_bytes,
-    count_parameters,
-    forecast,
-    forecast_training,
-    peak_memory,
-    shown_epochs,
-)
-from accel_tx.data.token_pairs import Ragged, TokenPairs
-from accel_tx.model import transformer
-from accel_tx.model.flops import Work
-from accel_tx.model.transformer import Transformer
-from tests.conftest import REPOSITORY
-
-COST = 16
-"""Places of padding that a block is worth, as for a model of 512 channels."""
-
-SIZES = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=60)
-
-
-def token_pairs(sizes: list[tuple[int, int]]) -> TokenPairs:
-    src, tgt = ([[7] * (size[side] - 1) for size in sizes] for side in (0, 1))
-    return TokenPairs(Ragged.from_lists(src), Ragged.from_lists(tgt))
+from accel_tx.data.forecast import forecast, forecast_training, shown_epochs
+from tests.data.test_shapes import SIZES, token_pairs
 
 
 def config(**train: Any) -> Config:
@@ -72,40 +44,6 @@ def test_padding_and_tokens_are_those_of_the_collated_batches(sizes: list[tuple[
     assert found.tgt_tokens_per_update == pytest.approx(sum(n_tgt) / len(updates))
 
 
-@settings(max_examples=60, deadline=None)
-@given(SIZES, st.booleans())
-def test_shapes_are_those_of_the_collated_batches(sizes: list[tuple[int, int]], by_tokens: bool) -> None:
-    pairs = token_pairs(sizes)
-    limits = BatchLimits(64, None) if by_tokens else BatchLimits(None, 7)
-    plan = plan_epoch(pairs.src_lengths, pairs.tgt_lengths, limits, 3, 1, 0)
-    batches = [DataCollator(COST)([pairs[int(i)] for i in plan.micro_batch(n)]) for n in range(plan.n_micro_batches)]
-    works = [Work.of_batch(batch) for batch in batches]
-    expected = {
-        "n_pairs": [batch.n_pairs for batch in batches],
-        "n_src_tokens": [work.n_src for work in works],
-        "n_tgt_tokens": [work.n_tgt for work in works],
-        "n_src_positions": [sum(block.n_positions for block in batch.src_blocks) for batch in batches],
-        "n_tgt_positions": [sum(block.n_positions for block in batch.tgt_blocks) for batch in batches],
-        "n_src_src": [work.n_src_src for work in works],
-        "n_tgt_tgt": [work.n_tgt_tgt for work in works],
-        "n_tgt_src": [work.n_tgt_src for work in works],
-    }
-    found = Shapes.of_plan(plan, pairs.src_lengths, pairs.tgt_lengths, COST)
-    assert {name: values.tolist() for name, values in vars(found).items()} == expected
-    chosen = np.arange(0, len(batches), 2)
-    assert {name: values.tolist() for name, values in vars(found.some(chosen)).items()} == {
-        name: values[::2] for name, values in expected.items()
-    }
-
-
-def test_of_many_micro_batches_some_stand_for_all() -> None:
-    src, tgt = book_like_lengths(60_000, 150, seed=1)
-    plan = plan_epoch(src, tgt, BatchLimits(1_024, None), 1, 1, 0)
-    found = Shapes.of_plan(plan, src, tgt, COST)
-    assert len(found.n_pairs) == 256 < plan.n_micro_batches
-    assert found.n_tgt_tokens.mean() == pytest.approx(tgt.sum() / plan.n_micro_batches, rel=0.01)
-
-
 def test_updates_are_those_that_training_makes(tiny_config: Callable[..., Config]) -> None:
     asked = tiny_config(train={"max_updates": None, "epochs": 7})
     data = prepare_data(asked)
@@ -124,173 +62,6 @@ def test_epochs_are_shown_as_people_write_them(n_epochs: float, shown: str) -> N
     assert shown_epochs(n_epochs) == shown
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-@pytest.mark.parametrize("tie", ["none", "decoder", "all"])
-@pytest.mark.parametrize("sharing", ["none", "palindrome"])
-def test_parameters_are_counted_as_the_model_has_them(norm: Any, tie: Any, sharing: str) -> None:
-    asked = ModelConfig(
-        d_model=16,
-        d_ff=40,
-        n_heads=4,
-        n_encoder_layers=4,
-        n_decoder_layers=2,
-        encoder_sharing=sharing,
-        decoder_sharing=sharing,
-        norm=norm,
-        tie_embeddings=tie,
-    )
-    sizes = (70, 70) if tie == "all" else (70, 90)
-    assert count_parameters(asked, *sizes) == transformer.count_parameters(Transformer(asked, *sizes))
-
-
-BASE = {"d_model": 64, "d_ff": 256, "n_heads": 4, "n_encoder_layers": 3, "n_decoder_layers": 2, "tie_embeddings": "all"}
-N, SRC_WIDTH, TGT_WIDTH = 40, 17, 21
-ONE_LENGTH = [(SRC_WIDTH, TGT_WIDTH)] * N
-# From long to short, as a plan has them; in several blocks, with padding.
-MANY_LENGTHS = [(n, max(2, n + (7 * n) % 5 - 2)) for n in range(60, 2, -1)]
-
-
-def batch_of(lengths: list[tuple[int, int]]) -> Batch:
-    """Pairs of so many tokens, EOS included."""
-    return DataCollator(COST)([TokenPair(*(np.full(n - 1, 7, dtype=np.int32) for n in pair)) for pair in lengths])
-
-
-def shapes_of(lengths: list[tuple[int, int]]) -> Shapes:
-    src, tgt = np.array(lengths).T
-    plan = plan_epoch(src, tgt, BatchLimits(None, len(src)), 1, 1, 0)
-    return Shapes.of_plan(plan, src, tgt, COST)
-
-
-def one_shape() -> Shapes:
-    return Shapes.of_rectangles(*(np.array([n]) for n in (N, SRC_WIDTH, TGT_WIDTH)))
-
-
-def test_a_rectangle_is_one_block() -> None:
-    assert {name: values.tolist() for name, values in vars(one_shape()).items()} == {
-        name: values.tolist() for name, values in vars(shapes_of(ONE_LENGTH)).items()
-    }
-    (block,) = batch_of(ONE_LENGTH).src_blocks
-    assert (block.n_sentences, block.width, block.valid) == (N, SRC_WIDTH, None)
-
-
-def test_many_lengths_are_several_blocks_with_padding() -> None:
-    batch = batch_of(MANY_LENGTHS)
-    assert len(batch.src_blocks) > 2
-    assert 0.01 < shapes_of(MANY_LENGTHS).padding_share < 0.2
-
-
-def saved_bytes(
-    asked: ModelConfig, half: bool, lengths: list[tuple[int, int]] = ONE_LENGTH, checkpointing: bool = False
-) -> int:
-    """What autograd keeps for the backward pass of one batch beside the parameters and what the loss keeps."""
-    model = Transformer(asked, 50, 50).train()
-    model.gradient_checkpointing = checkpointing
-    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), model.positions]}
-    batch, kept = batch_of(lengths), {}  # type: tuple[Batch, dict[int, torch.UntypedStorage]]
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        # Half-precision copies of the matrices are counted with the parameters.
-        if storage.data_ptr() not in own and not (half and tensor.ndim == 2 and len(tensor) <= asked.d_ff):
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    half_precision = torch.autocast("cpu", torch.bfloat16, enabled=half)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), half_precision:
-        model(batch, 0.1)
-    loss = 4 * (batch.n_tgt_tokens * asked.d_model + 50 * asked.d_model)
-    return sum(storage.nbytes() for storage in kept.values()) - loss
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"norm": "post"},
-        {"activation": "gelu"},
-        {"dropout": 0.0},
-        {"attention_dropout": 0.1},
-        {"n_encoder_layers": 1, "d_ff": 64},
-        {"positions": "rotary"},
-    ],
-)
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("lengths", [ONE_LENGTH, MANY_LENGTHS], ids=["one block", "many blocks"])
-def test_activations_are_those_that_autograd_keeps(
-    fields: dict[str, Any], half: bool, lengths: list[tuple[int, int]]
-) -> None:
-    asked = ModelConfig(**{**BASE, **fields})  # type: ignore[arg-type]
-    shapes = shapes_of(lengths)
-    found = activation_bytes(asked, shapes, "bf16" if half else "no", "cpu")[0]
-    expected = saved_bytes(asked, half, lengths)
-    if lengths is ONE_LENGTH and not half and not asked.attention_dropout:
-        # What the kernel gives is there twice, as it is and with the blocks joined; one block alone needs no joining.
-        n_kernels = (
-            asked.n_encoder_layers * shapes.n_src_tokens[0] + 2 * asked.n_decoder_layers * shapes.n_tgt_tokens[0]
-        )
-        expected += int(n_kernels) * asked.d_model * 4
-    assert found == pytest.approx(expected, rel=0.04 if asked.attention_dropout else 0.03)
-
-
-@pytest.mark.parametrize("norm", ["pre", "post"])
-@pytest.mark.parametrize("half", [False, True])
-def test_with_checkpointing_the_inputs_of_the_layers_are_kept_and_one_layer_more(norm: Any, half: bool) -> None:
-    asked, precision = ModelConfig(**{**BASE, "norm": norm}), "bf16" if half else "no"  # type: ignore[arg-type]
-    found = activation_bytes(asked, one_shape(), precision, "cpu", checkpointing=True)[0]
-    shorter = ModelConfig(**{**BASE, "norm": norm, "n_decoder_layers": 1})  # type: ignore[arg-type]
-    plain = [activation_bytes(model, one_shape(), precision, "cpu")[0] for model in (asked, shorter)]
-    one_decoder_layer = plain[0] - plain[1]  # the largest
-    assert found - one_decoder_layer == pytest.approx(saved_bytes(asked, half, checkpointing=True), rel=0.05)
-    assert found < 0.6 * plain[0]
-
-
-@pytest.mark.parametrize(("checkpointing", "r_drop"), [(False, 0.0), (True, 0.0), (False, 5.0), (True, 5.0)])
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize("lengths", [ONE_LENGTH, MANY_LENGTHS], ids=["one block", "many blocks"])
-def test_the_peak_is_that_of_the_allocator(
-    precision: str, checkpointing: bool, r_drop: float, lengths: list[tuple[int, int]]
-) -> None:
-    fields = {**BASE, "n_encoder_layers": 5, "n_decoder_layers": 5}
-    asked = build_config(
-        {
-            "train": {
-                "max_updates": 1,
-                "max_tokens": 4096,
-                "micro_batches_per_update": 2,
-                "gradient_checkpointing": checkpointing,
-            },
-            "model": fields,
-            "optim": {"r_drop": r_drop},
-        }
-    )
-    model = Transformer(asked.model, 2000, 2000).train()
-    model.gradient_checkpointing = checkpointing
-    optimizer, batch = torch.optim.Adam(model.parameters(), fused=True), batch_of(lengths)
-
-    def forward_and_backward() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(batch, 0.1, r_drop)
-        loss.backward()
-
-    forward_and_backward()  # its gradients stay: the second micro-batch of an update adds to them
-    optimizer.step()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        forward_and_backward()
-    assert profiled.profiler is not None
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    taken = np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
-    weights_gradients_and_moments = 16 * transformer.count_parameters(model)
-    found = peak_memory(asked, shapes_of(lengths), 2000, 2000, "cpu", precision)
-    assert found.total - found.program == pytest.approx(weights_gradients_and_moments + taken.max(), rel=0.08)
-
-
-def test_a_running_average_takes_one_more_copy_of_the_weights() -> None:
-    asked = config()
-    averaged = dataclasses.replace(asked, train=dataclasses.replace(asked.train, ema_decay=0.999))
-    plain, more = (peak_memory(c, one_shape(), 50, 60, "gpu", "bf16") for c in (asked, averaged))
-    assert more.total - plain.total == 4 * count_parameters(asked.model, 50, 60)
-
-
 def test_the_largest_micro_batch_decides_and_the_parts_add_up() -> None:
     lengths = np.array([30] * 20 + [2] * 20)
     memory = forecast(config(), lengths, lengths, 50, 60).memory_mib
@@ -298,27 +69,3 @@ def test_the_largest_micro_batch_decides_and_the_parts_add_up() -> None:
     for setting, parts in memory.items():
         assert parts["total"] == pytest.approx(sum(mib for name, mib in parts.items() if name != "total"))
         assert parts["parameters"] == pytest.approx(less[setting]["parameters"])
-    wide = dataclasses.replace(config().model, attention_dropout=0.1)
-    shapes = Shapes.of_rectangles(*(np.array([n]) for n in (4, 9, 11)))
-    more = activation_bytes(wide, shapes, "no", "cpu") - activation_bytes(config().model, shapes, "no", "cpu")
-    assert more[0] > 0
-    assert activation_bytes(wide, shapes, "no", "gpu") == activation_bytes(config().model, shapes, "no", "gpu")
-
-
-def test_the_table_of_memory_in_the_readme_is_the_forecast() -> None:
-    text = (
-        (REPOSITORY / "configs" / "README.md")
-        .read_text(encoding="utf-8")
-        .split("Forecast for `transformer_big.yaml`")[1]
-    )
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")][:6]
-    budgets = [int(cell.replace(",", "")) for cell in rows[0][1:]]
-    values = load_yaml(REPOSITORY / "configs" / "transformer_big.yaml")
-    for name, *shown in rows[2:]:
-        precision, _, checkpointing = name.partition(", ")
-        for budget, gib in zip(budgets, shown, strict=True):
-            fields = {"max_tokens": budget, "gradient_checkpointing": bool(checkpointing)}
-            asked = build_config({**values, "train": {**values["train"], **fields}})
-            worst = worst_shapes(budget, 150, 150, 1_000_000)
-            found = peak_memory(asked, worst, 32_000, 32_000, "gpu", precision).total / 2**30
-            assert found == pytest.approx(float(gib), abs=0.06), (name, budget)
