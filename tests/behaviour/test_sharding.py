@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,13 @@ def test_a_run_in_parts_goes_on_as_one_whole_and_the_other_way_round(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reshard", ["true", "false"])
+@pytest.mark.parametrize(("reshard", "r_drop"), [("true", 0.0), ("false", 5.0)])
 @pytest.mark.parametrize("n_processes", [2, 4])
 def test_processes_that_hold_parts_train_as_one(
-    n_processes: int, reshard: str, tiny_config: MakeConfig, tmp_path: Path
+    n_processes: int, reshard: str, r_drop: float, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = config_of(tiny_config, gradient_checkpointing=True, micro_batches_per_update=4)
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, r_drop=r_drop))
     train_on(1, config, tmp_path / "one", float64=True)
     launched = {**SHARDED, "FSDP_RESHARD_AFTER_FORWARD": reshard}
     train_on(n_processes, config, tmp_path / "parts", float64=True, launched_with=launched)
