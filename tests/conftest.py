@@ -176,3 +176,11 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk |
     yield SmallDisk(path) if mounted else None
     if mounted:
         subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """New tensors are float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

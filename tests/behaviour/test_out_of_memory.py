@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
 
 from accel_tx.config import Config, RunError
 from accel_tx.data.batch import Block
-from accel_tx.data.dataset import prepare_data
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import device
 from accel_tx.train.buckets import Buckets
-from accel_tx.train.fresh import plan_of
 from accel_tx.train.loop import train
-from tests.behaviour.test_gradients import gradients_of_one_big_batch
-from tests.ranks import read_records, start_ranks, train_and_record
+from tests.ranks import start_ranks, train_and_record
 from tests.run_folder import metrics
+from tests.update_gradients import ONE_EPOCH, assert_gradients_are_those_of, mean_loss
 
 MakeConfig = Callable[..., Config]
 
@@ -78,7 +75,7 @@ def train_short_of_memory(short: list[int], place: str, config: Config, *argumen
 
     Buckets.finish = finish  # type: ignore[method-assign]
     kwargs = device.DistributedDataParallelKwargs
-    device.DistributedDataParallelKwargs = functools.partial(kwargs, bucket_cap_mb=0.001)  # type: ignore[assignment, misc]
+    device.DistributedDataParallelKwargs = partial(kwargs, bucket_cap_mb=0.001)  # type: ignore[assignment, misc]
     is_short = int(os.environ.get("RANK", "0")) in short
     with memory_of(2 if is_short else 1000, place, n_spared=1 if place == "last backward" else 0) as failed:
         train_and_record(config, *arguments)
@@ -88,14 +85,7 @@ def train_short_of_memory(short: list[int], place: str, config: Config, *argumen
         assert (0 < shares_begun[0] < 1) == (place == "last backward")
 
 
-@pytest.fixture
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.usefixtures("_float64")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("place", ["forward", "backward", "last backward"])
 @pytest.mark.parametrize(("n_processes", "short"), [(1, [0]), (2, [1]), (2, [0, 1])])
 def test_every_update_has_the_gradient_of_one_big_batch(
@@ -106,29 +96,19 @@ def test_every_update_has_the_gradient_of_one_big_batch(
         model={"dropout": 0.0},
         optim={"label_smoothing": 0.1, "clip_norm": None},
         train={
-            "epochs": 1,
-            "max_updates": None,
-            "max_tokens": None,
+            **ONE_EPOCH,
             "batch_size": 5,
             "micro_batches_per_update": 2 * n_processes,
-            "save_every_updates": 1000,
             "log_every_updates": 1,
         },
         validation={"every_updates": 1000},
     )
-    data = prepare_data(config)
-    plan = plan_of(config.train, data)
-    updates = list(plan.updates(0, plan.updates_per_epoch))
     arguments = short, place, config, tmp_path / "run", tmp_path / "records", True
     ranks = start_ranks(n_processes, tmp_path / "log", train_short_of_memory, *arguments, float64=True)
     printed = ranks.wait(timeout_s=120)
     assert printed.count("is more than the memory holds") == len(short)
-    for rank in read_records(tmp_path / "records"):
-        assert len(rank) == len(updates)
-        for update, found in zip(updates, rank, strict=True):
-            expected = gradients_of_one_big_batch(config, data, np.concatenate(update), found["weights"])
-            for ours, theirs in zip(found["gradients"], expected, strict=True):
-                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    loss_of = partial(mean_loss, smoothing=config.optim.label_smoothing)
+    assert_gradients_are_those_of(loss_of, config, tmp_path / "records", n_processes, atol=1e-12)
 
 
 def numbers(run_dir: Path) -> list[dict[str, float]]:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from accel_tx.config import Config
-from accel_tx.data.dataset import PreparedData, prepare_data
+from accel_tx.data.batch import Batch
 from accel_tx.data.tokenizer import PAD_ID
 from accel_tx.model.layers import Dropout
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import gradient
-from accel_tx.train.fresh import plan_of
 from tests.behaviour.test_out_of_memory import memory_of
-from tests.padded import padded
-from tests.ranks import read_records, start_ranks, train_and_record
+from tests.ranks import start_ranks, train_and_record
+from tests.update_gradients import ONE_EPOCH, assert_gradients_are_those_of
 
 MakeConfig = Callable[..., Config]
 ALPHA, SMOOTHING = 3.0, 0.1
@@ -43,15 +41,8 @@ def train_dropping_channels(n_pairs_that_fit: int, *arguments: Any) -> None:
     assert bool(failed) == (n_pairs_that_fit < 5)
 
 
-def gradients_of_two_passes(
-    config: Config, data: PreparedData, pairs: np.ndarray, weights: list[torch.Tensor]
-) -> list[torch.Tensor]:
-    """Of the loss as Liang et al. 2021 write it, halved, by plain autograd."""
-    model = Transformer(config.model, data.tokenizers.src.vocab_size, data.tokenizers.tgt.vocab_size).train()
-    with torch.no_grad():
-        for parameter, value in zip(model.parameters(), weights, strict=True):
-            parameter.copy_(value)
-    batch = padded([data.train[int(i)] for i in pairs])
+def loss_of_two_passes(model: Transformer, batch: Batch) -> torch.Tensor:
+    """As Liang et al. 2021 write it, halved."""
     real = batch.tgt_out != PAD_ID
     torch.manual_seed(0)
     passes = []
@@ -64,18 +55,10 @@ def gradients_of_two_passes(
     nll = sum(F.cross_entropy(x, targets, reduction="sum", label_smoothing=SMOOTHING) for x in passes)
     log_p, log_q = (x.log_softmax(-1) for x in passes)
     divergences = sum(F.kl_div(x, y, reduction="sum", log_target=True) for x, y in ((log_p, log_q), (log_q, log_p)))
-    ((nll + ALPHA * divergences / 2) / 2 / real.sum()).backward()
-    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return (nll + ALPHA * divergences / 2) / 2 / real.sum()
 
 
-@pytest.fixture
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.usefixtures("_float64")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("n_pairs_that_fit", [1000, 2])
 @pytest.mark.parametrize("n_processes", [1, 2])
 def test_every_update_has_the_gradient_of_one_big_batch(
@@ -87,23 +70,12 @@ def test_every_update_has_the_gradient_of_one_big_batch(
         model={"dropout": 0.2},
         optim={"label_smoothing": SMOOTHING, "r_drop": ALPHA, "clip_norm": None},
         train={
-            "epochs": 1,
-            "max_updates": None,
-            "max_tokens": None,
+            **ONE_EPOCH,
             "batch_size": 5,
             "micro_batches_per_update": 2,
-            "save_every_updates": 1000,
         },
         validation={"every_updates": 1000},
     )
-    data = prepare_data(config)
-    plan = plan_of(config.train, data)
-    updates = list(plan.updates(0, plan.updates_per_epoch))
     arguments = n_pairs_that_fit, config, tmp_path / "run", tmp_path / "records", True
     start_ranks(n_processes, tmp_path / "log", train_dropping_channels, *arguments, float64=True).wait()
-    for rank in read_records(tmp_path / "records"):
-        assert len(rank) == len(updates)
-        for update, found in zip(updates, rank, strict=True):
-            expected = gradients_of_two_passes(config, data, np.concatenate(update), found["weights"])
-            for ours, theirs in zip(found["gradients"], expected, strict=True):
-                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    assert_gradients_are_those_of(loss_of_two_passes, config, tmp_path / "records", n_processes, atol=1e-10)

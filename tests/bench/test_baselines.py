@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -61,14 +61,7 @@ def weights_for_original(ours: Transformer) -> dict[str, torch.Tensor]:
     return state
 
 
-@pytest.fixture
-def _in_float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.usefixtures("_in_float64")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("fixed_width", [None, 37])
 @pytest.mark.parametrize("name", MODELS)
 def test_with_the_same_weights_the_original_has_our_loss_and_size(name: str, fixed_width: int | None) -> None:
