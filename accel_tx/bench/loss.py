@@ -16,10 +16,10 @@ from accel_tx.bench.children import end_with_the_command
 from accel_tx.bench.memory import watched_peak
 from accel_tx.bench.report import markdown_table
 from accel_tx.model.loss import vocabulary_loss
+from accel_tx.model.precision import autocast
 
 N_TOKENS, VOCAB_SIZE, D_MODEL, SMOOTHING = 16_384, 32_000, 512, 0.1
 _CHECKED = (700, 1_003, 32)
-_DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
@@ -117,11 +117,11 @@ def _measure(name: str, precision: str, n_threads: int, n_tokens: int, vocab_siz
 
 
 def _run(name: str, precision: str, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    device, dtype = inputs[0].device.type, _DTYPES[precision]
-    with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
+    device = inputs[0].device
+    with autocast(device, precision):
         loss = LOSSES[name](*inputs, SMOOTHING)
     loss.backward()  # type: ignore[no-untyped-call]
-    if device == "cuda":
+    if device.type == "cuda":
         torch.cuda.synchronize()
 
 

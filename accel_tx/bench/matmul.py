@@ -6,8 +6,9 @@ import time
 
 import torch
 
+from accel_tx.model.precision import DTYPES
+
 _CPU_SIZES, _GPU_SIZES = (512, 1024, 2048), (2048, 4096, 8192)
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def matmul_peak_flops(precision: str, device: torch.device, seconds: float) -> float:

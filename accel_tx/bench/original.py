@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import TextIO
 
 import numpy as np
@@ -25,6 +24,7 @@ from accel_tx.config import Config, OptimConfig
 from accel_tx.data.collator import TokenPair
 from accel_tx.data.dealing import Indices
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
+from accel_tx.model.precision import autocast
 from accel_tx.model.transformer import count_parameters
 
 BATCH_SIZE = 64
@@ -84,14 +84,14 @@ class OriginalStep:
             final_div_factor=optim.final_div_factor,
             three_phase=optim.three_phase,
         )
-        self.amp_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        self.precision = precision
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def __call__(self, batch: OriginalBatch) -> float:
         """The batch's loss a real target token, in nats."""
         self.model.train()
         batch = batch.to(self.device)
-        with self.clock.phase("forward"), self._autocast():
+        with self.clock.phase("forward"), autocast(self.device, self.precision):
             loss: Tensor = self.criterion(self.model(batch).flatten(0, 1), batch.tgt_out.flatten())
         with self.clock.phase("backward"):
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -104,9 +104,6 @@ class OriginalStep:
         self.log.write(f"{value}\n")
         self.log.flush()
         return value
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.amp_dtype is None else torch.autocast(self.device.type, self.amp_dtype)
 
 
 def original_collator(width: int | None) -> Callable[[list[TokenPair]], OriginalBatch]:

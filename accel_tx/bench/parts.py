@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from accel_tx.bench.loss import plain_loss
-from accel_tx.bench.matmul import DTYPES
 from accel_tx.bench.report import markdown_table
 from accel_tx.bench.workload import Workload
 from accel_tx.config import Config, UserError
@@ -22,6 +21,7 @@ from accel_tx.data.collator import TokenPair, pad_sources, pad_targets, pairs_of
 from accel_tx.model.attention import attend, kernel_attention
 from accel_tx.model.dropout import Dropout
 from accel_tx.model.loss import vocabulary_loss
+from accel_tx.model.precision import DTYPES, autocast
 from accel_tx.model.transformer import Transformer
 
 _ADAM = "fused Adam"
@@ -149,14 +149,14 @@ class _Step:
         self.tgt_in, self.real = pad_targets([pair.tgt for pair in pairs]).to(device), _real(pairs).to(device)
 
     def __call__(self) -> None:
-        with _autocast(self.batch.src_ids.device, self.precision):
+        with autocast(self.batch.src_ids.device, self.precision):
             loss = self.model(self.batch, self.smoothing)
         self._backward(loss)
 
     def padded(self) -> None:
         """The same pairs padded to their longest, the loss over real tokens only."""
         model = self.model
-        with _autocast(self.src_ids.device, self.precision):
+        with autocast(self.src_ids.device, self.precision):
             memory = model.encode(self.src_ids, self.src_valid)
             hidden = model.decode(self.tgt_in, memory, self.src_valid)[self.real]
             loss = vocabulary_loss(hidden, model.projection, model.output_bias, self.batch.tgt_out, self.smoothing)
@@ -202,7 +202,7 @@ def _attention_parts(config: Config, batch: Batch, precision: str) -> list[Part]
         arguments = (query, key_value, blocks, memory_blocks, model.n_heads, model.attention_dropout, causal)
 
         def forward_and_backward() -> object:
-            with _autocast(device, precision):
+            with autocast(device, precision):
                 heads = attention(*arguments)
             return torch.autograd.grad(heads, leaves, upstream)
 
@@ -248,7 +248,7 @@ def _loss_part(model: Transformer, batch: Batch, precision: str, smoothing: floa
     leaves = [hidden, model.projection, model.output_bias]
 
     def run(loss: Callable[..., Tensor]) -> None:
-        with _autocast(hidden.device, precision):
+        with autocast(hidden.device, precision):
             value = loss(*leaves, batch.tgt_out, smoothing)
         torch.autograd.grad(value, leaves)
 
@@ -269,11 +269,6 @@ def _optimizer_parts(config: Config, model: Transformer) -> list[Part]:
         parameter.grad = torch.full_like(parameter, 1e-3)
     fused, plain = torch.optim.Adam(parameters, lr=1e-9, fused=True), torch.optim.Adam(parameters, lr=1e-9)
     return [Part(_ADAM, "Adam as it is by default", fused.step, plain.step)]
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    dtype = DTYPES[precision]
-    return torch.autocast(device.type, torch.bfloat16 if dtype == torch.float32 else dtype, dtype != torch.float32)
 
 
 def _seconds(run: Run, device: torch.device) -> float:

@@ -14,11 +14,11 @@ from accel_tx.config import Config
 from accel_tx.data.batch import Batch
 from accel_tx.data.collator import DataCollator, TokenPair
 from accel_tx.data.shapes import Shapes
+from accel_tx.model.precision import autocast
 from accel_tx.model.transformer import Transformer
 from accel_tx.train.optimizer import build_optimizer
 from accel_tx.train.shortage import free_memory, is_shortage
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MARGIN = 0.1
 """Share of the memory that trials leave free."""
 
@@ -30,7 +30,7 @@ class Trial:
         self, config: Config, vocab_sizes: tuple[int, int], device: torch.device, precision: str, is_shared: bool
     ) -> None:
         """`is_shared`: DDP will have its buckets besides. Raises: RuntimeError where not even this much fits."""
-        self.device, self.dtype, self.optim = device, _DTYPES.get(precision), config.optim
+        self.device, self.precision, self.optim = device, precision, config.optim
         self.model = Transformer(config.model, *vocab_sizes).to(device).train()
         self.model.gradient_checkpointing = config.train.gradient_checkpointing
         self.optimizer = build_optimizer(self.model, config.optim)
@@ -57,7 +57,7 @@ class Trial:
 
     def _update(self, batch: Batch) -> None:
         for _ in range(2):  # the second time there are gradients already, as there are in most micro-batches
-            with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            with autocast(self.device, self.precision):
                 loss = self.model(batch.to(self.device), self.optim.label_smoothing, self.optim.r_drop)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
