@@ -71,6 +71,11 @@ def count_parameters(model: ModelConfig, src_vocab_size: int, tgt_vocab_size: in
     return embeddings + tgt_vocab_size + layers + (2 * norm if model.norm == "pre" else 0)
 
 
+def ddp_bytes(model: ModelConfig, src_vocab_size: int, tgt_vocab_size: int, n_processes: int) -> int:
+    """The buckets in which several processes sum their gradients up, beside those of the micro-batches so far."""
+    return 4 * count_parameters(model, src_vocab_size, tgt_vocab_size) if n_processes > 1 else 0
+
+
 def peak_memory(
     config: Config, shapes: Shapes, src_vocab_size: int, tgt_vocab_size: int, device: Device, precision: str
 ) -> Memory:

@@ -23,12 +23,12 @@ from accel_tx.data.budget import (
     worst_shapes,
 )
 from accel_tx.data.dataset import PreparedData
-from accel_tx.data.memory import Device, activation_bytes, count_parameters
+from accel_tx.data.memory import Device, activation_bytes, ddp_bytes
 from accel_tx.data.shapes import Shapes
 from accel_tx.inference.translator import load_run_config
 from accel_tx.train.agreement import end_everywhere_if
 from accel_tx.train.device import resolve_precision, uses_gpu
-from accel_tx.train.host_memory import available_bytes
+from accel_tx.train.host_memory import available_to_each
 from accel_tx.train.progress import say
 from accel_tx.train.shortage import is_shortage
 from accel_tx.train.trial import MARGIN, Trial, undisturbed
@@ -118,13 +118,12 @@ def _by_forecast(config: Config, data: PreparedData, n_processes: int, precision
     least, share = budget_range(config, n_processes)
     device: Device = "gpu" if uses_gpu() else "cpu"
     bytes_at = partial(_forecast_at, config, data, device=device, precision=precision, n_processes=n_processes)
-    most, usable = share, float("inf")
+    most = share
     if device == "gpu":
         usable = (1 - MARGIN) * torch.cuda.mem_get_info()[0]
     else:
         most = max(least, min(share, _MOST_ON_CPU))
-        if (free := available_bytes()) is not None:
-            usable = _SHARE_OF_HOST * free / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        usable = _SHARE_OF_HOST * available_to_each()
     budget = largest_that_fits(lambda tokens: bytes_at(tokens) <= usable, least, most, most)
     forecast = f"forecast {bytes_at(budget or least) / 2**20:,.0f} of {usable / 2**20:,.0f} MiB for a process"
     if budget is None:
@@ -143,8 +142,7 @@ def _forecast_at(
 ) -> int:
     vocab_sizes = _vocab_sizes(data)
     found = forecast_bytes(config, budget, _shapes(data, budget), vocab_sizes, device, precision)
-    # DDP's buckets, beside the gradients of the micro-batches so far.
-    return found + (4 * count_parameters(config.model, *vocab_sizes) if n_processes > 1 else 0)
+    return found + ddp_bytes(config.model, *vocab_sizes, n_processes)
 
 
 def by_trial(config: Config, data: PreparedData, n_processes: int, device: torch.device, precision: str) -> _Found:

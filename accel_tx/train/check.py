@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -13,11 +12,11 @@ from accelerate.utils import gather_object
 from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.data.forecast import Forecast, forecast_training
-from accel_tx.data.memory import Device, count_parameters
+from accel_tx.data.memory import Device, ddp_bytes
 from accel_tx.train import auto_tokens, checkpoint, device, launched, patience, run_lock, scaling, sharding, warm_start
 from accel_tx.train.checkpoint_content import Content, Parts
 from accel_tx.train.fresh import fresh_state, plan_of
-from accel_tx.train.host_memory import available_bytes
+from accel_tx.train.host_memory import available_to_each
 from accel_tx.train.outlook import (
     Disk,
     Length,
@@ -204,17 +203,15 @@ def _forecast_bytes(config: Config, forecast: Forecast, data: PreparedData, acce
     kind: Device = "gpu" if accelerator.device.type == "cuda" else "cpu"
     precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     needed = forecast.memory_mib[f"{kind} {precision}"]["total"] * _MIB
-    sizes = data.tokenizers.src.vocab_size, data.tokenizers.tgt.vocab_size
-    # DDP's buckets.
-    return needed + (4 * count_parameters(config.model, *sizes) if accelerator.num_processes > 1 else 0)
+    vocab_sizes = data.tokenizers.src.vocab_size, data.tokenizers.tgt.vocab_size
+    return needed + ddp_bytes(config.model, *vocab_sizes, accelerator.num_processes)
 
 
 def _usable_bytes(accelerator: Accelerator) -> float:
     """Free memory for this process; infinite where nothing tells."""
     if accelerator.device.type == "cuda":
         return float(torch.cuda.mem_get_info(accelerator.device)[0])
-    free = available_bytes()
-    return float("inf") if free is None else free / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return available_to_each()
 
 
 def _newest(run_dir: Path, parts: Parts | None, fresh: TrainState) -> tuple[Path | None, list[str]]:

@@ -20,6 +20,12 @@ def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cg
     return min(known) if known else None
 
 
+def available_to_each() -> float:
+    """An equal share of it for each process that the launcher started here; infinite if nothing tells."""
+    free = available_bytes()
+    return float("inf") if free is None else free / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def resident_bytes(proc: Path = Path("/proc")) -> int | None:
     """What this process has in memory now, mapped files included; None if nothing tells."""
     fields = next(iter(_lines(proc / "self" / "statm")), "").split()

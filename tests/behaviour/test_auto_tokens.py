@@ -15,7 +15,7 @@ from accel_tx.config import Config, UserError
 from accel_tx.data.batch import Block
 from accel_tx.data.dataset import prepare_data
 from accel_tx.model.transformer import Transformer
-from accel_tx.train import auto_tokens
+from accel_tx.train import auto_tokens, host_memory
 from accel_tx.train.loop import train
 from tests.conftest import as_options, run_cli
 from tests.ranks import start_ranks
@@ -41,13 +41,13 @@ def test_a_run_is_that_of_the_numbers_found_and_goes_on_with_them_elsewhere(
 ) -> None:
     config = tiny_config(train=AUTO)
     memory = memory_for(config, 180)
-    monkeypatch.setattr(auto_tokens, "available_bytes", lambda: memory)
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: memory)
     train(tiny_config(train={**AUTO, "stop_at_update": 7}), tmp_path / "auto")
     assert recorded(tmp_path / "auto") == (167, 3, None)
     printed = capsys.readouterr().out
     assert "train.max_tokens auto: 3 x 167 tokens an update of 500; the memory holds no more (forecast 3" in printed
 
-    monkeypatch.setattr(auto_tokens, "available_bytes", lambda: 100 * memory)
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: 100 * memory)
     train(config, tmp_path / "auto")
     assert "train.max_tokens auto: 3 x 167 tokens an update, as this run began" in capsys.readouterr().out
     train(
@@ -71,14 +71,14 @@ def test_on_a_cpu_larger_micro_batches_than_pay_are_not_made(
 def test_a_longest_pair_that_does_not_fit_is_one_line_and_nothing_is_written(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_tokens, "available_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: 1 << 20)
     with pytest.raises(UserError, match=r"not even the longest pair, model.max_positions = 96, fits into the memory"):
         train(tiny_config(train=AUTO), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def train_with_memory(of_ranks: list[int], config: Config, run_dir: Path) -> None:
-    auto_tokens.available_bytes = lambda: 2 * of_ranks[int(os.environ["RANK"])]  # type: ignore[assignment]
+    host_memory.available_bytes = lambda: 2 * of_ranks[int(os.environ["RANK"])]  # type: ignore[assignment]
     train(config, run_dir)
 
 

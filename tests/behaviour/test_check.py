@@ -17,7 +17,7 @@ from accel_tx.config import Config
 from accel_tx.data.batch import Block
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import check as checking
-from accel_tx.train import checkpoint, checkpoint_writer, try_out
+from accel_tx.train import checkpoint, checkpoint_writer, host_memory, try_out
 from accel_tx.train.check import check
 from accel_tx.train.checkpoint_content import read_content
 from accel_tx.train.loop import train
@@ -108,7 +108,7 @@ def test_a_run_takes_no_more_disk_than_was_said_and_not_much_less(
 def test_a_batch_that_the_forecast_has_no_room_for_is_not_tried(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checking, "available_bytes", lambda: 50 << 20)
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: 50 << 20)
     monkeypatch.setattr(checking, "try_out", lambda *_: pytest.fail("tried"))
     (line,) = checked(tiny_config(), tmp_path / "run").problems
     assert line.startswith("the largest micro-batch does not fit: ")
@@ -167,7 +167,7 @@ def test_what_a_start_would_make_of_a_run_folder_is_told_and_the_folder_stays_as
     other = checked(tiny_config(**{**SMALL, "data": {"phrasebook_train_pairs": 500}}), run_dir)
     assert ["made with another training data" in line for line in other.problems] == [True]
     with pytest.MonkeyPatch.context() as patch:  # nothing is tried, so that only the state can tell
-        patch.setattr(checking, "available_bytes", lambda: 50 << 20)
+        patch.setattr(host_memory, "available_bytes", lambda: 50 << 20)
         other = checked(tiny_config(**{**SMALL, "data": {"phrasebook_train_pairs": 500}}), run_dir)
     assert ["made with another training data" in line for line in other.problems] == [False, True]
     damaged = run_dir / "checkpoints" / "update_00000004" / "optimizer.bin"
