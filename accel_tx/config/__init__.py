@@ -9,7 +9,7 @@ from accel_tx.config.data import CorpusEntry, DataConfig
 from accel_tx.config.decode import DecodeConfig
 from accel_tx.config.errors import RunError, UserError
 from accel_tx.config.model import ModelConfig, TokenizerConfig
-from accel_tx.config.train import OptimConfig, TrainConfig, ValidationConfig
+from accel_tx.config.train import LOWER_IS_BETTER, OptimConfig, TrainConfig, ValidationConfig
 from accel_tx.config.whole import (
     SECTIONS,
     Config,
@@ -22,6 +22,7 @@ from accel_tx.config.whole import (
 )
 
 __all__ = [
+    "LOWER_IS_BETTER",
     "PRESETS",
     "SECTIONS",
     "CleanConfig",

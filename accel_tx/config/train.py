@@ -21,6 +21,7 @@ _USED_BY = {
 
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]
 BEST_METRICS = ("bleu", "chrf", "val_loss", "cer", "wer")
+LOWER_IS_BETTER = ("val_loss", "cer", "wer")
 
 
 @dataclass(frozen=True)

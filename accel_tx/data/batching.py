@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -142,7 +143,8 @@ class BatchPlan:
         self.micro_batches_per_update = micro_batches_per_update
         planner = Planner(src_lengths, tgt_lengths, limits, micro_batches_per_update, seed)
         self.longest = planner.sizes
-        self._plan = planner.plan
+        # Kept for the epoch that is in use: the training and its loader ask for the same ones.
+        self._plan = lru_cache(maxsize=1)(planner.plan)
         self.updates_per_epoch = -(-planner.n_micro_batches // micro_batches_per_update)
 
     def position(self, update: int) -> tuple[int, int]:

@@ -121,10 +121,11 @@ def _scores(trained: Trained) -> str:
     scores = trained.scores
     if "bleu" not in scores:
         return "These weights have not been validated by their run."
+    loss = scores["val_loss"]
     rows = [
         ("BLEU", f"{scores['bleu']:.2f}"),
         ("chrF", f"{scores['chrf']:.2f}"),
-        ("loss, nats a target token", f"{scores['val_loss']:.3f}"),
+        ("loss, nats a target token", "not finite" if loss is None else f"{loss:.3f}"),
     ]
     beam_size = trained.config.validation.beam_size
     search = "greedy search" if beam_size == 1 else f"a beam of {beam_size}"

@@ -65,14 +65,15 @@ def score_systems(metric: LineMetric, systems: Sequence[Sequence[str]], drawn: R
     for i in range(1, len(systems)):
         difference = scores[i] - scores[0]
         found[i] = replace(found[i], difference=difference)
-        if difference == 0:
-            # sacreBLEU counts what is larger, so that no difference at all would look like the surest one.
-            found[i] = replace(found[i], p_bootstrap=1.0, p_randomization=1.0)
-            continue
+        # sacreBLEU counts what is larger, so that no difference at all would look like the surest one.
+        p = 1.0
         if drawn.n_resamples:
-            found[i] = replace(found[i], p_bootstrap=bootstrap_p(resampled[0], resampled[i], difference))
+            if difference:
+                p = bootstrap_p(resampled[0], resampled[i], difference)
+            found[i] = replace(found[i], p_bootstrap=p)
         if drawn.n_trials:
-            p = randomization_p(statistics[0], statistics[i], metric.score, difference, drawn.n_trials, drawn.seed)
+            if difference:
+                p = randomization_p(statistics[0], statistics[i], metric.score, difference, drawn.n_trials, drawn.seed)
             found[i] = replace(found[i], p_randomization=p)
     resampling = {"bs": drawn.n_resamples, "ar": drawn.n_trials if len(systems) > 1 else 0}
     told = {name: n for name, n in resampling.items() if n}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from accel_tx.config import UserError
 
 
 def read_lines(name: str) -> Iterator[str]:
-    """The lines of a file, `-` being standard input, without their ends.
+    """The lines of a file, `-` being standard input, without their ends and without a byte order mark.
 
     Raises: UserError for a file that cannot be read or a line that is not UTF-8.
     """
@@ -75,6 +76,8 @@ def _open_beside(path: Path) -> Iterator[tuple[BinaryIO, Path | None]]:
 
 def _decode(file: BinaryIO, name: str) -> Iterator[str]:
     for number, line in enumerate(file, start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         try:
             yield line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:

@@ -31,6 +31,19 @@ def end_everywhere_if(accelerator: Accelerator, message: str | None) -> None:
     sys.exit(2)
 
 
+def check_same_everywhere(accelerator: Accelerator, data_sha256: str) -> None:
+    """End every process if one has prepared other data than the main one: their plans of the updates would differ."""
+    found = gather_object([data_sha256])
+    others = [str(rank) for rank, sha256 in enumerate(found) if sha256 != found[0]]
+    end_everywhere_if(
+        accelerator,
+        f"process(es) {', '.join(others)} prepared other data than process 0; expected the same corpora, files and "
+        "versions of this program on every machine"
+        if others
+        else None,
+    )
+
+
 @contextlib.contextmanager
 def failing_together(accelerator: Accelerator, run_dir: Path) -> Iterator[None]:
     """What the input or the disk forbids inside, on any process, ends every process; all of them come by here."""

@@ -7,13 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from accel_tx.config import UserError
+from accel_tx.config import LOWER_IS_BETTER, UserError
 from accel_tx.inference.translator import load_run_config
 from accel_tx.train import checkpoint, validated
 from accel_tx.train.averaging import mean_of_files
 from accel_tx.train.checkpoint_writer import save_weights
-
-LOWER_IS_BETTER = ("val_loss", "cer", "wer")
 
 
 def saved_weights(run_dir: Path) -> dict[int, Path]:

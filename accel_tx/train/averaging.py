@@ -21,8 +21,8 @@ Weights = Mapping[str, Tensor]
 def decay_of(update: int, decay: float) -> float:
     """Share of the running average that stays at `update`, numbered from 0.
 
-    It grows to `decay`: the weights of the first update are taken whole, so that random ones never count, and early on
-    the average covers about the last tenth of the updates.
+    It grows to `decay`: the weights behind the first update are taken whole in place of the random ones before it, and
+    early on the average covers about the last tenth of the updates.
     Source: TensorFlow's ExponentialMovingAverage with num_updates, (1 + n) / (10 + n); here n = update - 1.
     """
     return min(decay, update / (9 + update))

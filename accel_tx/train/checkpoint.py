@@ -149,7 +149,7 @@ def check_belongs(saved: TrainState, fresh: TrainState, folder: Path) -> None:
                 "give the same value, or another --run_dir"
             )
     for name, before, now in (
-        ("training data", saved.data_sha256[:12], fresh.data_sha256[:12]),
+        ("training or validation data", saved.data_sha256[:12], fresh.data_sha256[:12]),
         ("schedule length in updates", saved.n_updates, fresh.n_updates),
     ):
         if before != now:

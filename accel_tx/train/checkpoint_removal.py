@@ -25,7 +25,7 @@ def rotate(run_dir: Path, keep: int, every: int, state: TrainState, passed_over:
 
     `passed_over`: names of those that the start found damaged, as what the sizes of files do not tell is not looked at.
     """
-    # One of a later update is damaged, or the run would stand there: it stays until the run has passed it.
+    # One of a later update is damaged, or the run has gone back from there: it stays until the run has passed it.
     folders = [path for path in checkpoint_dirs(run_dir) if update_of(path) <= state.update]
     good = [path for path in folders if path.name not in passed_over and find_fault(path, hash_files=False) is None]
     kept = to_keep(good, keep, every, state.best_update)

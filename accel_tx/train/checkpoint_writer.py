@@ -16,8 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from accel_tx.config import RunError
 from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.checkpoint_content import Content, Parts, copy_content, write_content
+from accel_tx.train.sharding import is_sharded
 from accel_tx.train.state import TrainState
 
 # torch and safetensors report a full disk with errors of their own.
@@ -56,7 +58,10 @@ class CheckpointWriter:
         self._done.set()
 
     def start(self, parts: Parts, state: TrainState) -> None:
-        """Copy everything and begin to write it; then rotate. What fails, now or later, is told by `wait`."""
+        """Copy everything and begin to write it; then rotate. What fails, now or later, is told by `wait`.
+
+        Raises: RunError where tensors that lie in parts cannot be copied: the other processes wait with theirs.
+        """
         self.join()
         try:
             content, state = copy_content(parts), copy.deepcopy(state)
@@ -66,6 +71,9 @@ class CheckpointWriter:
             thread.start()
         except (RuntimeError, MemoryError) as error:  # no memory, or no thread
             self._done.set()
+            if is_sharded(parts.model):
+                failed = _not_saved(state, error, self.run_dir, 0)
+                raise RunError(f"{failed}; give the same command again to go on from the checkpoint before") from None
             self._give_up(_not_saved(state, error, self.run_dir, 0))
 
     def wait(self) -> str | None:

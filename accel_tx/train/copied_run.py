@@ -46,10 +46,11 @@ def copy_run(source: Path, target: Path, keeps_others: bool = False) -> None:
                 _discard(folder)
 
 
-def newest_update(run_dir: Path) -> int:
-    """Of the newest checkpoint whose files have the right sizes; -1 where there is none."""
-    whole = (path for path in checkpoint.checkpoint_dirs(run_dir) if checkpoint.find_fault(path, False) is None)
-    return max((checkpoint.update_of(path) for path in whole), default=-1)
+def newest_update(run_dir: Path, hash_files: bool = False) -> int:
+    """Of the newest checkpoint whose files have the right sizes, or hashes; -1 where there is none."""
+    newest_first = sorted(checkpoint.checkpoint_dirs(run_dir), key=checkpoint.update_of, reverse=True)
+    whole = (path for path in newest_first if checkpoint.find_fault(path, hash_files) is None)
+    return next((checkpoint.update_of(path) for path in whole), -1)
 
 
 def _weights(run_dir: Path) -> Iterator[Path]:

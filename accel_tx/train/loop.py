@@ -29,7 +29,7 @@ from accel_tx.train import (
     scaling,
     warm_start,
 )
-from accel_tx.train.agreement import end_everywhere_if, failing_together, run_dir_locked
+from accel_tx.train.agreement import check_same_everywhere, end_everywhere_if, failing_together, run_dir_locked
 from accel_tx.train.bad_numbers import check_weights
 from accel_tx.train.bad_updates import BadUpdates, forget_bad_updates
 from accel_tx.train.candidates import Candidates, line_of, winner_of
@@ -72,7 +72,8 @@ def train(
     launched.check_launch(config)
     device.set_cpu_threads(config.train.cpu_threads)
     rank, _ = device.process_index()
-    run_lock.refuse_if_held(run_dir, is_main=rank == 0)
+    if rank == 0:
+        run_lock.refuse_if_held(run_dir)
     mirror_dir = None if config.train.mirror_dir is None else Path(config.train.mirror_dir)
     if mirror_dir is not None:
         mirror.check_mirror(config, run_dir, mirror_dir, resume)
@@ -91,6 +92,7 @@ def train(
         for folder in (run_dir, mirror_dir):
             if folder is not None:
                 stack.enter_context(run_dir_locked(accelerator, folder))
+        check_same_everywhere(accelerator, data.sha256)
         config = auto_tokens.settle(config, data, accelerator)
         _train_in(config, run_dir, data, accelerator, stop, source)
 
@@ -231,21 +233,24 @@ class Run:
         """Train until the end, or a stop, or until the run goes back to a checkpoint."""
         for n_tokens, micro_batches in self.updates():
             grad_norm = None
-            if micro_batches:
-                grad_norm = self.train_update(micro_batches, n_tokens)
-            else:
+            is_passed_over = self.state.passes_over(self.state.update)
+            if is_passed_over:
                 self.updater.pass_over()
+            else:
+                grad_norm = self.train_update(micro_batches, n_tokens)
             self.state.update += 1
             self.progress.advance()
-            went_back = self._do_what_is_due(grad_norm)
+            went_back = self._do_what_is_due(grad_norm, is_passed_over)
             if went_back or self.is_over:
                 return
 
-    def _do_what_is_due(self, grad_norm: torch.Tensor | None) -> bool:
+    def _do_what_is_due(self, grad_norm: torch.Tensor | None, is_passed_over: bool) -> bool:
         """Answer to bad updates and to a stop; metrics, validation, checkpoint. True if the run went back instead."""
         train, state = self.config.train, self.state
         logs = state.update % train.log_every_updates == 0
-        validates = state.update % self.config.validation.every_updates == 0 or state.update == state.n_updates
+        # The same weights once more would count as no gain.
+        validates = state.update % self.config.validation.every_updates == 0 and not is_passed_over
+        validates |= state.update == state.n_updates
         saves = state.update % train.save_every_updates == 0 or state.update == self.last_update
         if self._went_back(every_report=logs or validates or saves):
             return True
@@ -302,12 +307,11 @@ class Run:
         state, a = self.state, self.accelerator
         is_early = patience.has_run_out(state, self.config.validation) and state.update < state.n_updates
         is_complete = is_early or (state.update >= state.n_updates and not state.validation_is_due)
-        has_trained = state.update > self.first_update
         unsaved = [self.writer.wait(), self.log.close(state.update if is_complete else None)]
         # Weights without the checkpoint behind them would look like a run that is done: the next start makes both.
         is_saved = unsaved[0] is None
         weights = whole_weights(self.raw_model) if is_complete else {}
-        if a.is_main_process and is_saved and is_complete and (has_trained or not (self.run_dir / "final").exists()):
+        if a.is_main_process and is_saved and is_complete and not self.results.has_final(state):
             unsaved.append(self.results.write_final(state, weights))
         if a.is_main_process and self.stopped_by is not None:
             unsaved.append(

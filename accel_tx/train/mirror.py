@@ -93,8 +93,12 @@ def bring_back(config: Config, run_dir: Path, mirror_dir: Path, is_main: bool) -
 
     Raises: UserError if the run folder holds something else, cannot be written, or is being written.
     """
-    ahead = copied_run.newest_update(mirror_dir)
-    if ahead <= copied_run.newest_update(run_dir):
+    own = copied_run.newest_update(run_dir)
+    if copied_run.newest_update(mirror_dir) <= own:
+        return
+    # Only what is whole will come.
+    ahead = copied_run.newest_update(mirror_dir, hash_files=True)
+    if ahead <= own:
         return
     while not is_main and ahead > copied_run.newest_update(run_dir):
         time.sleep(_POLL_S)

@@ -31,8 +31,10 @@ def share(accelerator: Accelerator, state: TrainState) -> None:
 
 
 def has_run_out(state: TrainState, config: ValidationConfig) -> bool:
-    """Whether the run is over before the end of its schedule."""
-    return config.patience is not None and state.n_without_gain >= config.patience and not state.validation_is_due
+    """Whether the run is over before the end of its schedule; a count of another metric ends none."""
+    if config.patience is None or state.patience_metric != config.best_metric:
+        return False
+    return state.n_without_gain >= config.patience and not state.validation_is_due
 
 
 def in_words(state: TrainState, config: ValidationConfig) -> str:

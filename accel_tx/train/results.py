@@ -37,6 +37,11 @@ class Results:
             state.best_metric, state.best_score, state.best_update = self.best_metric, score, state.update
         return failed
 
+    def has_final(self, state: TrainState) -> bool:
+        """Whether `final/` has the weights of this update of this run."""
+        scores = checkpoint.read_json(self.run_dir / "final" / "scores.json")
+        return scores.get("update") == state.update and scores.get("run") == checkpoint.run_identity(state)
+
     def write_final(self, state: TrainState, weights: Weights) -> str | None:
         """Write `final/`; None, or one line that says why it is what it was."""
         return self._save("final", {"update": state.update}, state, weights)

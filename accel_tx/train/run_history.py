@@ -34,6 +34,7 @@ class RunHistory:
     best: Line
     """`best/scores.json`; empty where there is none."""
     is_complete: bool
+    """Whether `final/` has the weights of the last update that is told of."""
     is_running: bool
     """Whether a process is writing it now."""
     starts: list[Line]
@@ -77,6 +78,7 @@ def read_run(run_dir: Path) -> RunHistory:
         raise UserError(f"{run_dir}: holds no run; expected a run folder made by `train`")
     config = load_run_config(run_dir)
     lines, n_unreadable = _read_metrics(run_dir / "metrics.jsonl")
+    last_update = max((line["update"] for line in lines), default=0)
     return RunHistory(
         run_dir=run_dir,
         config=config,
@@ -84,7 +86,7 @@ def read_run(run_dir: Path) -> RunHistory:
         validations=without_overlap(line for line in lines if "val_loss" in line),
         n_unreadable=n_unreadable,
         best=read_json(run_dir / "best" / "scores.json"),
-        is_complete=(run_dir / "final").is_dir(),
+        is_complete=read_json(run_dir / "final" / "scores.json").get("update", -1) >= last_update,
         is_running=run_lock.holder(run_dir) is not None,
         starts=[line for line in _json_lines(run_dir / STARTS_FILE) if _is_start(line)],
         samples=samples_of(run_dir),

@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,12 +43,10 @@ def holder(run_dir: Path) -> str | None:
     return None
 
 
-def refuse_if_held(run_dir: Path, is_main: bool) -> None:
-    """Raise UserError if a process is writing this run; all but the main process end with status 2 and no line."""
+def refuse_if_held(run_dir: Path) -> None:
+    """Raise UserError if a process is writing this run. Only the main process asks: it may hold the lock soon after."""
     held_by = holder(run_dir)
     if held_by is not None:
-        if not is_main:
-            sys.exit(2)
         raise _refusal(run_dir, held_by)
 
 

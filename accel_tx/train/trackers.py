@@ -37,8 +37,8 @@ def check_installed(names: Sequence[str]) -> None:
 class Trackers:
     """Those of `train.trackers` but for TensorBoard; on the main process only. One that fails is dropped, with a line.
 
-    A tracker cannot take back what it was told. So a start that goes on tells it only what lies behind the last line
-    that the start before has written.
+    A tracker cannot take back what it was told. So what comes again, after a kill or for a run that went back to a
+    checkpoint, is not told again.
     """
 
     def __init__(self, accelerator: Accelerator, names: Sequence[str], run_dir: Path, say: Callable[[str], object]):
@@ -48,12 +48,18 @@ class Trackers:
         """For each kind of line, the last update that was told."""
 
     def open(self, config: Mapping[str, Any], told: Mapping[str, int]) -> None:
-        """Begin, or go on with the same run where the tracker can. Raises: UserError that says what a tracker lacks."""
-        self.told = dict(told)
+        """Begin, or go on with the same run where the tracker can. Raises: UserError that says what a tracker lacks.
+
+        `told`: for each kind, the update of the last line that the start before has written.
+        """
         accelerator = self.accelerator
         accelerator.project_configuration.logging_dir = str(self.run_dir)
         accelerator.log_with = filter_trackers(self.names, str(self.run_dir))
         known = checkpoint.read_json(self.run_dir / IDS) or {"id": uuid.uuid4().hex}
+        before_going_back = known.get("told", {})
+        self.told = {
+            kind: max(told.get(kind, 0), before_going_back.get(kind, 0)) for kind in (*told, *before_going_back)
+        }
         run_name = self.run_dir.resolve().name
         arguments = {name: _arguments(name, run_name, str(known["id"])) for name in self.names}
         try:
@@ -67,7 +73,14 @@ class Trackers:
         """`kind`: of the line, `train` or `validation`."""
         if update <= self.told.get(kind, 0):
             return
+        self.told[kind] = update
         self._have_all(lambda tracker: tracker.log(dict(values), step=update))
+
+    def go_back(self) -> None:
+        """Note what was told, which the lines of metrics tell no more. Raises: OSError."""
+        if self.names:
+            known = checkpoint.read_json(self.run_dir / IDS)
+            checkpoint.write_if_other(self.run_dir / IDS, json.dumps({**known, "told": self.told}, indent=1))
 
     def close(self) -> None:
         """Wait until they have sent what they were told."""

@@ -96,6 +96,7 @@ class MetricsLog:
         """Take out what was written after `update`, on file and waiting, and go on from there. Raises: OSError."""
         if not self.is_main:
             return
+        self.trackers.go_back()
         self.board.close()
         self.waiting = [line for line in self.waiting if update_of_line(line.encode()) <= update]
         self._open(update, validation_is_due=False)

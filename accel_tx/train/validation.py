@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from accel_tx.config import Config
+from accel_tx.config import LOWER_IS_BETTER, Config
 from accel_tx.data.batch import Batch
 from accel_tx.data.dataset import PreparedData, ValidSet
 from accel_tx.inference.attention_map import AttentionMap, attention_map
@@ -19,6 +20,7 @@ from accel_tx.inference.evaluate import loss_sum
 from accel_tx.inference.metrics import Scores, score_translations
 from accel_tx.inference.translator import Translator
 from accel_tx.model.transformer import Transformer
+from accel_tx.train.lines import finite_or_none
 from accel_tx.train.stopping import StopAsked
 
 _MAIN = ""  # among the names of validation sets
@@ -34,7 +36,7 @@ class SetScores:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers, and the signatures."""
-        return {"val_loss": self.val_loss, **self.scores.to_dict()}
+        return {"val_loss": finite_or_none(self.val_loss), **self.scores.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,15 @@ class Validation:
 
     def metric(self, name: str) -> float:
         """The metric that decides which weights are best; higher is better, so losses and error rates are negative."""
-        value = float(self.to_dict()[name])
-        return -value if name.partition("/")[0] in ("val_loss", "cer", "wer") else value
+        value = self.to_dict()[name]
+        score = math.nan if value is None else float(value)
+        return -score if name.partition("/")[0] in LOWER_IS_BETTER else score
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers of a line of metrics; those of further sets, which have the same signatures, as `bleu/NAME`."""
-        values = {"val_loss": self.val_loss, **self.scores.to_dict()}
+        values = {"val_loss": finite_or_none(self.val_loss), **self.scores.to_dict()}
         for name, found in self.more.items():
-            numbers = {key: value for key, value in found.to_dict().items() if isinstance(value, float)}
+            numbers = {key: value for key, value in found.to_dict().items() if not isinstance(value, str)}
             values |= {f"{key}/{name}": value for key, value in numbers.items()}
         return {**values, "validation_s": self.seconds}
 

@@ -234,7 +234,8 @@ FOLDER_ROWS: dict[str, tuple[Fault, str]] = {
     ),
     "`trainer_state.json`: of other training data, with a manifest made anew": (
         change_state(lambda values: values.update(data_sha256="0" * 64)),
-        f"refused: RUN/checkpoints/{NEWEST}: was made with another training data (000000000000, this start has",
+        f"refused: RUN/checkpoints/{NEWEST}: was made with another training or validation data (000000000000, "
+        "this start has",
     ),
     "`trainer_state.json`: of another schedule, with a manifest made anew": (
         change_state(lambda values: values.update(n_updates=9)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -163,6 +164,17 @@ def test_going_back_is_as_if_those_updates_had_been_taken_out_from_the_start(
     assert metrics(tmp_path / "run") == metrics(tmp_path / "told")
     train(config, tmp_path / "plain")
     assert weights(tmp_path / "run") != weights(tmp_path / "plain")
+
+
+def test_updates_that_are_passed_over_are_not_validated(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, {(10, 0): math.nan})
+    config = config_of(tiny_config, on_bad_update="rollback", save_every_updates=8)
+    validation = dataclasses.replace(config.validation, every_updates=1)
+    train(dataclasses.replace(config, validation=validation), tmp_path / "run")
+    validated = [line["update"] for line in metrics(tmp_path / "run") if "val_loss" in line]
+    assert validated == [*range(1, 9), *range(12, 17)]
 
 
 def test_without_a_checkpoint_to_go_back_to_the_update_alone_is_skipped(

@@ -165,11 +165,11 @@ def test_what_a_start_would_make_of_a_run_folder_is_told_and_the_folder_stays_as
     assert dict(other.rows)["this start"] == "refused, see below"
     assert ["optim.max_lr = 0.005, this start has 0.001" in line for line in other.problems] == [True]
     other = checked(tiny_config(**{**SMALL, "data": {"phrasebook_train_pairs": 500}}), run_dir)
-    assert ["made with another training data" in line for line in other.problems] == [True]
+    assert ["made with another training or validation data" in line for line in other.problems] == [True]
     with pytest.MonkeyPatch.context() as patch:  # nothing is tried, so that only the state can tell
         patch.setattr(host_memory, "available_bytes", lambda: 50 << 20)
         other = checked(tiny_config(**{**SMALL, "data": {"phrasebook_train_pairs": 500}}), run_dir)
-    assert ["made with another training data" in line for line in other.problems] == [False, True]
+    assert ["made with another training or validation data" in line for line in other.problems] == [False, True]
     damaged = run_dir / "checkpoints" / "update_00000004" / "optimizer.bin"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-1])

@@ -96,7 +96,7 @@ def start(config: Config) -> Callable[[Path], str]:
 
     def choose(run_dir: Path, capture: Callable[[], str]) -> str:
         try:
-            refuse_if_held(run_dir, is_main=True)
+            refuse_if_held(run_dir)
             check_run_dir(config, run_dir, "auto")
             accelerator = device.start_accelerator(config.train)
             with run_dir_locked(accelerator, run_dir):

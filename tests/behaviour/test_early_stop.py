@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -12,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from accel_tx.config import Config
+from accel_tx.config import Config, UserError
 from accel_tx.inference import translator
 from accel_tx.train import checkpoint
 from accel_tx.train.loop import train
+from accel_tx.train.results import Results
+from accel_tx.train.run_history import read_run
 from accel_tx.train.validation import Validation
 from tests.ranks import train_on
 from tests.run_folder import assert_same_run, metrics
@@ -72,6 +75,22 @@ def test_with_more_patience_it_goes_on_to_the_bytes_of_a_run_that_had_it_from_th
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
     train(patient(tiny_config, None), tmp_path / "parts")
     assert state_at(tmp_path / "parts", 12).update == 12
+
+
+def test_final_weights_that_could_not_be_written_are_made_by_the_next_start(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    train(patient(tiny_config, 3), run_dir)
+    scores = run_dir / "final" / "scores.json"
+    assert (json.loads(scores.read_text())["update"], read_run(run_dir).is_complete) == (8, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Results, "write_final", lambda *_: "the disk is full")
+        with pytest.raises(UserError, match="the disk is full; make room and give the same command again"):
+            train(patient(tiny_config, None), run_dir)
+    assert not read_run(run_dir).is_complete
+    train(patient(tiny_config, None), run_dir)
+    assert (json.loads(scores.read_text())["update"], read_run(run_dir).is_complete) == (12, True)
 
 
 def test_a_stop_between_validations_and_in_one_leaves_the_count_right(

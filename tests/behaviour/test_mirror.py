@@ -13,6 +13,7 @@ import pytest
 from accel_tx.config import Config, UserError
 from accel_tx.train import checkpoint, copied_run, loop
 from accel_tx.train.loop import train
+from accel_tx.train.mirror import bring_back
 from accel_tx.train.run_dir import Resume
 from tests.conftest import SmallDisk
 from tests.ranks import train_on
@@ -50,6 +51,30 @@ def test_a_run_goes_on_exactly_from_its_mirror_where_the_machine_is_gone(
     assert_only_what_belongs(mirror)
     start("behind", mirror_dir=str(mirror))
     assert "bringing it back" not in capsys.readouterr().out.rpartition("complete after")[0].rpartition("complete")[2]
+
+
+def test_of_a_mirror_only_what_is_whole_is_waited_for(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {"max_updates": 16, "save_every_updates": 5, "mirror_dir": str(tmp_path / "mirror")}
+    config = tiny_config(**SMALL, train={**fields, "stop_at_update": 12})
+    train(config, tmp_path / "run")
+    damaged = tmp_path / "mirror" / "checkpoints" / "update_00000012" / "model.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    shutil.rmtree(tmp_path / "run")
+    capsys.readouterr()
+    train(config, tmp_path / "run")
+    assert "which is at update 10: bringing it back" in capsys.readouterr().out
+
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "update_00000012")
+    damaged.write_bytes(content)
+    arguments = config, tmp_path / "run", tmp_path / "mirror", False
+    other_process = threading.Thread(target=bring_back, args=arguments, daemon=True)
+    other_process.start()
+    other_process.join(10)
+    assert not other_process.is_alive()
 
 
 @pytest.mark.slow

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from accel_tx.config import Config
+from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import prepare_data
 from accel_tx.train.fresh import plan_of
+from accel_tx.train.loop import train
 from tests.conftest import as_options, launch, run_cli
-from tests.ranks import train_on
+from tests.ranks import start_ranks, train_on
 from tests.run_folder import assert_same_run, largest_difference, metrics
 
 MakeConfig = Callable[..., Config]
@@ -156,3 +159,20 @@ def test_bad_input_ends_every_process_of_a_launch_with_one_line_each(tmp_path: P
     assert "accel_tx/data" not in done.stderr, "a traceback"
     assert not (tmp_path / "run").exists()
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def train_with_other_data_on_the_second(config: Config, run_dir: Path) -> None:
+    if os.environ["RANK"] == "1":
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, phrasebook_seed=2))
+    try:
+        train(config, run_dir)
+    except (UserError, SystemExit) as ended:
+        print(f"process {os.environ['RANK']} ended: {ended}")
+
+
+def test_processes_with_other_data_end_together(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    arguments = tiny_config(), tmp_path / "run"
+    printed = start_ranks(2, tmp_path / "log", train_with_other_data_on_the_second, *arguments).wait()
+    assert "process 0 ended: process(es) 1 prepared other data than process 0; expected the same corpora" in printed
+    assert "process 1 ended: 2" in printed
+    assert not (tmp_path / "run").exists()

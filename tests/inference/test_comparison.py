@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -138,6 +139,15 @@ def test_every_metric_tells_equal_systems_from_different_ones(key: str) -> None:
     assert worse.p_randomization is not None
     assert worse.p_randomization < 0.02
     assert found.signature.startswith("nrefs:1|bs:300|ar:400|seed:12345|case:")
+
+
+@pytest.mark.parametrize("other", ["a", "c"])
+def test_a_test_that_was_not_run_has_no_p_value(other: str) -> None:
+    systems = [SYSTEMS["a"], SYSTEMS[other]]
+    for n_resamples, n_trials in ((0, 0), (20, 0), (0, 20)):
+        drawn = dataclasses.replace(DRAWN, n_resamples=n_resamples, n_trials=n_trials)
+        _, found = score_systems(line_metric("bleu", [REFERENCES]), systems, drawn).systems
+        assert (found.p_bootstrap is None, found.p_randomization is None) == (not n_resamples, not n_trials)
 
 
 def test_of_several_references_the_closest_counts_for_error_rates() -> None:

@@ -17,6 +17,12 @@ def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
     assert list(read_lines(str(path))) == ["a\u2028b\x0bc", "", "last"]
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\n\xef\xbb\xbftwo\n")
+    assert list(read_lines(str(path))) == ["one", "\ufefftwo"]
+
+
 def test_a_failure_half_way_leaves_the_older_file(tmp_path: Path) -> None:
     path = tmp_path / "out.txt"
     path.write_text("older")

@@ -8,7 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch.optim.lr_scheduler import LambdaLR
 
+from accel_tx.config import RunError
 from accel_tx.train import checkpoint_writer
 from accel_tx.train.checkpoint_content import Content, Parts
 from accel_tx.train.checkpoint_writer import CheckpointWriter
@@ -26,8 +29,9 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def start(writer: CheckpointWriter) -> None:
-    parts: Parts = None  # type: ignore[assignment]
-    writer.start(parts, STATE)
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    writer.start(Parts(model, optimizer, LambdaLR(optimizer, float), None), STATE)
 
 
 def test_the_write_is_waited_for_after_a_ctrl_c_during_the_wait(
@@ -78,6 +82,21 @@ def test_a_copy_that_finds_no_memory_costs_the_save_only(
     assert failed.startswith(f"checkpoint of update 4 not saved: {text} (")
     assert said == [f"{failed}; the training goes on, and the next save is tried again"]
     assert updates_left(tmp_path) == [2]
+
+
+def test_a_copy_in_which_other_processes_help_ends_the_run_where_it_fails(
+    said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Parts) -> Content:
+        raise MemoryError
+
+    writer = CheckpointWriter(tmp_path, 2, 2, said.append)
+    monkeypatch.setattr(checkpoint_writer, "copy_content", fail)
+    monkeypatch.setattr(checkpoint_writer, "is_sharded", lambda _: True)
+    with pytest.raises(RunError, match=r"^checkpoint of update 4 not saved: .*; give the same command again"):
+        start(writer)
+    assert writer.wait() is None
+    assert said == []
 
 
 @pytest.mark.parametrize("where", ["write_content", "write_checkpoint"])

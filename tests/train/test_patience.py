@@ -47,10 +47,15 @@ def test_another_metric_begins_to_count_anew() -> None:
 
 
 def test_patience_runs_out_at_its_number_unless_a_validation_is_still_due() -> None:
-    state = TrainState("data", {}, n_updates=10, n_without_gain=3)
+    state = TrainState("data", {}, n_updates=10, n_without_gain=3, patience_metric="bleu")
     assert [has_run_out(state, ValidationConfig(patience=n)) for n in (None, 4, 3, 2)] == [False, False, True, True]
     state.validation_is_due = True
     assert not has_run_out(state, ValidationConfig(patience=3))
+
+
+def test_a_count_of_another_metric_ends_no_run() -> None:
+    state = TrainState("data", {}, n_updates=10, n_without_gain=3, patience_metric="bleu")
+    assert not has_run_out(state, ValidationConfig(patience=3, best_metric="chrf"))
 
 
 def test_it_says_what_to_change_to_go_on() -> None:

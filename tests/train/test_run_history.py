@@ -52,8 +52,15 @@ def test_a_start_that_went_back_takes_the_place_of_what_was_behind() -> None:
 def test_a_run_that_is_being_written_says_so(run_dir: Path) -> None:
     with locked(run_dir):
         assert read_run(run_dir).is_running
+
+
+@pytest.mark.parametrize(("update", "is_complete"), [(10, False), (15, True), (16, True)])
+def test_a_run_is_complete_with_the_final_weights_of_its_last_update(
+    update: int, is_complete: bool, run_dir: Path
+) -> None:
     (run_dir / "final").mkdir()
-    assert read_run(run_dir).is_complete
+    (run_dir / "final" / "scores.json").write_text(json.dumps({"update": update}))
+    assert read_run(run_dir).is_complete is is_complete
 
 
 def test_a_run_that_has_just_begun_has_nothing_to_tell(tmp_path: Path, tiny_config: Callable[..., Config]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from accelerate.utils import LoggerType
 
 from accel_tx.config import Config, UserError
 from accel_tx.train.loop import train
+from accel_tx.train.update import Updater
+from tests.behaviour.test_bad_numbers import plant
 from tests.run_folder import read_lines
 from tests.train.test_tensorboard import Killed, kill_at
 
@@ -87,6 +91,26 @@ def test_a_tracker_is_told_each_number_once_over_a_kill_and_goes_on_with_its_run
     assert known["optim.max_lr"] == 5e-3
     assert all(isinstance(value, (int, float, str)) for value in known.values())
     assert [what for what, _ in fake.calls].count("finish") == 2
+
+
+def test_a_tracker_is_told_no_number_again_by_a_run_that_went_back_not_even_after_a_kill(
+    fake: type[Fake], tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: Updater) -> None:
+        raise Killed
+
+    config = small(tiny_config, "wandb")
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, on_bad_update="rollback"))
+    plant(monkeypatch, {(14, 0): math.nan})
+    with monkeypatch.context() as patch:
+        patch.setattr(Updater, "pass_over", killed)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "run")
+    assert max(line["update"] for line in read_lines(tmp_path / "run")) == 10
+    train(config, tmp_path / "run")
+    told = [(value[0], "train/loss" in value[1]) for what, value in fake.calls if what == "log"]
+    assert [step for step, is_train in told if is_train] == [*range(2, 21, 2)]
+    assert [step for step, is_train in told if not is_train] == [6, 12, 18, 20]
 
 
 @pytest.mark.parametrize("fails_at", ["log", "finish"])
