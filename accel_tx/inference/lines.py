@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import os
+import secrets
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from accel_tx.config import UserError
+
+_STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
 
 
 def read_lines(name: str) -> Iterator[str]:
@@ -28,7 +33,7 @@ def read_lines(name: str) -> Iterator[str]:
 
 
 def write_whole(path: Path, lines: Iterator[str]) -> None:
-    """Write a file beside and rename it, so that a failure half-way leaves an older one as it was.
+    """Write a file beside and rename it, so that a failure half-way leaves an older one as it was; its mode stays.
 
     Raises: UserError if it cannot be written.
     """
@@ -47,9 +52,15 @@ def write_bytes_whole(path: Path, parts: Iterable[bytes]) -> None:
 def check_can_write(path: Path) -> None:
     """Raise the UserError of `write_whole` now, before the work on what is to be written."""
     # A reader of a pipe would take the opening for the whole.
-    if not path.exists() or path.is_file() or path.is_dir():
+    if not is_stream(path):
         with _open_beside(path):
             pass
+
+
+def is_stream(path: Path) -> bool:
+    """Whether what is written there replaces nothing: a device such as /dev/null or /dev/stdout, or a pipe."""
+    is_other = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+    return is_other or str(path) in _STANDARD
 
 
 @contextmanager
@@ -58,20 +69,34 @@ def _open_beside(path: Path) -> Iterator[tuple[BinaryIO, Path | None]]:
 
     A device or a pipe, such as /dev/null, is written to and not replaced: None.
     """
-    target = path.resolve()
-    if target.is_dir() or not target.name:
-        raise UserError(f"{path}: is a folder; expected a file to write")
-    is_special = target.exists() and not target.is_file()
-    beside = target if is_special else target.with_name(f".{target.name}.new")
     try:
-        with beside.open("wb") as file:
-            yield file, None if is_special else target
+        if is_stream(path):
+            # Standard output may be a file: opened by its name, it would be written from its start once more.
+            number = _STANDARD.get(str(path))
+            with open(path if number is None else os.dup(number), "wb") as file:
+                yield file, None
+            return
+        target = path.resolve()
+        if target.is_dir() or not target.name:
+            raise UserError(f"{path}: is a folder; expected a file to write")
+        with _new_file_beside(target) as file:
+            yield file, target
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def _new_file_beside(target: Path) -> Iterator[BinaryIO]:
+    # A name of its own: another program may be writing the same file, and no file of the user's is in the way.
+    beside = target.with_name(f".accel_tx_{secrets.token_hex(8)}.new")
+    try:
+        with beside.open("xb") as file:
+            if target.exists():
+                shutil.copymode(target, beside)
+            yield file
     finally:
-        if not is_special:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def _decode(file: BinaryIO, name: str) -> Iterator[str]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from accel_tx.config import UserError
 from accel_tx.inference.lines import check_can_write, read_lines, write_whole
+from tests.conftest import REPOSITORY
 
 
 def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
@@ -55,6 +60,47 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     finally:
         os.close(reader)
     assert pipe.is_fifo()
+
+
+def test_standard_output_by_its_name_goes_where_the_rest_of_it_goes(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; from accel_tx.inference.lines import check_can_write as check, write_whole as write;"
+        "out = Path('/dev/stdout'); check(out); print('one', flush=True); write(out, iter(['two'])); print('three')"
+    )
+    with (tmp_path / "out").open("wb") as file:
+        subprocess.run([sys.executable, "-c", program], stdout=file, check=True, cwd=REPOSITORY)
+    piped = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, cwd=REPOSITORY)
+    assert (tmp_path / "out").read_bytes() == piped.stdout == b"one\ntwo\nthree\n"
+
+
+def test_two_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
+    path, own = tmp_path / "out", tmp_path / ".out.new"
+    own.write_text("the user's")
+
+    def lines() -> Iterator[str]:
+        yield "outer"
+        check_can_write(path)
+        write_whole(path, iter(["inner"]))
+        assert path.read_text() == "inner\n"
+        yield "outer still"
+
+    write_whole(path, lines())
+    assert path.read_text() == "outer\nouter still\n"
+    assert own.read_text() == "the user's"
+    assert sorted(found.name for found in tmp_path.iterdir()) == [".out.new", "out"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+def test_a_replaced_file_keeps_its_permissions_and_a_new_one_has_the_usual_ones(mode: int, tmp_path: Path) -> None:
+    (tmp_path / "older").write_text("older")
+    (tmp_path / "older").chmod(mode)
+    (tmp_path / "link").symlink_to("older")
+    (tmp_path / "usual").write_text("made by Python itself")
+    for name in ("older", "link", "new"):
+        write_whole(tmp_path / name, iter([name]))
+    modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("older", "new", "usual")}
+    assert modes == {"older": mode, "new": modes["usual"], "usual": modes["usual"]}
+    assert (tmp_path / "older").read_text() == "link\n"
 
 
 @pytest.mark.parametrize("name", [".", "missing/out.txt"])
