@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accel_tx import options as opt
+from accel_tx.cli.outputs import check_outputs, files_of_run
 from accel_tx.cli.trained import add_run_options, load_translator, warn_of_split_lines
 from accel_tx.config import UserError
-from accel_tx.inference.lines import check_can_write, write_bytes_whole, write_whole
+from accel_tx.inference.lines import write_bytes_whole, write_whole
 
 if TYPE_CHECKING:
     from accel_tx.inference.attention_map import AttentionMap
@@ -43,8 +44,8 @@ def run(argv: list[str]) -> None:
         raise UserError("--input is empty; expected a sentence")
     if not can_draw():
         raise UserError("attention needs matplotlib, which is not installed: pip install matplotlib")
-    for file in filter(None, (options.output, options.json)):
-        check_can_write(Path(file))
+    outputs = {"--output": options.output, "--json": options.json}
+    check_outputs(outputs, {"a file of --run_dir": files_of_run(options.run_dir, options.weights)})
     translator = load_translator(options)
     target = options.target if options.target is not None else translator.translate([options.input])[0]
     warn_of_split_lines(translator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from accel_tx import options as opt
+from accel_tx.cli.outputs import check_apart
 from accel_tx.config import UserError
 
 
@@ -38,6 +39,7 @@ def run(argv: list[str]) -> None:
     else:
         folders = average_saved.best(run_dir, options.best)
     output = run_dir / "average" if options.output is None else Path(options.output)
+    check_apart({"--output": output}, {"--checkpoints": folders})
     names = average_saved.write_average(run_dir, folders, output)
     inside = output.resolve().is_relative_to(run_dir.resolve())
     weights = output.resolve().relative_to(run_dir.resolve()) if inside else output.resolve()

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from accel_tx import options as opt
-from accel_tx.inference.lines import check_can_write, write_whole
+from accel_tx.cli.outputs import check_apart, check_outputs, files_of_run
+from accel_tx.inference.lines import write_whole
 
 
 def run(argv: list[str]) -> None:
@@ -51,8 +52,12 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument("--json", type=str | None, help="also write everything, each round included, to this file")
     config, options = opt.parse_with_config(parser, argv)
-    if options.json:
-        check_can_write(Path(options.json))
+    outputs, run_files = {"--json": options.json}, files_of_run(options.run_dir, options.weights)
+    check_outputs(outputs, {"--config": options.config, "a file of --run_dir": run_files})
+    if options.json and options.synthetic is None:
+        from accel_tx.data.corpus import input_files
+
+        check_apart(outputs, {"a file of the corpus": input_files(config.data)})
     from accel_tx.bench.command import run_bench
 
     text, found = run_bench(config, options)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
-from accel_tx.inference.lines import check_can_write, write_whole
+from accel_tx.cli.outputs import check_outputs
+from accel_tx.inference.lines import write_whole
 
 if TYPE_CHECKING:
     from accel_tx.config import Config
@@ -30,14 +31,15 @@ def run(argv: list[str]) -> None:
     )
     config, options = opt.parse_with_config(parser, argv)
     from accel_tx.data.budget import is_auto
+    from accel_tx.data.corpus import input_files
     from accel_tx.data.dataset import cache_folder, prepare_data
     from accel_tx.data.forecast import forecast_training
 
     if os.environ.get("RANK", "0") != "0":  # under a launcher: on a machine of its own the data is made, but not told
         prepare_data(config)
         return
-    for file in filter(None, (options.report, options.html)):
-        check_can_write(Path(file))
+    outputs = {"--report": options.report, "--html": options.html}
+    check_outputs(outputs, {"--config": options.config, "a file of the corpus": input_files(config.data)})
     is_cached = os.path.exists(cache_folder(config))
     data = prepare_data(config)
     asked, assumption = config, None

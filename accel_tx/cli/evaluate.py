@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
+from accel_tx.cli.outputs import Inputs, check_apart, check_outputs, files_of_run
 from accel_tx.cli.score_table import print_comparison, print_scores
 from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_split_lines
 from accel_tx.config import DecodeConfig, UserError
-from accel_tx.inference.lines import check_can_write, read_lines, write_whole
+from accel_tx.inference.lines import read_lines, write_whole
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -55,8 +56,7 @@ def run(argv: list[str]) -> None:
         raise UserError(f"--tokenize {options.tokenize}: expected one of {', '.join(TOKENIZERS)}")
     if options.comet is not None:
         check_command(options.comet)
-    for file in filter(None, (options.output, options.json)):
-        check_can_write(Path(file))
+    check_outputs(_outputs(options), _inputs(options))
     text = _text_to_score(options)
     others = [_as_many(file, text.n_lines, "the reference") for file in options.against or []]
     own, decode = _own_translations(options, text)
@@ -140,6 +140,15 @@ def _check_what_is_given(options: Namespace) -> None:
         raise UserError(f"--comet_timeout_s is {options.comet_timeout_s:g}; expected seconds above 0")
 
 
+def _outputs(options: Namespace) -> dict[str, str | None]:
+    return {"--output": options.output, "--json": options.json}
+
+
+def _inputs(options: Namespace) -> Inputs:
+    given: Inputs = {f"--{name}": options[name] for name in ("hyp", "src", "ref", "against")}
+    return {**given, "a file of --run_dir": files_of_run(options.run_dir, options.weights)}
+
+
 def _text_to_score(options: Namespace) -> _Text:
     if options.ref is None:
         return _validation_set(options)
@@ -154,11 +163,13 @@ def _text_to_score(options: Namespace) -> _Text:
 
 
 def _validation_set(options: Namespace) -> _Text:
+    from accel_tx.data.corpus import input_files
     from accel_tx.data.dataset import prepare_data
     from accel_tx.inference.translator import load_run_config, load_scores, weights_folder
 
     run_dir = Path(options.run_dir)
     config = load_run_config(run_dir)
+    check_apart(_outputs(options), {"a file of the run's corpus": input_files(config.data)})
     data = prepare_data(config)
     if data.sha256 != load_scores(weights_folder(run_dir, options.weights))["data_sha256"]:
         raise UserError(f"{run_dir}: its corpus has changed since the training; give --src and --ref")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accel_tx import options as opt
+from accel_tx.cli.outputs import check_apart
 from accel_tx.cli.trained import add_run_options
 from accel_tx.config import UserError
 from accel_tx.inference.lines import read_lines
@@ -58,6 +59,7 @@ def run(argv: list[str]) -> None:
     # Before anything is loaded.
     find_format(options.format, options.quantization)
     check_output(output)
+    check_apart({"--output": output}, {"--run_dir": options.run_dir, "--sentences": options.sentences})
     trained = Trained.load(Path(options.run_dir), options.weights)
     sentences = _sentences(options, trained)
     found = export(trained, options.format, output, sentences, options.quantization, options.least_identical)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from accel_tx import options as opt
+from accel_tx.cli.outputs import check_outputs, files_of_run
 from accel_tx.config import UserError
-from accel_tx.inference.lines import check_can_write, write_whole
+from accel_tx.inference.lines import write_whole
 
 
 def run(argv: list[str]) -> None:
@@ -26,7 +27,8 @@ def run(argv: list[str]) -> None:
         if path.resolve() in (other.resolve() for other in run_dirs[:i]):
             raise UserError(f"--run_dirs: {path} is given twice; expected different runs")
     output = Path(options.output)
-    check_can_write(output)
+    read = [file for path in run_dirs for file in (*files_of_run(path, "best", "final"), *path.glob("*.json"))]
+    check_outputs({"--output": options.output}, {"a file of --run_dirs": read})
     from accel_tx.pages.run_report import run_report
     from accel_tx.train.run_history import read_run
 

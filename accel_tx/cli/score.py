@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from accel_tx import options as opt
+from accel_tx.cli.outputs import check_outputs, files_of_run
 from accel_tx.cli.pipe import Progress, Remarks, warn_of_replaced, write_blocks
 from accel_tx.cli.trained import add_run_options, load_translator
 from accel_tx.config import UserError
@@ -42,6 +43,9 @@ def run(argv: list[str]) -> None:
     options = opt.parse(parser, argv)
     if options.src == options.tgt == "-":
         raise UserError("--src and --tgt: both are standard input; expected a file for one of them")
+    run_files = files_of_run(options.run_dir, options.weights)
+    outputs = {"--output": None if options.output == "-" else options.output}
+    check_outputs(outputs, {"--src": options.src, "--tgt": options.tgt, "a file of --run_dir": run_files})
     translator = load_translator(options)
     remarks, totals = Remarks(), _Totals()
     with Progress([options.src, options.tgt], options.output) as progress:

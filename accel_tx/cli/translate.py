@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
+from accel_tx.cli.outputs import check_outputs, files_of_run
 from accel_tx.cli.pipe import Progress, Remarks, warn_of_replaced, write_blocks
 from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_split_lines
 from accel_tx.config import UserError
@@ -53,6 +54,9 @@ def run(argv: list[str]) -> None:
         raise UserError(f"--block_lines is {options.block_lines}; expected at least 1")
     if options.format == "text" and (options.n_best or 1) > 1:
         raise UserError(f"--n_best is {options.n_best}, but a line of text holds one translation; add --format jsonl")
+    run_files = files_of_run(options.run_dir, options.weights)
+    outputs = {"--output": None if options.output == "-" else options.output}
+    check_outputs(outputs, {"--input": options.input, "a file of --run_dir": run_files})
     translator = load_translator(options)
     remarks, unknown = Remarks(), _UnknownWords(translator.decode.unknown == "copy")
     with Progress([options.input], options.output) as progress:

@@ -109,6 +109,13 @@ def input_fingerprint(config: DataConfig) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def input_files(config: DataConfig) -> list[Path]:
+    """All local files that the input is read from. Raises: UserError as `input_fingerprint`."""
+    found = _find_sources(config)
+    sources = [*found.train, *found.valid, *found.valid_sets.values(), *([found.test] if found.test else [])]
+    return [file for source in sources for file in source.files]
+
+
 def _identity(source: _Source) -> list[object]:
     stats = [(file.resolve(), file.stat()) for file in source.files]
     return [source.identity, [(str(path), s.st_size, s.st_mtime_ns) for path, s in stats]]

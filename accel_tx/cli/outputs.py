@@ -1,0 +1,57 @@
+"""What a command is about to write: possible, not what it reads, and nothing twice; told before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from accel_tx.config import UserError
+from accel_tx.inference.lines import check_can_write, is_stream
+
+Inputs = Mapping[str, str | Path | Iterable[str | Path] | None]
+"""What each option names: None where it is not given, `-` for standard input."""
+
+
+def check_outputs(outputs: Mapping[str, str | None], inputs: Inputs) -> None:
+    """Raise UserError if a file to write, by option, cannot be written, or is also an input or another output."""
+    for name in filter(None, outputs.values()):
+        check_can_write(Path(name))
+    check_apart(outputs, inputs)
+
+
+def check_apart(outputs: Mapping[str, str | Path | None], inputs: Inputs) -> None:
+    """Raise UserError if a file or folder to write is also an input, or holds one, or is another output.
+
+    Devices and pipes, such as /dev/null, may be named as often as one likes.
+    """
+    taken = [(option, path) for option, given in inputs.items() for path in _paths(given)]
+    for option, name in outputs.items():
+        if name is None or is_stream(Path(name)):
+            continue
+        for other, path in taken:
+            if _is_in(path, Path(name)):
+                raise UserError(f"{option} {name} is also {other}; give another name")
+        taken.append((option, Path(name)))
+
+
+def files_of_run(run_dir: str | Path | None, *weights: str) -> list[Path]:
+    """What `train` has written into a run folder, or `export` into a folder of its own, with the folders `weights`."""
+    if run_dir is None:
+        return []
+    top = ("config.yaml", "clean_report.json", "*.jsonl", "tokenizer/*", "model.safetensors", "scores.json")
+    found = [path for pattern in top for path in Path(run_dir).glob(pattern)]
+    return found + [path for name in weights for path in (Path(run_dir) / name).glob("*")]
+
+
+def _paths(given: str | Path | Iterable[str | Path] | None) -> list[Path]:
+    names = [] if given is None else [given] if isinstance(given, (str, Path)) else given
+    return [Path("/dev/stdin" if name == "-" else name) for name in names]
+
+
+def _is_in(path: Path, place: Path) -> bool:
+    with suppress(OSError):  # one of them is not there
+        if os.path.samefile(path, place):
+            return True
+    return path.resolve().is_relative_to(place.resolve())
