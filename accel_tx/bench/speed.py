@@ -163,6 +163,9 @@ def _players(tasks: list[Task]) -> Iterator[list[Player]]:
         for task in tasks:
             players.append(Player(task))
         yield players
+    except KeyboardInterrupt:
+        players.clear()  # not to be waited for: they end with the command
+        raise
     finally:
         for player in players:
             player.stop()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from importlib import import_module
 
+from accel_tx.cli.termination import Terminated, sigterm_raises
 from accel_tx.config import RunError, UserError
 
 USAGE = """\
@@ -74,17 +76,21 @@ def main(argv: list[str] | None = None) -> None:
             return
         if argv[0] not in _COMMANDS:
             raise UserError(f"unknown command {argv[0]!r}; expected one of {', '.join(_COMMANDS)}")
-        import_module(f"accel_tx.cli.{argv[0].replace('-', '_')}").run(argv[1:])
+        # `train` answers signals itself: it finishes the update and saves.
+        with nullcontext() if argv[0] == "train" else sigterm_raises():
+            import_module(f"accel_tx.cli.{argv[0].replace('-', '_')}").run(argv[1:])
     except (UserError, RunError) as error:
         rank = os.environ.get("RANK", "0")
         print(f"accel_tx: {'' if rank == '0' else f'process {rank}: '}{error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
-    except KeyboardInterrupt:
-        print("accel_tx: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        is_terminated = isinstance(error, Terminated)
+        if not is_terminated or os.environ.get("RANK", "0") == "0":  # a launcher tells it to all its processes
+            print(f"accel_tx: {'ended by SIGTERM' if is_terminated else 'interrupted'}", file=sys.stderr)
         # At once: an orderly end of Python may wait for other processes, or abort inside a communication library.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(130)
+        os._exit(143 if is_terminated else 130)
     except BrokenPipeError:
         # The reader of our output went away, as `head` does; Python must not flush to it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
