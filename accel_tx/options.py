@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from argparse import SUPPRESS, ArgumentError
+from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from accel_tx.config import SECTIONS, Config, UserError, build_config, check_key, load_yaml
+from accel_tx.config import SECTIONS, Config, UserError, build_config, check_key, load_yaml, nearest_of
 
 
 def plain_parser(command: str, description: str) -> ArgumentParser:
@@ -55,7 +55,7 @@ def _field_names(section: type) -> list[str]:
 
 def parse(parser: ArgumentParser, argv: list[str], **kwargs: Any) -> Namespace:
     """Parse the command line. Raises: UserError for what does not fit."""
-    return _one_line_errors("command line", lambda: parser.parse_args(argv, **kwargs))
+    return _one_line_errors("command line", parser, lambda: parser.parse_args(argv, **kwargs))
 
 
 def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, Namespace]:
@@ -71,7 +71,7 @@ def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, 
     if path is None:
         raise UserError("command line: --config is missing; expected a YAML file, such as configs/quickstart.yaml")
     values = load_yaml(Path(path))
-    from_file = _one_line_errors(path, lambda: parser.parse_object({"config": path, **values}))
+    from_file = _one_line_errors(path, parser, lambda: parser.parse_object({"config": path, **values}))
     options = parse(parser, argv, namespace=from_file)
     try:
         return build_config({name: options[name].as_dict() for name in SECTIONS}), options
@@ -88,14 +88,23 @@ def _value_of(argv: list[str], option: str) -> str | None:
     return None
 
 
-def _one_line_errors(where: str, parse: Callable[[], Namespace]) -> Namespace:
+def _one_line_errors(where: str, parser: ArgumentParser, parse: Callable[[], Namespace]) -> Namespace:
     try:
         return parse()
     except (ArgumentError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
-    found = re.search(r'Parser key "(\w+)\.(\w+)".*(?:Got value|Given value): (.*)', text)
-    if found and found[1] in SECTIONS:
-        hint = get_type_hints(SECTIONS[found[1]])[found[2]]
-        expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        text = f"{found[1]}.{found[2]} is {found[3]}; expected {expected}"
+    if found := re.search(r'Parser key "([\w.]+)".*(?:Got value|Given value): (.*)', text):
+        hint = next((_hint(action) for action in parser._actions if action.dest == found[1]), None)
+        if hint is not None:
+            expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+            text = f"{found[1]} is {found[2]}; expected {expected}"
+    elif found := re.match(r"unrecognized arguments: (-\S+)", text):
+        given = found[1].partition("=")[0]
+        text = f"unknown option {given}; did you mean {nearest_of(given, parser._option_string_actions)}?"
+    elif found := re.match(r"the following arguments are required: (.*)", text):
+        text = f"missing: {', '.join(f'--{name}' for name in found[1].split(', '))}"
     raise UserError(f"{where}: {text}")
+
+
+def _hint(action: Action) -> Any:
+    return getattr(action, "_typehint", None) or action.type

@@ -19,7 +19,7 @@ from accel_tx.config import (
     load_yaml,
     what_is_learned,
 )
-from accel_tx.options import config_parser, parse_with_config
+from accel_tx.options import config_parser, parse, parse_with_config, plain_parser
 from tests.conftest import REPOSITORY
 
 MINIMAL: dict[str, dict[str, Any]] = {"train": {"max_updates": 10, "batch_size": 8}}
@@ -208,7 +208,10 @@ def test_flags_beat_the_file_wherever_they_stand() -> None:
         (["--model.d_model", "wide"], "command line: model.d_model is wide; expected int"),
         (["--train.precision", "fp8"], "train.precision is fp8; expected Literal['auto', 'no', 'bf16', 'fp16']"),
         (["--train.max_updates", "many"], "train.max_updates is many; expected int | None"),
-        (["--frobnicate", "1"], "command line: unrecognized arguments: --frobnicate"),
+        (["--max_updates", "1"], "command line: unknown option --max_updates; did you mean --train.max_updates?"),
+        (["--config-file=x"], "command line: unknown option --config-file; did you mean --config?"),
+        (["--train.cpu_threads", "100000"], "train.cpu_threads is 100000; expected at most 1024"),
+        (["--decode.beam_size", "100000"], "decode.beam_size is 100000; expected at most 1000"),
         (["--train.precision"], "command line: argument --train.precision: expected one argument"),
     ],
 )
@@ -219,6 +222,28 @@ def test_a_flag_that_does_not_fit_is_refused_in_one_line(argv: list[str], messag
     assert "\n" not in str(error.value)
 
 
+def test_words_and_numbers_of_a_config_file_are_what_they_look_like(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "train: {precision: no, max_updates: 1_000, max_tokens: 4096, tf32: true, cpu_threads: ~}\n"
+        "optim: {max_lr: 5e-3, div_factor: 1.5e+1, min_lr: .0}\ndata: {src_lang: no, tgt_lang: on}\n"
+    )
+    config = parsed("--config", str(path))
+    assert (config.train.precision, config.train.max_updates, config.train.tf32) == ("no", 1000, True)
+    assert (config.optim.max_lr, config.optim.div_factor, config.optim.min_lr) == (0.005, 15.0, 0.0)
+    assert (config.data.src_lang, config.data.tgt_lang, config.train.cpu_threads) == ("no", "on", None)
+
+
+def test_the_type_of_an_option_that_is_no_field_is_named() -> None:
+    parser = plain_parser("try", "Try it.")
+    parser.add_argument("--share", type=float | None, default=None)
+    with pytest.raises(UserError, match=r"^command line: share is nan; expected float \| None$"):
+        parse(parser, ["--share", "nan"])
+    parser.add_argument("--run_dir", type=str, required=True)
+    with pytest.raises(UserError, match=r"^command line: missing: --run_dir$"):
+        parse(parser, ["--share", "0.5"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -227,6 +252,8 @@ def test_a_flag_that_does_not_fit_is_refused_in_one_line(argv: list[str], messag
         ("model: 8", "model is 8; expected fields below it"),
         ("- a\n- b", "holds list; expected sections"),
         ("model: {d_model: [", "is not valid YAML"),
+        ("train: {seed: 1}\nmodel: {}\ntrain: {seed: 2}", "line 3: is not valid YAML: `train` stands twice"),
+        ("train:\n  seed: 1\n  seed: 2", "line 3: is not valid YAML: `seed` stands twice"),
         ("model: {d_model: wide}", "model.d_model is wide; expected int"),
         ("train: {max_updates: 3}", "train.max_tokens and train.batch_size: neither given"),
     ],

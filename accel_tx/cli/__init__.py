@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from importlib import import_module
 
 from accel_tx.cli.termination import Terminated, sigterm_raises
-from accel_tx.config import RunError, UserError
+from accel_tx.config import RunError, UserError, nearest_of
 
 USAGE = """\
 usage: python -m accel_tx COMMAND ...
@@ -70,12 +70,14 @@ _COMMANDS = (
 def main(argv: list[str] | None = None) -> None:
     """Run one command; exits with one line and status 2 on bad input, or status 1 if a run cannot go on."""
     argv = sys.argv[1:] if argv is None else argv
+    _keep_standard_descriptors()
     try:
         if not argv or argv[0] in ("-h", "--help"):
             print(USAGE, end="")
             return
         if argv[0] not in _COMMANDS:
-            raise UserError(f"unknown command {argv[0]!r}; expected one of {', '.join(_COMMANDS)}")
+            meant = nearest_of(argv[0], _COMMANDS)
+            raise UserError(f"unknown command {argv[0]!r}; did you mean {meant}? There are {', '.join(_COMMANDS)}")
         # `train` answers signals itself: it finishes the update and saves.
         with nullcontext() if argv[0] == "train" else sigterm_raises():
             import_module(f"accel_tx.cli.{argv[0].replace('-', '_')}").run(argv[1:])
@@ -95,3 +97,10 @@ def main(argv: list[str] | None = None) -> None:
         # The reader of our output went away, as `head` does; Python must not flush to it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _keep_standard_descriptors() -> None:
+    """Where one was closed by whoever started us, no file of ours may take its number and be written to as output."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)

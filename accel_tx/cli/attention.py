@@ -42,6 +42,11 @@ def run(argv: list[str]) -> None:
         raise UserError(f"--output {options.output}: expected a name that ends with .{', .'.join(_FORMS)}")
     if not options.input.strip():
         raise UserError("--input is empty; expected a sentence")
+    for name in ("input", "target"):
+        try:
+            (options[name] or "").encode()
+        except UnicodeEncodeError:
+            raise UserError(f"--{name} holds bytes that are not UTF-8; expected UTF-8 text") from None
     if not can_draw():
         raise UserError("attention needs matplotlib, which is not installed: pip install matplotlib")
     outputs = {"--output": options.output, "--json": options.json}

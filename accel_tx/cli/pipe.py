@@ -71,6 +71,8 @@ def write_blocks(name: str, blocks: Iterator[list[str]]) -> None:
     if name != "-":
         write_whole(Path(name), (line for block in blocks for line in block))
         return
+    if sys.stdout is None:
+        raise UserError("standard output is closed; expected somewhere to write to, such as a file with --output")
     for block in blocks:
         try:
             sys.stdout.buffer.write("".join(f"{line}\n" for line in block).encode("utf-8"))

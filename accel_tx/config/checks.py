@@ -32,6 +32,13 @@ def at_least(prefix: str, section: Any, low: int, *names: str) -> None:
             raise UserError(f"{prefix}.{name} is {value}; expected at least {low}")
 
 
+def at_most(prefix: str, section: Any, high: int, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and value > high:
+            raise UserError(f"{prefix}.{name} is {value}; expected at most {high}")
+
+
 def in_range(key: str, value: float, low: float, high: float, low_open: bool = False) -> None:
     if not (low < value < high or (value == low and not low_open)):
         raise UserError(f"{key} is {value}; expected from {low} to below {high}")

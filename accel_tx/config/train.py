@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from accel_tx.config.checks import at_least, exactly_one, in_range
+from accel_tx.config.checks import at_least, at_most, exactly_one, in_range
 from accel_tx.config.errors import UserError
 
 _ONE_CYCLE = ("one_cycle",)
@@ -21,6 +21,8 @@ _USED_BY = {
 
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]
 BEST_METRICS = ("bleu", "chrf", "val_loss", "cer", "wer")
+# Far beyond what helps; more than some thousands end a process in native code.
+_MOST_THREADS = 1_024
 LOWER_IS_BETTER = ("val_loss", "cer", "wer")
 
 
@@ -183,6 +185,7 @@ class TrainConfig:
         at_least("train", self, 1, "log_every_updates", "save_every_updates", "keep_checkpoints")
         at_least("train", self, 1, "stop_at_update", "cpu_threads", "max_bad_updates", "histograms_every_updates")
         at_least("train", self, 0, "loader_workers", "seed")
+        at_most("train", self, _MOST_THREADS, "cpu_threads", "loader_workers")
         if self.ema_decay is not None:
             in_range("train.ema_decay", self.ema_decay, 0.0, 1.0, low_open=True)
         if self.max_hours is not None and not self.max_hours > 0:

@@ -17,6 +17,7 @@ from accel_tx.config.decode import DecodeConfig
 from accel_tx.config.errors import UserError
 from accel_tx.config.model import ModelConfig, TokenizerConfig
 from accel_tx.config.train import OptimConfig, TrainConfig, ValidationConfig
+from accel_tx.config.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,9 @@ def default_of(key: str) -> Any:
 def load_yaml(path: Path, moved: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Read a config file as nested dicts whose keys are all known, those in `moved` (old -> new) under their new names.
 
-    Raises: UserError if the file is missing, is no YAML mapping, or holds a key that no section has.
+    Raises: UserError if the file is missing, is no YAML mapping, or holds a key twice or one that no section has.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a config file, see configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds {type(values).__name__}; expected sections such as `model:` with fields")
     for old, new in (moved or {}).items():

@@ -23,7 +23,7 @@ def read_lines(name: str) -> Iterator[str]:
     Raises: UserError for a file that cannot be read or a line that is not UTF-8.
     """
     if name == "-":
-        yield from _decode(sys.stdin.buffer, "standard input")
+        yield from _decode(standard_input(), "standard input")
         return
     try:
         with open(name, "rb") as file:
@@ -102,8 +102,24 @@ def _new_file_beside(target: Path) -> Iterator[BinaryIO]:
 def _decode(file: BinaryIO, name: str) -> Iterator[str]:
     for number, line in enumerate(file, start=1):
         if number == 1:
+            refuse_what_is_no_text(line, name)
             line = line.removeprefix(codecs.BOM_UTF8)
         try:
             yield line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise UserError(f"{name}: line {number} is not valid UTF-8 ({error.reason}); convert the file") from None
+
+
+def standard_input() -> BinaryIO:
+    """Raises: UserError if it was closed."""
+    if sys.stdin is None:
+        raise UserError("standard input is closed; expected text, or a file with --input")
+    return sys.stdin.buffer
+
+
+def refuse_what_is_no_text(beginning: bytes, name: str) -> None:
+    """Raise UserError for the first bytes of a compressed file or of UTF-16: every line would come out damaged."""
+    if beginning.startswith(b"\x1f\x8b\x08"):
+        raise UserError(f"{name}: is compressed; expected text: unpack it (gunzip)")
+    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in beginning:
+        raise UserError(f"{name}: is UTF-16; expected UTF-8 text: convert the file (iconv -f utf-16 -t utf-8)")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import select
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from accel_tx.config import UserError
+from accel_tx.inference.lines import refuse_what_is_no_text, standard_input
 
 LINES_PER_BLOCK = 1_000
 PAUSE_S = 0.05
@@ -52,7 +53,7 @@ class Block:
 def input_size(name: str) -> int | None:
     """Bytes of a file, or of one that standard input comes from; None for a pipe or a terminal."""
     try:
-        found = os.fstat(sys.stdin.fileno()) if name == "-" else os.stat(name)
+        found = os.fstat(standard_input().fileno()) if name == "-" else os.stat(name)
     except (OSError, ValueError):
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
@@ -68,13 +69,14 @@ def read_blocks(name: str, n_lines: int = LINES_PER_BLOCK) -> Iterator[Block]:
     with ExitStack() as stack:
         try:
             if name == "-":
-                fd = sys.stdin.fileno()
+                fd = standard_input().fileno()
             else:
                 fd = stack.enter_context(open(name, "rb", buffering=0)).fileno()
             first_number = 1
             for raw in _raw_blocks(fd, 1 if os.isatty(fd) else n_lines):
                 if first_number == 1:
-                    raw[0] = raw[0].removeprefix(b"\xef\xbb\xbf")  # the mark that some editors put before UTF-8
+                    refuse_what_is_no_text(raw[0], readable(name))
+                    raw[0] = raw[0].removeprefix(codecs.BOM_UTF8)
                 yield Block(
                     [_decode(line, number) for number, line in enumerate(raw, first_number)], sum(map(len, raw))
                 )

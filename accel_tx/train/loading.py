@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,6 +16,7 @@ from accel_tx.data.batch import Batch
 from accel_tx.data.batching import BatchPlan, MicroBatchSampler
 from accel_tx.data.collator import DataCollator
 from accel_tx.data.token_pairs import TokenPairs
+from accel_tx.train import device
 from accel_tx.train.stopping import shield_worker, signals_wait
 
 
@@ -34,17 +36,19 @@ def load_updates(
     """
     n_slots = plan.slots_per_process(accelerator.num_processes)
     sampler = MicroBatchSampler(plan, first, last, accelerator.process_index, accelerator.num_processes, is_passed_over)
-    loader: DataLoader[Batch] = DataLoader(
-        pairs,  # type: ignore[arg-type]
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=n_workers,
-        worker_init_fn=shield_worker,
-        pin_memory=accelerator.device.type == "cuda",
-        # Without one of its own it would draw from the generator that dropout uses.
-        generator=torch.Generator(),
-    )
-    with signals_wait():
+    with signals_wait(), warnings.catch_warnings():
+        # `worker_lines` says it in one line.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        loader: DataLoader[Batch] = DataLoader(
+            pairs,  # type: ignore[arg-type]
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=n_workers,
+            worker_init_fn=shield_worker,
+            pin_memory=accelerator.device.type == "cuda",
+            # Without one of its own it would draw from the generator that dropout uses.
+            generator=torch.Generator(),
+        )
         batches = iter(loader)
     try:
         for number, update in enumerate(plan.updates(first, last), first):
@@ -56,6 +60,14 @@ def load_updates(
             yield n_tokens, [_next(batches) for _ in range(n_slots)]
     finally:
         _end_workers(batches)
+
+
+def worker_lines(n_workers: int) -> list[str]:
+    """What to say of more workers than there are cores."""
+    n_cores = device.n_cores()
+    if n_workers <= n_cores:
+        return []
+    return [f"train.loader_workers is {n_workers}, but there are {n_cores} core(s): some will wait for others"]
 
 
 def _next(batches: Iterator[Batch]) -> Batch:

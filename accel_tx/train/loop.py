@@ -37,7 +37,7 @@ from accel_tx.train.checkpoint_content import help_copy
 from accel_tx.train.checkpoint_writer import CheckpointWriter
 from accel_tx.train.fresh import build, fresh_state, plan_of
 from accel_tx.train.lines import finite_or_none
-from accel_tx.train.loading import deaths_told, load_updates
+from accel_tx.train.loading import deaths_told, load_updates, worker_lines
 from accel_tx.train.prepared import prepare
 from accel_tx.train.progress import Progress, closing_line, opening_lines, say
 from accel_tx.train.results import Results
@@ -200,6 +200,7 @@ class Run:
             *device.precision_lines(self.accelerator.mixed_precision),
             *device.tf32_lines(train.tf32, self.uses_tf32),
             *compiling.compile_lines(train.compile),
+            *worker_lines(train.loader_workers),
         ):
             self._say(line)
 

@@ -175,7 +175,7 @@ def one_line(stderr: str) -> str:
 BAD_CALLS: dict[str, tuple[list[str], str]] = {
     "an unknown command": (
         ["trian"],
-        "unknown command 'trian'; expected one of data, check, find-lr, train, ",
+        "unknown command 'trian'; did you mean train? There are data, check, find-lr, train, ",
     ),
     "an unknown key": (["train", "--config", CONFIG, "--run_dir", "RUN", "--model.dmodel", "3"], "model.d_model?"),
     "no config": (["train", "--run_dir", "RUN"], "--config is missing"),
@@ -190,6 +190,10 @@ BAD_CALLS: dict[str, tuple[list[str], str]] = {
         "train.precision is fp16 but there is no GPU",
     ),
     "translating without a run": (["translate", "--run_dir", "RUN"], "no such folder; expected a run folder"),
+    "a sentence that is no text": (
+        ["attention", "--run_dir", "RUN", "--input", "caf\udce9", "--output", "a.png"],
+        "--input holds bytes that are not UTF-8",
+    ),
     "half a test set": (["evaluate", "--run_dir", "RUN", "--src", "a"], "--src and --ref: only one is given"),
 }
 

@@ -64,6 +64,20 @@ def test_every_line_comes_out_as_one_line_and_what_was_replaced_is_named(run_dir
     assert answers[3] == "🎉🎉 🐕 ❤️"
 
 
+@pytest.mark.parametrize(("closed", "name"), [("<&-", "standard input"), (">&-", "standard output")])
+def test_a_closed_descriptor_is_one_line(closed: str, name: str, run_dir: Path) -> None:
+    command = f'echo "We read." | ( "$0" -m accel_tx translate --run_dir "$1" {closed} )'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, str(run_dir)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"accel_tx: {name} is closed; expected")
+    assert done.stderr.count("\n") == 1
+
+
 def test_json_lines_come_with_n_best_and_notes_and_hand_other_values_on(run_dir: Path, tmp_path: Path) -> None:
     rows = [
         {"id": 1, "source": "The old man reads."},

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from accel_tx.config import UserError
 from accel_tx.inference.lines import check_can_write, read_lines, write_whole
+from accel_tx.inference.stream import read_blocks
 from tests.conftest import REPOSITORY
 
 
@@ -26,6 +28,22 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "in.txt"
     path.write_bytes(b"\xef\xbb\xbfone\n\xef\xbb\xbftwo\n")
     assert list(read_lines(str(path))) == ["one", "\ufefftwo"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"one\n"), "in.txt: is compressed; expected text: unpack it"),
+        ("one\n".encode("utf-16"), "in.txt: is UTF-16; expected UTF-8 text: convert the file"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_lines, read_blocks])
+def test_what_is_no_text_from_its_first_bytes_on_is_refused(
+    read: Callable[[str], Iterator[object]], content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(read(str(tmp_path / "in.txt")))
 
 
 def test_a_failure_half_way_leaves_the_older_file(tmp_path: Path) -> None:

@@ -119,6 +119,18 @@ def test_unusable_input_is_refused(hypotheses: list[str], references: list[str],
         score_translations(hypotheses, references, tokenize)
 
 
+def test_text_that_looks_tokenized_is_told_in_one_line_that_names_what_there_is_here(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lines = [f"le chat numéro {n} dort ." for n in range(150)]
+    score_translations(lines, lines)
+    (message,) = caplog.messages
+    assert message.endswith("for text that is tokenized give --tokenize none, or validation.tokenize none")
+    caplog.clear()
+    score_translations(lines, lines, "none")
+    assert caplog.messages == []
+
+
 def test_scores_are_ready_for_json() -> None:
     scores = score_translations(HYPOTHESES, REFERENCES)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from accel_tx.config import UserError
@@ -49,6 +49,7 @@ def test_only_line_feeds_end_a_line(data: bytes, texts: list[str], tmp_path: Pat
 def test_any_bytes_give_as_many_lines_in_blocks_that_are_full(
     lines: list[bytes], n: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    assume(not lines or not lines[0].startswith((b"\x1f\x8b", b"\xff\xfe", b"\xfe\xff")))  # no text at all
     path = tmp_path_factory.getbasetemp() / "any.txt"
     path.write_bytes(b"".join(line + b"\n" for line in lines))
     blocks = list(read_blocks(str(path), n))
