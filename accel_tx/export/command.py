@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,10 +20,9 @@ from accel_tx.export.card import model_card
 from accel_tx.export.formats import find_format
 from accel_tx.export.proof import LEAST_EXACT, LEAST_ROUNDED, Proof, Sentences, prove
 from accel_tx.export.source import Trained
+from accel_tx.export.written import CARD, RECORD, names_in, not_written
 from accel_tx.inference.metrics import score_translations
 from accel_tx.train.checkpoint import replace_folder, size_bytes
-
-RECORD = "export.json"
 
 
 @dataclass(frozen=True)
@@ -62,32 +62,39 @@ def export(
         proof = prove(ours, form.load(beside), fitting)
         proof.check(least_identical)
         record = _record(trained, format_name, quantization, proof)
-        (beside / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         card = model_card(trained, form.LIBRARY, record, form.how_to_load(trained, output.resolve().name))
-        (beside / "README.md").write_text(card, encoding="utf-8")
+        (beside / CARD).write_text(card, encoding="utf-8")
+        record["files"] = sorted([*names_in(beside), RECORD])
+        (beside / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return Exported(proof, record, size_bytes(output))
 
 
 def check_output(output: Path) -> None:
-    """Raise UserError unless the folder can be made, is empty, or is an earlier export, which is replaced."""
+    """Raise UserError unless the folder can be made, or holds nothing but an earlier export, which is replaced."""
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; expected a folder to make")
-    if output.is_dir() and any(output.iterdir()) and not (output / RECORD).is_file():
-        raise UserError(f"--output {output}: holds other files; expected a new folder, or an earlier export to replace")
+    if not output.resolve().parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}; expected one to write into")
+    if others := not_written(output):
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+        raise UserError(
+            f"--output {output}: holds {others[0]}{more} that no export has written; expected a new folder, or an "
+            "earlier export to replace"
+        )
 
 
 @contextlib.contextmanager
 def _made_beside(output: Path) -> Iterator[Path]:
     """A folder that takes the place of `output` at the end, and is gone if there is an error."""
     target = output.resolve()
-    beside = target.with_name(f".writing_{target.name}")
+    beside = target.with_name(f".writing_{target.name}_{secrets.token_hex(4)}")
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        beside.mkdir()
         yield beside
         for path in beside.rglob("*"):
             # safetensors lets only the owner read what it writes.
             path.chmod(0o755 if path.is_dir() else 0o644)
+        check_output(output)  # minutes have passed
         replace_folder(beside, target)
     except Exception as error:
         # Libraries that are not Python's own tell a full disk with errors of their own.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ def files_in(folder: Path) -> set[str]:
 def test_the_folder_is_a_model_that_every_command_takes(
     run_dir: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "deep" / "out"
+    output = tmp_path / "out"
     export(run_dir, text, output)
     first, second, third = capsys.readouterr().out.splitlines()
     assert first == "identical: 10 of 10 translations (greedy; text.en)"
@@ -173,6 +174,48 @@ def test_a_failed_proof_leaves_an_earlier_export_as_it_was(
     assert (output / "README.md").read_text() != "mine"
 
 
+@pytest.mark.parametrize(
+    ("name", "has_list"),
+    [("notes.txt", True), ("mine/notes.txt", True), ("empty", True), ("link", False), ("tokenizer/other.json", False)],
+)
+def test_an_earlier_export_with_anything_else_in_it_is_not_replaced(
+    name: str, has_list: bool, run_dir: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    export(run_dir, text, output)
+    if not has_list:
+        record = json.loads((output / "export.json").read_text())
+        assert set(record.pop("files")) == files_in(output)
+        (output / "export.json").write_text(json.dumps(record))
+    place = output / name
+    place.parent.mkdir(exist_ok=True)
+    if name == "empty":
+        place.mkdir()
+    elif name == "link":
+        place.symlink_to(run_dir)
+    else:
+        place.write_text("mine")
+    told = refusal(capsys, run_dir, text, output)
+    assert f"--output {output}: holds {name} that no export has written; expected a new folder" in told
+    assert os.path.lexists(place)
+
+
+def test_what_is_put_into_the_folder_meanwhile_stays(
+    run_dir: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(safetensors_format.Runtime):
+        def translate(self, lines: Sequence[str], limits: Sequence[int]) -> list[str]:
+            (tmp_path / "out" / "notes.txt").write_text("mine")
+            return super().translate(lines, limits)
+
+    monkeypatch.setattr(safetensors_format, "Runtime", Slow)
+    before = {path.name for path in tmp_path.iterdir()}
+    (tmp_path / "out").mkdir()
+    assert "holds notes.txt that no export has written" in refusal(capsys, run_dir, text, tmp_path / "out")
+    assert files_in(tmp_path / "out") == {"notes.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {*before, "out"}
+
+
 def test_a_user_may_accept_fewer(
     run_dir: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,10 +273,12 @@ def test_bad_input_is_one_line(
     (tmp_path / "blank.txt").write_text("\n \n")
     assert "blank.txt: has no sentence that fits" in refusal(capsys, run_dir, tmp_path / "blank.txt", out)
     assert "is a file; expected a folder" in refusal(capsys, run_dir, text, text)
-    assert "holds other files; expected a new folder" in refusal(capsys, run_dir, text, run_dir)
+    assert "more that no export has written; expected a new folder" in refusal(capsys, run_dir, text, run_dir)
     assert "expected from 0 to 1" in refusal(capsys, run_dir, text, out, "--least_identical", "99")
     assert "format safetensors has float32" in refusal(capsys, run_dir, text, out, "--quantization", "int8")
-    assert "cannot be written (" in refusal(capsys, run_dir, text, text / "below")
+    assert f"there is no folder {text}; expected one" in refusal(capsys, run_dir, text, text / "below")
+    assert f"there is no folder {tmp_path}/deep; expected one" in refusal(capsys, run_dir, text, tmp_path / "deep/out")
+    assert not (tmp_path / "deep").exists()
     config = (run_dir / "config.yaml").read_text()
     (run_dir / "config.yaml").write_text(config.replace("corpus: phrasebook", f"corpus: {tmp_path}/gone", 1))
     assert "or give --sentences FILE" in refusal(capsys, run_dir, None, out)
