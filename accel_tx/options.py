@@ -54,8 +54,13 @@ def _field_names(section: type) -> list[str]:
 
 
 def parse(parser: ArgumentParser, argv: list[str], **kwargs: Any) -> Namespace:
-    """Parse the command line. Raises: UserError for what does not fit."""
-    return _one_line_errors("command line", parser, lambda: parser.parse_args(argv, **kwargs))
+    """Parse the command line. Raises: UserError for what does not fit, and for an option with an empty value."""
+    options = _one_line_errors("command line", parser, lambda: parser.parse_args(argv, **kwargs))
+    for name, value in vars(options).items():
+        # As where a variable of a shell is not set; as a path it would mean this folder.
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UserError(f"command line: --{name} is empty; expected a value (is a shell variable unset?)")
+    return options
 
 
 def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, Namespace]:
@@ -68,7 +73,7 @@ def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, 
     for option in (word.split("=")[0][2:] for word in argv if re.match(r"--\w+\.", word)):
         check_key(option, where="command line")
     path = _value_of(argv, "--config")
-    if path is None:
+    if not path:
         raise UserError("command line: --config is missing; expected a YAML file, such as configs/quickstart.yaml")
     values = load_yaml(Path(path))
     from_file = _one_line_errors(path, parser, lambda: parser.parse_object({"config": path, **values}))

@@ -27,11 +27,11 @@ def run(argv: list[str]) -> None:
         raise UserError(
             f"--last, --best, --checkpoints: {' and '.join(given) or 'none'} given; expected one, such as --last 5"
         )
+    from accel_tx.inference.weights import check_is_run
     from accel_tx.train import average_saved
 
     run_dir = Path(options.run_dir)
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"{run_dir}: holds no run; expected a run folder made by `train`")
+    check_is_run(run_dir)
     if options.checkpoints is not None:
         folders = average_saved.named(run_dir, options.checkpoints)
     elif options.last is not None:

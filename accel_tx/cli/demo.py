@@ -53,7 +53,8 @@ def run(argv: list[str]) -> None:
 
 
 def _about(options: Namespace, translator: Translator) -> About:
-    from accel_tx.inference.translator import load_run_config, load_scores, weights_folder
+    from accel_tx.inference.translator import load_run_config
+    from accel_tx.inference.weights import load_scores, weights_folder
     from accel_tx.model.transformer import count_parameters
     from accel_tx.pages.demo import About
 

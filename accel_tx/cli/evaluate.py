@@ -165,7 +165,8 @@ def _text_to_score(options: Namespace) -> _Text:
 def _validation_set(options: Namespace) -> _Text:
     from accel_tx.data.corpus import input_files
     from accel_tx.data.dataset import prepare_data
-    from accel_tx.inference.translator import load_run_config, load_scores, weights_folder
+    from accel_tx.inference.translator import load_run_config
+    from accel_tx.inference.weights import load_scores, weights_folder
 
     run_dir = Path(options.run_dir)
     config = load_run_config(run_dir)

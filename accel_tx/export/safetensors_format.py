@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from accel_tx import __version__
 from accel_tx.config import dump_yaml
 from accel_tx.export.source import Trained
+from accel_tx.inference.weights import MODEL, SCORES, sha256_of
 
 LIBRARY = "accel_tx"
 PACKAGES: tuple[str, ...] = ()
@@ -19,10 +20,11 @@ QUANTIZATIONS: tuple[str, ...] = ("float32",)
 
 def write(trained: Trained, folder: Path, quantization: str) -> None:
     """Fill the folder: a run folder with the weights at its top, and nothing of the training."""
-    save_file(trained.model.state_dict(), folder / "model.safetensors")
+    save_file(trained.model.state_dict(), folder / MODEL)
     trained.tokenizers.save(folder / "tokenizer")
     (folder / "config.yaml").write_text(dump_yaml(trained.config), encoding="utf-8")
-    (folder / "scores.json").write_text(json.dumps(trained.scores, indent=1, ensure_ascii=False), encoding="utf-8")
+    scores = {**trained.scores, "sha256": sha256_of(folder / MODEL)}
+    (folder / SCORES).write_text(json.dumps(scores, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def how_to_load(trained: Trained, folder: str) -> str:

@@ -11,7 +11,8 @@ import torch
 
 from accel_tx.config import Config
 from accel_tx.data.tokenizer import TokenizerPair
-from accel_tx.inference.translator import Translator, load_run_config, load_scores, weights_folder
+from accel_tx.inference.translator import Translator, load_run_config
+from accel_tx.inference.weights import load_scores, weights_folder
 from accel_tx.model.transformer import Transformer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from accel_tx.data.collator import DataCollator, TokenPair
 from accel_tx.data.tokenizer import UNK_ID, TokenizerPair
 from accel_tx.inference.batches import similar_lengths
+from accel_tx.inference.vocabulary import not_finite
 from accel_tx.model.transformer import Transformer
 
 # Logits in memory at a time: 2^24 float32 are 64 MiB.
@@ -42,7 +44,8 @@ def score_pairs(
     """Score target i given source i, in the order asked, in batches of at most `max_tokens` padded tokens on a side.
 
     Texts are stripped and encoded as in training, so the sum over a validation set is its loss with the sign turned.
-    The model must be in eval mode. Raises: ValueError if the numbers of texts differ.
+    The model must be in eval mode. Raises: ValueError if the numbers of texts differ; RunError where the
+    model gives a text that fits no finite score.
     """
     if len(src) != len(tgt):
         raise ValueError(f"{len(src)} sources and {len(tgt)} targets; expected as many")
@@ -71,7 +74,10 @@ def _log_probs(model: Transformer, pairs: list[TokenPair]) -> list[float]:
     batch = DataCollator()(pairs).to(model.positions.device)
     of_tokens = _target_log_probs(model, model.hidden(batch), batch.tgt_out).double().cpu()
     of_sentences = torch.split(of_tokens, [len(pair.tgt) + 1 for pair in pairs])
-    return [float(of_sentence.sum()) for of_sentence in of_sentences]
+    found = [float(of_sentence.sum()) for of_sentence in of_sentences]
+    if not all(map(math.isfinite, found)):
+        raise not_finite(model)
+    return found
 
 
 def _target_log_probs(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:

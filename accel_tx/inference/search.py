@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,7 +13,7 @@ from accel_tx.inference.beam import Beams
 from accel_tx.inference.constraints import Constraints
 from accel_tx.inference.hypotheses import Hypothesis
 from accel_tx.inference.sampling import Samples
-from accel_tx.inference.vocabulary import NextTokens
+from accel_tx.inference.vocabulary import NextTokens, not_finite
 from accel_tx.model.transformer import Transformer
 
 # Copying the caches costs about one position's work, so sentences leave when a quarter of them can.
@@ -39,7 +40,8 @@ def search(
     and `prefixes[i]`, the ids that every hypothesis begins with, whatever else is asked.
     `poll` is called before every position; it may raise, to abandon the search. UNK is written only where
     `allow_unknown` says so, or a prefix has it.
-    Raises: ValueError for a limit below 1, and for a prefix that does not fit or holds PAD, BOS or EOS.
+    Raises: ValueError for a limit below 1, and for a prefix that does not fit or holds PAD, BOS or EOS; RunError where
+    the model gives no hypothesis a finite score.
     """
     max_positions, device = model.config.max_positions, src_ids.device
     constraints = Constraints(
@@ -60,13 +62,21 @@ def search(
         going_on = hypotheses.live.any(1)
         n_going_on = int(going_on.sum())
         if n_going_on == 0:
-            return hypotheses.best()
+            return _checked(hypotheses.best(), model)
         if parents is not None:
             cache.follow(parents)
         if n_going_on <= _SHARE_KEPT * len(going_on):
             kept = going_on.nonzero().squeeze(1)
             hypotheses.keep(kept)
             cache.keep(kept)
+
+
+def _checked(found: list[list[Hypothesis]], model: Transformer) -> list[list[Hypothesis]]:
+    """As they are. A score that is not finite ends a beam without a hypothesis, and stands in a sample."""
+    for hypotheses in found:
+        if not hypotheses or not all(math.isfinite(one.log_prob) for one in hypotheses):
+            raise not_finite(model)
+    return found
 
 
 def _without_padding(src_ids: Tensor, src_valid: Tensor | None) -> list[list[int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from accel_tx.inference.hypotheses import Hypothesis
 from accel_tx.inference.parts import Part, TranslatedLine, Translation, joined, one_line, parts_of
 from accel_tx.inference.search import search
 from accel_tx.inference.unknown import Answered, words_for
+from accel_tx.inference.weights import MODEL, check_is_run, load_weights, weights_folder
 from accel_tx.model.transformer import Transformer
 
 
@@ -58,13 +58,13 @@ class Translator:
         """Load what a run saved; `weights` names the folder inside the run folder: `best`, `final`, or a checkpoint.
 
         `decode` are fields that replace those of the run's section `decode`.
-        Raises: UserError if the run folder lacks something, or for fields that do not fit together.
+        Raises: UserError if the run folder lacks something, its weights are damaged, or fields do not fit together.
         """
         config = load_run_config(run_dir)
         settings = dataclasses.replace(config.decode, **(decode or {}))
         tokenizers = TokenizerPair.load(run_dir / "tokenizer")
         model = Transformer(config.model, tokenizers.src.vocab_size, tokenizers.tgt.vocab_size)
-        load_weights(model, weights_folder(run_dir, weights) / "model.safetensors")
+        load_weights(model, weights_folder(run_dir, weights) / MODEL)
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         return cls(model.to(device, dtype).eval(), tokenizers, settings)
 
@@ -206,48 +206,13 @@ _MOVED_FIELDS = {
 
 def load_run_config(run_dir: Path) -> Config:
     """The resolved config that a run saved."""
-    if not run_dir.is_dir():
-        raise UserError(f"{run_dir}: no such folder; expected a run folder made by `train`")
+    check_is_run(run_dir)
     values = load_yaml(run_dir / "config.yaml", _MOVED_FIELDS)
     try:
         values["optim"]["betas"] = tuple(values["optim"]["betas"])
         return build_config(values)
     except (KeyError, TypeError) as error:
         raise UserError(f"{run_dir}/config.yaml: is not what `train` writes (missing {error})") from None
-
-
-def weights_folder(run_dir: Path, weights: str) -> Path:
-    """The folder inside a run folder that holds these weights; one that `export` wrote has them at its top."""
-    return run_dir if (run_dir / "model.safetensors").is_file() else run_dir / weights
-
-
-def load_scores(folder: Path) -> dict[str, Any]:
-    """What a run wrote beside weights: the update, the hash of the data, the scores where it was validated."""
-    for name in ("scores.json", "trainer_state.json"):
-        if (folder / name).is_file():
-            return json.loads((folder / name).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    raise UserError(f"{folder}: holds no weights of a run; has it been validated yet?")
-
-
-def load_weights(model: Transformer, path: Path) -> None:
-    """Fill the model from a safetensors file. Raises: UserError if it is missing, damaged or of another model."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {_other_weights(path.parent.parent)}")
-    try:
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise UserError(f"{path}: cannot be loaded into this model: {' '.join(str(error).split())[:300]}") from None
-
-
-def _other_weights(run_dir: Path) -> str:
-    """What to say where `best`, which the first validation makes, or `final`, from the end of the run, is not there."""
-    saved = sorted(run_dir.glob("checkpoints/update_*/model.safetensors"))
-    if not saved:
-        return "has this run saved weights yet?"
-    return f"expected --weights {saved[-1].parent.relative_to(run_dir)} until the run has been validated or is complete"
 
 
 def best_device() -> torch.device:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from accel_tx.config import RunError
 from accel_tx.inference.constraints import Constraints
 from accel_tx.model.transformer import Transformer
 
@@ -81,6 +82,17 @@ class NextTokens:
             return parts[0]
         values, ids = zip(*parts, strict=True)
         return torch.cat(values), torch.cat(ids)
+
+
+def not_finite(model: Transformer) -> RunError:
+    """What to raise where the model's probabilities are not finite, though its weights are: that is seen at loading."""
+    device, dtype = model.positions.device.type, model.projection.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    return RunError(
+        f"the model's scores are not finite: its activations overflow in {str(dtype).removeprefix('torch.')}; "
+        "expected a type of more range, such as --precision float32, or other weights"
+    )
 
 
 def largest(values: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args
 
 import gradio as gr
 
-from accel_tx.config import UserError
+from accel_tx.config import RunError, UserError
 from accel_tx.inference.translator import Translator
 from accel_tx.pages.answers import LARGEST_BEAM, MOST_CHARS, Answer, Asked, LengthPenalty, answer, attention_picture
 
@@ -196,7 +196,7 @@ def _offer_to_programs(translator: Translator) -> None:
         try:
             asked = _asked(beam_size, n_best, length_penalty, length_exponent)
             return answer(translator, text, asked).to_dict()
-        except UserError as error:
+        except (UserError, RunError) as error:
             raise gr.Error(str(error), print_exception=False) from None
 
     gr.api(translate, api_name="translate", concurrency_id="model")
@@ -229,10 +229,10 @@ def _asked(beam_size: float, n_best: float, length_penalty: str, length_exponent
 
 
 def _or_error(compute: Callable[[], Any]) -> Any:
-    """What it gives, or the words of a UserError."""
+    """What it gives, or the words of a UserError or RunError."""
     try:
         return compute()
-    except UserError as error:
+    except (UserError, RunError) as error:
         return str(error)
 
 

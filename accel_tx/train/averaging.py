@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from accel_tx.config import UserError
+from accel_tx.inference.weights import read_weights
 from accel_tx.train.sharding import laid_out_as
 
 Weights = Mapping[str, Tensor]
@@ -78,12 +77,12 @@ def _copy(source: Weights, target: Weights) -> None:
 def mean_of_files(paths: Sequence[Path]) -> dict[str, Tensor]:
     """The mean of the weights in these safetensors files, summed in float64, in the type of the first; on the host.
 
-    Raises: UserError that names the file that cannot be read or holds other tensors than the first.
+    Raises: UserError that names the file that cannot be read, is damaged or holds other tensors than the first.
     """
-    first = _read(paths[0])
+    first = read_weights(paths[0])
     sums = {name: tensor.double() for name, tensor in first.items()}
     for path in paths[1:]:
-        weights = _read(path)
+        weights = read_weights(path)
         for name in sorted(sums.keys() | weights.keys()):
             found = [list(w[name].shape) if name in w else "no such tensor" for w in (weights, sums)]
             if found[0] != found[1]:
@@ -92,10 +91,3 @@ def mean_of_files(paths: Sequence[Path]) -> dict[str, Tensor]:
                 )
             sums[name] += weights[name]
     return {name: (total / len(paths)).to(first[name].dtype) for name, total in sums.items()}
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as weights: {' '.join(str(error).split())[:200]}") from None

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from accel_tx.config import UserError, default_of
+from accel_tx.inference import weights
 from accel_tx.train.state import TrainState
 
-MANIFEST = "manifest.json"
-STATE = "trainer_state.json"
-MODEL, OPTIMIZER, SCHEDULER, SCALER = "model.safetensors", "optimizer.bin", "scheduler.bin", "scaler.pt"
+MODEL, MANIFEST, STATE = weights.MODEL, weights.MANIFEST, weights.STATE
+OPTIMIZER, SCHEDULER, SCALER = "optimizer.bin", "scheduler.bin", "scaler.pt"
 EMA = "ema.safetensors"
 VALIDATED = "validated"
 """Folder of the weights at the last validations; see `validated.py`."""
@@ -109,7 +109,7 @@ def find_fault(folder: Path, hash_files: bool = True) -> str | None:
         path = folder / name
         try:
             # Only a plain file: to open a pipe would wait for ever.
-            if not path.is_file() or path.stat().st_size != size or (hash_files and _sha256(path) != digest):
+            if not path.is_file() or path.stat().st_size != size or (hash_files and weights.sha256_of(path) != digest):
                 return f"{name} is damaged"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
@@ -178,7 +178,7 @@ def seal(beside: Path, final: Path, state: TrainState) -> None:
     """
     write_synced(beside / STATE, json.dumps(dataclasses.asdict(state), indent=1))
     files = sorted(beside.iterdir())
-    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+    manifest = {path.name: {"bytes": path.stat().st_size, "sha256": weights.sha256_of(path)} for path in files}
     write_synced(beside / MANIFEST, json.dumps(manifest, indent=1))
     if {*manifest} - OPTIONAL != NEEDED:
         raise ValueError(f"{beside}: holds {', '.join(manifest)}; expected {', '.join(sorted(NEEDED))}")
@@ -256,14 +256,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from accel_tx.config import UserError, load_yaml
+from accel_tx.inference.weights import SCORES, check_is_run, is_as_written
 from accel_tx.train import checkpoint, checkpoint_removal, run_lock, validated
 
 
@@ -21,7 +22,7 @@ class Entry:
     """One folder of weights in a run folder."""
 
     name: str
-    """`checkpoints/update_00000123`, `best` or `final`."""
+    """`checkpoints/update_00000123`, `best`, `final`, `average` or `validated/update_00000123`."""
     update: int | None
     epoch: float | None
     loss: float | None
@@ -33,6 +34,8 @@ class Entry:
     """Local time."""
     fault: str | None
     """What is wrong with it, or None."""
+    is_hashed: bool
+    """Whether it was read and hashed: asked for, and there is a hash to compare with."""
     is_latest: bool
     """Whether the file `checkpoints/latest` names it."""
     is_resumed: bool
@@ -40,14 +43,13 @@ class Entry:
 
 
 def list_entries(run_dir: Path, verify: bool) -> list[Entry]:
-    """Checkpoints, newest first, then `best`, `final` and `average`.
+    """Checkpoints, newest first, then `best`, `final`, `average` and those in `validated/`.
 
     With `verify` every byte is hashed, else sizes are compared.
 
     Raises: UserError if the folder is no run folder.
     """
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"{run_dir}: holds no run; expected a run folder made by `train`")
+    check_is_run(run_dir)
     metrics = _metrics(run_dir / "metrics.jsonl")
     latest = _latest(run_dir)
     entries: list[Entry] = []
@@ -59,6 +61,7 @@ def list_entries(run_dir: Path, verify: bool) -> list[Entry]:
         marks = {
             "best": best,
             "fault": fault,
+            "is_hashed": verify,
             "is_latest": path.name == latest,
             "is_resumed": fault is None and not is_found,
         }
@@ -66,9 +69,12 @@ def list_entries(run_dir: Path, verify: bool) -> list[Entry]:
         with contextlib.suppress(FileNotFoundError):
             entries.append(_entry(run_dir, path, checkpoint.update_of(path), metrics, **marks))
             is_found = is_found or fault is None
-    for path in (run_dir / name for name in ("best", "final", "average") if (run_dir / name).is_dir()):
-        update = checkpoint.read_json(path / "scores.json").get("update")
-        marks = {"best": None, "fault": weights_fault(path), "is_latest": False, "is_resumed": False}
+    kept = [validated.folder_of(run_dir, update) for update in validated.updates_kept(run_dir)]
+    for path in (*(run_dir / name for name in ("best", "final", "average") if (run_dir / name).is_dir()), *kept):
+        scores = checkpoint.read_json(path / SCORES)
+        update, is_hashed = scores.get("update"), verify and "sha256" in scores
+        marks = {"best": None, "is_hashed": is_hashed, "is_latest": False, "is_resumed": False}
+        marks["fault"] = weights_fault(path, hash_files=verify)
         with contextlib.suppress(FileNotFoundError):
             entries.append(_entry(run_dir, path, update if isinstance(update, int) else None, metrics, **marks))
     return entries
@@ -114,8 +120,8 @@ def _best(metric: Any, score: Any, update: Any) -> str | None:
     )
 
 
-def weights_fault(folder: Path) -> str | None:
-    """What is wrong with a folder of weights, from the header of `model.safetensors`, or None.
+def weights_fault(folder: Path, hash_files: bool = True) -> str | None:
+    """What is wrong with a folder of weights, or None; without `hash_files` from the header of `model.safetensors`.
 
     Source: https://github.com/huggingface/safetensors#format (8 bytes of header length, a JSON header, the tensors).
     """
@@ -130,7 +136,12 @@ def weights_fault(folder: Path) -> str | None:
         return f"{checkpoint.MODEL} is missing or damaged"
     if not is_whole:
         return f"{checkpoint.MODEL} is cut off"
-    return None if checkpoint.read_json(folder / "scores.json") else "scores.json is missing or damaged"
+    if not checkpoint.read_json(folder / SCORES):
+        return f"{SCORES} is missing or damaged"
+    try:
+        return f"{checkpoint.MODEL} is damaged" if hash_files and not is_as_written(folder) else None
+    except OSError as error:
+        return f"{checkpoint.MODEL} cannot be read ({error.strerror})"
 
 
 def prune(run_dir: Path, keep: int) -> list[str]:
@@ -143,8 +154,7 @@ def prune(run_dir: Path, keep: int) -> list[str]:
     """
     if keep < 1:
         raise UserError(f"--prune is {keep}; expected at least 1, the newest checkpoint to keep")
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"{run_dir}: holds no run; expected a run folder made by `train`")
+    check_is_run(run_dir)
     every, n_averaged = _save_every_updates(run_dir), _average_last(run_dir)
     with run_lock.locked(run_dir):
         try:
@@ -193,7 +203,7 @@ def as_table(entries: list[Entry], verify: bool) -> Table:
     """The entries for a terminal."""
     table = Table("folder", "epoch", "loss", "best so far", "MB", "written", "files", box=None, pad_edge=False)
     for entry in entries:
-        sound = "whole" if verify and entry.name.startswith("checkpoints/") else "sizes fit"
+        sound = "whole" if entry.is_hashed else "sizes fit, no hash is recorded" if verify else "sizes fit"
         marks = [name for name, is_so in (("latest", entry.is_latest), ("resumed next", entry.is_resumed)) if is_so]
         table.add_row(
             entry.name.removeprefix("checkpoints/"),

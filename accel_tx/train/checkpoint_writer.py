@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from accel_tx.config import RunError
+from accel_tx.inference.weights import SCORES, sha256_of
 from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.checkpoint_content import Content, Parts, copy_content, write_content
 from accel_tx.train.sharding import is_sharded
@@ -136,7 +137,7 @@ def _not_saved(state: TrainState, error: Exception, run_dir: Path, n_bytes: int)
 
 
 def save_weights(weights: Mapping[str, Tensor], folder: Path, scores: dict[str, Any]) -> str | None:
-    """Write `model.safetensors` and `scores.json` into `folder`, replacing it whole; main process only.
+    """Write the weights, and `scores` with the hash of their file, replacing `folder` whole; main process only.
 
     Returns None, or one line that says why; then the folder is what it was.
     """
@@ -146,9 +147,10 @@ def save_weights(weights: Mapping[str, Tensor], folder: Path, scores: dict[str, 
     try:
         _make_room(beside, n_bytes + _BESIDES_TENSORS)
         save_file(on_host, beside / checkpoint.MODEL)
-        (beside / "scores.json").write_text(json.dumps(scores, indent=1, ensure_ascii=False), encoding="utf-8")
+        scores = {**scores, "sha256": sha256_of(beside / checkpoint.MODEL)}
+        (beside / SCORES).write_text(json.dumps(scores, indent=1, ensure_ascii=False), encoding="utf-8")
         # safetensors lets only the owner read what it writes.
-        shutil.copymode(beside / "scores.json", beside / checkpoint.MODEL)
+        shutil.copymode(beside / SCORES, beside / checkpoint.MODEL)
         checkpoint.replace_folder(beside, folder)
     except WRITE_ERRORS as error:
         shutil.rmtree(beside, ignore_errors=True)

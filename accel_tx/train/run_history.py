@@ -74,8 +74,6 @@ def read_run(run_dir: Path) -> RunHistory:
 
     Raises: UserError if it holds no run, or a config that is not one of `train`.
     """
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"{run_dir}: holds no run; expected a run folder made by `train`")
     config = load_run_config(run_dir)
     lines, n_unreadable = _read_metrics(run_dir / "metrics.jsonl")
     last_update = max((line["update"] for line in lines), default=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 from accel_tx.config import Config, UserError
 from accel_tx.data.tokenizer import TokenizerPair
-from accel_tx.inference.translator import load_run_config, load_weights
+from accel_tx.inference.translator import load_run_config
+from accel_tx.inference.weights import load_weights, sha256_of
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import checkpoint
 from accel_tx.train.sharding import is_sharded, shell_of
@@ -88,12 +88,11 @@ def load_initial_weights(source: Source, model: Transformer) -> dict[str, Any]:
         load_into_parts(model, read.state_dict())
     else:
         load_weights(model, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     scores = {
         **checkpoint.read_json(source.weights / checkpoint.STATE),
         **checkpoint.read_json(source.weights / "scores.json"),
     }
-    return {"weights": str(source.weights.resolve()), "update": scores.get("update"), "sha256": digest}
+    return {"weights": str(source.weights.resolve()), "update": scores.get("update"), "sha256": sha256_of(path)}
 
 
 def check_origin(run_dir: Path, given: Path | None, has_checkpoint: bool) -> None:

@@ -44,9 +44,19 @@ def run_dir(intact: Path, tiny_config: Callable[..., Config], tmp_path: Path) ->
 
 
 def listed(capsys: pytest.CaptureFixture[str], run_dir: Path, *options: str) -> dict[str, dict[str, Any]]:
+    """The entries; the exit status says whether one is damaged."""
     capsys.readouterr()
-    main(["checkpoints", "--run_dir", str(run_dir), "--json", *options])
-    return {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["entries"]}
+    status: Any = 0
+    try:
+        main(["checkpoints", "--run_dir", str(run_dir), "--json", *options])
+    except SystemExit as ended:
+        status = ended.code
+    printed = capsys.readouterr()
+    entries = {entry["name"]: entry for entry in json.loads(printed.out)["entries"]}
+    damaged = [name for name, entry in entries.items() if entry["fault"] is not None]
+    assert status == bool(damaged)
+    assert printed.err.rstrip().endswith(", ".join(damaged))
+    return entries
 
 
 def cut(path: Path) -> None:
@@ -82,13 +92,15 @@ def test_a_flipped_bit_is_found_with_verify_and_the_next_start_agrees(
     flip(checkpoint.checkpoint_dir(run_dir, 8) / "optimizer.bin")
     cut(checkpoint.checkpoint_dir(run_dir, 6) / "scheduler.bin")
     cut(run_dir / "best" / "model.safetensors")
+    flip(run_dir / "final" / "model.safetensors")
     quick, verified = listed(capsys, run_dir), listed(capsys, run_dir, "--verify")
     assert quick["checkpoints/update_00000008"]["fault"] is None
     assert verified["checkpoints/update_00000008"]["fault"] == "optimizer.bin is damaged"
+    assert quick["final"]["fault"] is None
+    assert verified["final"]["fault"] == "model.safetensors is damaged"
     for entries in (quick, verified):
         assert entries["checkpoints/update_00000006"]["fault"] == "scheduler.bin is damaged"
         assert entries["best"]["fault"] == "model.safetensors is cut off"
-        assert entries["final"]["fault"] is None
     taken, _ = checkpoint.newest_valid(run_dir)
     assert [name for name in verified if verified[name]["is_resumed"]] == [f"checkpoints/{taken.name}"]  # type: ignore[union-attr]
 
@@ -128,7 +140,7 @@ def test_prune_removes_nothing_while_the_run_is_written_or_where_nothing_is_vali
         assert "is writing this run" in capsys.readouterr().out
     assert "--prune is 0" in refused(capsys, "--run_dir", str(run_dir), "--prune", "0")
     assert "holds no run" in refused(capsys, "--run_dir", str(tmp_path), "--prune", "1")
-    assert "holds no run" in refused(capsys, "--run_dir", str(tmp_path / "none"))
+    assert "no such folder" in refused(capsys, "--run_dir", str(tmp_path / "none"))
     assert all_bytes(run_dir) == before
     for path in checkpoint.checkpoint_dirs(run_dir):
         (path / "manifest.json").unlink()
@@ -180,7 +192,7 @@ def test_prune_keeps_of_the_validated_weights_those_that_a_start_still_averages(
     assert best == 6  # so that no other checkpoint stays
     main(["checkpoints", "--run_dir", str(run), "--prune", "1"])
     printed = capsys.readouterr().out
-    assert [line for line in printed.splitlines() if "validated" in line] == [
+    assert [line for line in printed.splitlines() if line.startswith("removed validated")] == [
         f"removed validated/update_{update:08d}" for update in (1, 2, 3, 4)
     ]
     assert validated() == [5, 6]

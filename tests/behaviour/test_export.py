@@ -268,7 +268,7 @@ def test_bad_input_is_one_line(
 ) -> None:
     out = tmp_path / "out"
     assert "no such folder" in refusal(capsys, tmp_path / "none", text, out)
-    assert "no such file; has this run saved weights yet?" in refusal(capsys, run_dir, text, out, "--weights", "final")
+    assert "final: holds no weights" in refusal(capsys, run_dir, text, out, "--weights", "final")
     assert "cannot be read" in refusal(capsys, run_dir, tmp_path / "none.txt", out)
     (tmp_path / "blank.txt").write_text("\n \n")
     assert "blank.txt: has no sentence that fits" in refusal(capsys, run_dir, tmp_path / "blank.txt", out)

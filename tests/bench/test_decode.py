@@ -64,7 +64,7 @@ def test_the_table_and_the_json_say_what_was_measured(
             ["--run_dir", "RUN", "--peer", "hf", "--decode.length_penalty", "gnmt"],
             "--peer hf: compares beam search with",
         ),
-        (["--run_dir", "RUN", "--weights", "final"], "model.safetensors: no such file"),
+        (["--run_dir", "RUN", "--weights", "final"], "final: holds no weights"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(

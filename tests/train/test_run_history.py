@@ -87,7 +87,7 @@ def test_starts_and_evaluations_are_found_and_other_files_are_not(run_dir: Path)
 def test_what_is_no_run_folder_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("text")
-    with pytest.raises(UserError, match=f"{name}: holds no run"):
+    with pytest.raises(UserError, match=f"{name}: (holds no run|no such folder)"):
         read_run(tmp_path / name)
 
 
