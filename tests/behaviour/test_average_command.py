@@ -159,3 +159,14 @@ def test_other_folders_and_damaged_checkpoints_are_left_alone(
     file.write_bytes(content)
     assert "is damaged: model.safetensors is damaged" in refusal(capsys, "--run_dir", copy, "--last", 2)
     assert "holds no run" in refusal(capsys, "--run_dir", tmp_path, "--last", 2)
+
+
+def test_what_is_averaged_is_not_replaced(
+    runs: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["average", "--run_dir", str(runs[1]), "--last", "2", "--output", str(tmp_path / "mean")])
+    capsys.readouterr()
+    (tmp_path / "link").symlink_to("mean")
+    given = ["--checkpoints", str(tmp_path / "mean"), "update_00000008", "--output", str(tmp_path / "link")]
+    told = refusal(capsys, "--run_dir", runs[1], *given)
+    assert told == f"accel_tx: --output {tmp_path}/link is also --checkpoints; give another name\n"
