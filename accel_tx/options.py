@@ -102,7 +102,7 @@ def _one_line_errors(where: str, parser: ArgumentParser, parse: Callable[[], Nam
         hint = next((_hint(action) for action in parser._actions if action.dest == found[1]), None)
         if hint is not None:
             expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-            text = f"{found[1]} is {found[2]}; expected {expected}"
+            text = f"{'' if '.' in found[1] else '--'}{found[1]} is {found[2]}; expected {expected}"
     elif found := re.match(r"unrecognized arguments: (-\S+)", text):
         given = found[1].partition("=")[0]
         text = f"unknown option {given}; did you mean {nearest_of(given, parser._option_string_actions)}?"

@@ -222,6 +222,15 @@ def test_a_flag_that_does_not_fit_is_refused_in_one_line(argv: list[str], messag
     assert "\n" not in str(error.value)
 
 
+def test_text_that_looks_like_something_else_is_saved_as_text_and_fields_can_be_merged(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_yaml(config_with(data={"subset": "1e5", "src_lang": "no", "corpus": "1_0"})))
+    data = load_yaml(path)["data"]
+    assert (data["subset"], data["src_lang"], data["corpus"]) == ("1e5", "no", "1_0")
+    path.write_text("model: &small {d_model: 8}\ntokenizer: {<<: {vocab_size: 9}}\n")
+    assert load_yaml(path) == {"model": {"d_model": 8}, "tokenizer": {"vocab_size": 9}}
+
+
 def test_words_and_numbers_of_a_config_file_are_what_they_look_like(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(
@@ -237,7 +246,7 @@ def test_words_and_numbers_of_a_config_file_are_what_they_look_like(tmp_path: Pa
 def test_the_type_of_an_option_that_is_no_field_is_named() -> None:
     parser = plain_parser("try", "Try it.")
     parser.add_argument("--share", type=float | None, default=None)
-    with pytest.raises(UserError, match=r"^command line: share is nan; expected float \| None$"):
+    with pytest.raises(UserError, match=r"^command line: --share is nan; expected float \| None$"):
         parse(parser, ["--share", "nan"])
     parser.add_argument("--run_dir", type=str, required=True)
     with pytest.raises(UserError, match=r"^command line: missing: --run_dir$"):

@@ -7,6 +7,7 @@ import sys
 from contextlib import nullcontext
 from importlib import import_module
 
+from accel_tx.cli.outputs import ClosedOutput
 from accel_tx.cli.termination import Terminated, sigterm_raises
 from accel_tx.config import RunError, UserError, nearest_of
 
@@ -104,3 +105,6 @@ def _keep_standard_descriptors() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, ClosedOutput())

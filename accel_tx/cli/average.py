@@ -39,7 +39,7 @@ def run(argv: list[str]) -> None:
     else:
         folders = average_saved.best(run_dir, options.best)
     output = run_dir / "average" if options.output is None else Path(options.output)
-    check_apart({"--output": output}, {"--checkpoints": folders})
+    check_apart({"--output": output}, {"a folder that is averaged": folders})
     names = average_saved.write_average(run_dir, folders, output)
     inside = output.resolve().is_relative_to(run_dir.resolve())
     weights = output.resolve().relative_to(run_dir.resolve()) if inside else output.resolve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -10,8 +11,23 @@ from pathlib import Path
 from accel_tx.config import UserError
 from accel_tx.inference.lines import check_can_write, is_stream
 
+_OF_RUN = (
+    *("config.yaml", "clean_report.json", "init_from.json", "trackers.json"),
+    *("metrics.jsonl", "starts.jsonl", "bad_updates.jsonl"),
+)
+_OF_WEIGHTS = (
+    *("model.safetensors", "ema.safetensors", "scores.json", "trainer_state.json", "manifest.json"),
+    *("optimizer.bin", "scheduler.bin", "scaler.pt"),
+)
 Inputs = Mapping[str, str | Path | Iterable[str | Path] | None]
 """What each option names: None where it is not given, `-` for standard input."""
+
+
+class ClosedOutput(io.TextIOWrapper):
+    """In the place of a standard stream that was closed by whoever started us: what is printed goes nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BufferedWriter(io.FileIO(os.devnull, "w")), encoding="utf-8")
 
 
 def check_outputs(outputs: Mapping[str, str | None], inputs: Inputs) -> None:
@@ -40,9 +56,9 @@ def files_of_run(run_dir: str | Path | None, *weights: str) -> list[Path]:
     """What `train` has written into a run folder, or `export` into a folder of its own, with the folders `weights`."""
     if run_dir is None:
         return []
-    top = ("config.yaml", "clean_report.json", "*.jsonl", "tokenizer/*", "model.safetensors", "scores.json")
-    found = [path for pattern in top for path in Path(run_dir).glob(pattern)]
-    return found + [path for name in weights for path in (Path(run_dir) / name).glob("*")]
+    tokenizers = [path.relative_to(run_dir).as_posix() for path in Path(run_dir).glob("tokenizer/*")]
+    names = [*_OF_RUN, *_OF_WEIGHTS, *tokenizers, *(f"{folder}/{name}" for folder in weights for name in _OF_WEIGHTS)]
+    return [path for name in names if (path := Path(run_dir) / name).exists()]
 
 
 def _paths(given: str | Path | Iterable[str | Path] | None) -> list[Path]:

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from accel_tx.cli.outputs import ClosedOutput
 from accel_tx.config import UserError
 from accel_tx.inference.lines import write_whole
 from accel_tx.inference.stream import Line, input_size, readable
@@ -71,7 +72,7 @@ def write_blocks(name: str, blocks: Iterator[list[str]]) -> None:
     if name != "-":
         write_whole(Path(name), (line for block in blocks for line in block))
         return
-    if sys.stdout is None:
+    if isinstance(sys.stdout, ClosedOutput):
         raise UserError("standard output is closed; expected somewhere to write to, such as a file with --output")
     for block in blocks:
         try:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from accel_tx.config.checks import nearest_of
 from accel_tx.config.clean import CleanConfig
 from accel_tx.config.data import DataConfig
@@ -17,7 +15,7 @@ from accel_tx.config.decode import DecodeConfig
 from accel_tx.config.errors import UserError
 from accel_tx.config.model import ModelConfig, TokenizerConfig
 from accel_tx.config.train import OptimConfig, TrainConfig, ValidationConfig
-from accel_tx.config.yaml_file import read_yaml
+from accel_tx.config.yaml_file import as_yaml, read_yaml
 
 
 @dataclass(frozen=True)
@@ -153,4 +151,4 @@ def dump_yaml(config: Config) -> str:
     """The resolved config as YAML, every field included."""
     values = dataclasses.asdict(config)
     values["optim"]["betas"] = list(values["optim"]["betas"])
-    return yaml.safe_dump({name: values[name] for name in SECTIONS}, sort_keys=False)
+    return as_yaml({name: values[name] for name in SECTIONS})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from accel_tx.config.errors import UserError
 
 _TAG = "tag:yaml.org,2002:"
 _EXPONENT = "(?:[eE][-+]?[0-9]+)"
-# The scalars of YAML 1.2. In 1.1, which PyYAML reads, `no` and `off` are false, and 5e-3 is text.
+# As in YAML 1.2. In 1.1, which PyYAML reads, `no` and `off` are false, and 5e-3 is text.
 _SCALARS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?(?:0|[1-9][0-9_]*)", "-+0123456789"),
     ("float", rf"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*){_EXPONENT}?|[0-9]+{_EXPONENT}|\.inf|\.nan)", "-+.0123456789"),
+    ("merge", "<<", "<"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
 )
 
@@ -33,8 +35,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that either YAML would take for something else."""
+
+
 for _name, _pattern, _first in _SCALARS:
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """Inverse of `read_yaml`, keys in their order."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False)
 
 
 def read_yaml(path: Path) -> Any:

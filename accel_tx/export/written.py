@@ -30,7 +30,9 @@ def names_in(folder: Path) -> list[str]:
 def not_written(folder: Path) -> list[str]:
     """The names in a folder that no export has written; all of them where none has written there."""
     patterns = _patterns(folder / RECORD)
-    return [name for name in names_in(folder) if not any(_fits(name, pattern) for pattern in patterns)]
+    # Python leaves __pycache__ where `onnx_greedy` was imported.
+    names = [name for name in names_in(folder) if not name.startswith("__pycache__/")]
+    return [name for name in names if not any(_fits(name, pattern) for pattern in patterns)]
 
 
 def _fits(name: str, pattern: str) -> bool:

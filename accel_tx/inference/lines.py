@@ -113,7 +113,7 @@ def _decode(file: BinaryIO, name: str) -> Iterator[str]:
 def standard_input() -> BinaryIO:
     """Raises: UserError if it was closed."""
     if sys.stdin is None:
-        raise UserError("standard input is closed; expected text, or a file with --input")
+        raise UserError("standard input is closed; expected text, or the name of a file")
     return sys.stdin.buffer
 
 

@@ -120,7 +120,7 @@ def is_as_written(folder: Path) -> bool:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors in `model.safetensors` of a folder of weights, on the host.
 
-    Raises: UserError that names the file if it is missing, or not what was written.
+    Raises: UserError that names the file if it is missing, not what was written, or holds numbers that are not finite.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -131,9 +131,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 f"{path}: is damaged: its bytes are not those that were written (SHA-256); give other weights, "
                 "or copy the file again from where it is whole; `checkpoints --verify` tells which are"
             )
-        return load_file(path)
+        weights = load_file(path)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{path}: cannot be read as weights: {' '.join(str(error).split())[:300]}") from None
+    _check_finite(weights, path)
+    return weights
 
 
 def load_weights(model: Transformer, path: Path) -> None:
@@ -142,7 +144,6 @@ def load_weights(model: Transformer, path: Path) -> None:
     Raises: UserError if it is missing, damaged, of another model, or holds numbers that are not finite.
     """
     weights = read_weights(path)
-    _check_finite(weights, path)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

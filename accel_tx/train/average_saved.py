@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accel_tx.config import LOWER_IS_BETTER, UserError
 from accel_tx.inference.translator import load_run_config
+from accel_tx.inference.weights import SCORES
 from accel_tx.train import checkpoint, validated
 from accel_tx.train.averaging import mean_of_files
 from accel_tx.train.checkpoint_writer import save_weights
@@ -106,7 +107,7 @@ def _origin(folder: Path) -> dict[str, str]:
             raise UserError(f"{folder}: is damaged: {fault}; expected whole checkpoints")
         state = checkpoint.load_state(folder)
         return {"run": checkpoint.run_identity(state), "data_sha256": state.data_sha256}
-    scores = checkpoint.read_json(folder / "scores.json")
+    scores = checkpoint.read_json(folder / SCORES)
     found = {name: scores.get(name) for name in ("run", "data_sha256")}
     if not all(isinstance(value, str) for value in found.values()):
         raise UserError(f"{folder}: does not say which run it is of; expected weights saved by `train`")
@@ -123,7 +124,7 @@ def _check_output(run_dir: Path, output: Path) -> None:
         if not output.absolute().parent.is_dir():
             raise UserError(f"--output {output}: there is no folder {output.parent}; expected one to write into")
         return
-    if "averaged" not in checkpoint.read_json(output / "scores.json"):
+    if "averaged" not in checkpoint.read_json(output / SCORES):
         raise UserError(
             f"--output {output}: is there and holds no average; expected a new name, such as {run_dir / 'average'}"
         )

@@ -135,7 +135,7 @@ def line_of(results: dict[str, Validation], metric: str) -> dict[str, Any]:
     values = results[RAW].to_dict()
     for name, result in results.items():
         if name != RAW:
-            numbers = {key: value for key, value in result.to_dict().items() if isinstance(value, (int, float))}
+            numbers = {key: value for key, value in result.to_dict().items() if not isinstance(value, str)}
             values["validation_s"] += numbers.pop("validation_s")
             values |= {f"{name}_{key}": value for key, value in numbers.items()}
     return values if len(results) == 1 else {**values, "winner": winner_of(results, metric)}

@@ -153,8 +153,9 @@ def save_weights(weights: Mapping[str, Tensor], folder: Path, scores: dict[str, 
         shutil.copymode(beside / SCORES, beside / checkpoint.MODEL)
         checkpoint.replace_folder(beside, folder)
     except WRITE_ERRORS as error:
-        shutil.rmtree(beside, ignore_errors=True)
         return f"weights not saved in {folder}: {checkpoint.describe(error, folder.parent, n_bytes)}"
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     return None
 
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from accel_tx.inference.weights import SCORES
 from accel_tx.train import checkpoint, checkpoint_removal, run_lock
 from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE
 
@@ -130,7 +131,7 @@ def _is_copied(source: Path, target: Path) -> bool:
         if any((source / name).stat().st_size != (target / name).stat().st_size for name in names):
             return False
         has_manifest = checkpoint.MANIFEST in names
-        tells = checkpoint.MANIFEST if has_manifest else "scores.json"
+        tells = checkpoint.MANIFEST if has_manifest else SCORES
         is_same = filecmp.cmp(source / tells, target / tells, shallow=False)
         return is_same and (has_manifest or not any(_is_newer(source / name, target / name) for name in names))
     except FileNotFoundError:

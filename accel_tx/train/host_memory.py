@@ -21,7 +21,7 @@ def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cg
 
 
 def available_to_each() -> float:
-    """An equal share of it for each process that the launcher started here; infinite if nothing tells."""
+    """An equal share of what is available, of the processes launched on this machine; infinite if nothing tells."""
     free = available_bytes()
     return float("inf") if free is None else free / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 

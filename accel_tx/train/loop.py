@@ -249,7 +249,7 @@ class Run:
         """Answer to bad updates and to a stop; metrics, validation, checkpoint. True if the run went back instead."""
         train, state = self.config.train, self.state
         logs = state.update % train.log_every_updates == 0
-        # The same weights once more would count as no gain.
+        # The weights are those that the run went back to: a validation of them would count as one without a gain.
         validates = state.update % self.config.validation.every_updates == 0 and not is_passed_over
         validates |= state.update == state.n_updates
         saves = state.update % train.save_every_updates == 0 or state.update == self.last_update

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from accel_tx.inference.weights import SCORES
 from accel_tx.train import checkpoint
 from accel_tx.train.averaging import Weights
 from accel_tx.train.checkpoint_writer import save_weights
@@ -39,7 +40,7 @@ class Results:
 
     def has_final(self, state: TrainState) -> bool:
         """Whether `final/` has the weights of this update of this run."""
-        scores = checkpoint.read_json(self.run_dir / "final" / "scores.json")
+        scores = checkpoint.read_json(self.run_dir / "final" / SCORES)
         return scores.get("update") == state.update and scores.get("run") == checkpoint.run_identity(state)
 
     def write_final(self, state: TrainState, weights: Weights) -> str | None:

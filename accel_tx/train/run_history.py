@@ -11,6 +11,7 @@ from typing import Any
 
 from accel_tx.config import Config, UserError
 from accel_tx.inference.translator import load_run_config
+from accel_tx.inference.weights import SCORES
 from accel_tx.train import run_lock
 from accel_tx.train.checkpoint import read_json
 from accel_tx.train.run_samples import Sample, samples_of
@@ -83,8 +84,8 @@ def read_run(run_dir: Path) -> RunHistory:
         training=without_overlap(line for line in lines if "val_loss" not in line),
         validations=without_overlap(line for line in lines if "val_loss" in line),
         n_unreadable=n_unreadable,
-        best=read_json(run_dir / "best" / "scores.json"),
-        is_complete=read_json(run_dir / "final" / "scores.json").get("update", -1) >= last_update,
+        best=read_json(run_dir / "best" / SCORES),
+        is_complete=read_json(run_dir / "final" / SCORES).get("update", -1) >= last_update,
         is_running=run_lock.holder(run_dir) is not None,
         starts=[line for line in _json_lines(run_dir / STARTS_FILE) if _is_start(line)],
         samples=samples_of(run_dir),

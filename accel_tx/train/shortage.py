@@ -86,6 +86,8 @@ def shortage_told() -> Iterator[None]:
     """Inside, a lack of memory that no smaller micro-batch can help is a RunError."""
     try:
         yield
+    except RunError:
+        raise
     except RuntimeError as error:
         if not is_shortage(error):
             raise

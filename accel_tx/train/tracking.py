@@ -16,6 +16,7 @@ from torch import nn
 from accel_tx.config import Config, what_is_learned
 from accel_tx.inference.attention_map import AttentionMap
 from accel_tx.inference.attention_picture import as_pixels, can_draw, draw
+from accel_tx.inference.weights import SCORES
 from accel_tx.train import checkpoint
 from accel_tx.train.lines import append_whole, keep_lines, update_of_line
 from accel_tx.train.run_samples import as_markdown
@@ -187,7 +188,7 @@ def _last_updates(path: Path) -> dict[str, int]:
 
 def _best_scores(run_dir: Path) -> dict[str, float]:
     """Of the best validation; nothing of the clock."""
-    scores = checkpoint.read_json(run_dir / "best" / "scores.json")
+    scores = checkpoint.read_json(run_dir / "best" / SCORES)
     return {
         name: value
         for name, value in scores.items()

@@ -10,7 +10,7 @@ from typing import Any
 from accel_tx.config import Config, UserError
 from accel_tx.data.tokenizer import TokenizerPair
 from accel_tx.inference.translator import load_run_config
-from accel_tx.inference.weights import load_weights, sha256_of
+from accel_tx.inference.weights import SCORES, load_weights, sha256_of
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import checkpoint
 from accel_tx.train.sharding import is_sharded, shell_of
@@ -90,7 +90,7 @@ def load_initial_weights(source: Source, model: Transformer) -> dict[str, Any]:
         load_weights(model, path)
     scores = {
         **checkpoint.read_json(source.weights / checkpoint.STATE),
-        **checkpoint.read_json(source.weights / "scores.json"),
+        **checkpoint.read_json(source.weights / SCORES),
     }
     return {"weights": str(source.weights.resolve()), "update": scores.get("update"), "sha256": sha256_of(path)}
 

@@ -169,4 +169,4 @@ def test_what_is_averaged_is_not_replaced(
     (tmp_path / "link").symlink_to("mean")
     given = ["--checkpoints", str(tmp_path / "mean"), "update_00000008", "--output", str(tmp_path / "link")]
     told = refusal(capsys, "--run_dir", runs[1], *given)
-    assert told == f"accel_tx: --output {tmp_path}/link is also --checkpoints; give another name\n"
+    assert told == f"accel_tx: --output {tmp_path}/link is also a folder that is averaged; give another name\n"

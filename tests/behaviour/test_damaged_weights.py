@@ -111,6 +111,17 @@ def test_neither_an_average_nor_another_training_is_made_of_damaged_weights(
     assert not (run_dir / "new").exists()
 
 
+def test_no_average_is_made_of_numbers_that_are_not_finite(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = load_file(run_dir / VALIDATED / "model.safetensors")
+    weights[next(iter(weights))].view(-1)[0] = torch.nan
+    kept = json.loads((run_dir / VALIDATED / "scores.json").read_text())
+    assert save_weights(weights, run_dir / VALIDATED, kept) is None
+    shutil.rmtree(run_dir / CHECKPOINT)
+    said = one_line(capsys, ["average", "--run_dir", str(run_dir), "--last", "2", "--output", f"{run_dir}/new"])
+    assert "holds 1 of" in said
+    assert not (run_dir / "new").exists()
+
+
 def test_folders_of_earlier_versions_have_no_hash_and_are_read(
     run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from accel_tx.cli import main
+from accel_tx.cli.outputs import files_of_run
 from tests.conftest import REPOSITORY
 
 CORPUS = ("--config", "quick.yaml", "--data.corpus", "corpus", "--data.cache_dir", "cache")
@@ -115,7 +116,15 @@ def test_devices_and_pipes_may_be_named_more_than_once(folder: Path, capsys: pyt
     for name in ("/dev/null", "/dev/stdout", "pipe"):
         with pytest.raises(SystemExit):
             main(["evaluate", *OF_RUN, "--src", "a", "--ref", "b", "--output", name, "--json", name])
-        assert "run/config.yaml: cannot be read" in capsys.readouterr().err
+        assert "run: holds no run" in capsys.readouterr().err
+
+
+def test_of_a_run_only_what_train_writes_is_an_input(folder: Path) -> None:
+    for name in ("run/scores_of_a.jsonl", "run/best/map.png", "run/tokenizer/src.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    found = [path.relative_to("run").as_posix() for path in files_of_run("run", "best")]
+    assert found == ["metrics.jsonl", "tokenizer/src.json", "best/scores.json"]
 
 
 def test_an_earlier_output_is_replaced(folder: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_newest_checkpoints_stay_and_that_of_the_best_validation(
         ({"train": {"seed": 2}}, "train.seed"),
         ({"train": {"max_updates": 50}}, "train.max_updates"),
         ({"model": {"dropout": 0.1}}, "model.dropout"),
-        ({"data": {"phrasebook_seed": 2}}, "training data"),
+        ({"data": {"phrasebook_seed": 2}}, "training or validation data"),
     ],
 )
 def test_a_folder_of_another_run_is_refused_and_left_alone(

@@ -20,6 +20,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_names_in_the_record_count(folder: Path) -> None:
     (folder / RECORD).write_text(json.dumps({"files": ["README.md", RECORD, "tokenizer/src.json"]}))
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "onnx_greedy.cpython-311.pyc").touch()
     assert not_written(folder) == ["model.safetensors", "model[1].bin"]
 
 

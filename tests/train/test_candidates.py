@@ -42,6 +42,8 @@ def test_the_line_has_the_raw_numbers_under_their_names_and_the_others_with_thei
     assert [line[name] for name in ("bleu", "average_bleu")] == [RESULTS["raw"].scores.bleu, pytest.approx(100)]
     assert line["validation_s"] == 12.0
     assert line["winner"] == "ema"
+    not_finite = line_of({"raw": RESULTS["raw"], "ema": validation(math.inf, "x")}, "bleu")
+    assert not_finite["ema_val_loss"] is None
     assert not [name for name in line if name.endswith("signature") and name.startswith(("ema", "average"))]
     alone = line_of({"raw": RESULTS["raw"]}, "val_loss")
     assert alone == RESULTS["raw"].to_dict()

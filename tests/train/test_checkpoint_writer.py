@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from accel_tx.config import RunError
 from accel_tx.train import checkpoint_writer
 from accel_tx.train.checkpoint_content import Content, Parts
-from accel_tx.train.checkpoint_writer import CheckpointWriter
+from accel_tx.train.checkpoint_writer import CheckpointWriter, save_weights
+from accel_tx.train.shortage import shortage_told
 from accel_tx.train.state import TrainState
 from tests.train.test_checkpoint_files import make_checkpoint, updates_left
 
@@ -97,6 +98,21 @@ def test_a_copy_in_which_other_processes_help_ends_the_run_where_it_fails(
         start(writer)
     assert writer.wait() is None
     assert said == []
+
+
+def test_weights_whose_writing_is_interrupted_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint_writer, "sha256_of", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_weights({"a": torch.zeros(3)}, tmp_path / "average", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_error_is_no_shortage_of_memory_outside_of_the_copy() -> None:
+    with pytest.raises(RunError, match=r"^checkpoint not saved: can't allocate memory$"), shortage_told():
+        raise RunError("checkpoint not saved: can't allocate memory")
 
 
 @pytest.mark.parametrize("where", ["write_content", "write_checkpoint"])
