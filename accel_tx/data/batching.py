@@ -106,7 +106,7 @@ class Planner:
         rng = np.random.default_rng([self.seed, epoch])
         batch_size = self.limits.batch_size
         if batch_size is None:
-            return EpochPlan(*deal(*self.lengths, self.n_micro_batches, rng), self.per_update)
+            return EpochPlan(*deal(*self.lengths, self.n_micro_batches, rng, self.sizes), self.per_update)
         order = rng.permutation(len(self.sizes))
         starts = np.append(np.arange(0, len(order), batch_size), len(order))
         number = np.arange(len(order)) // batch_size

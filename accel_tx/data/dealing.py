@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -21,24 +22,25 @@ _LEAST_ROUNDS = 16
 _PAIRS_AT_ONCE = 1 << 16
 
 
-def deal(src_lengths: Lengths, tgt_lengths: Lengths, n: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
+def deal(
+    src_lengths: Lengths, tgt_lengths: Lengths, n: int, rng: np.random.Generator, sizes: Lengths | None = None
+) -> tuple[Indices, Indices]:
     """Deal the pairs out to `n` hands: hand i gets `order[starts[i]:starts[i + 1]]`, int32, from long to short.
 
     Pairs are sorted by length and cut into cards of as many tokens. Every round deals the next n cards out, one to each
     hand: those with fewer tokens so far get the larger cards, and chance decides between equals. So a hand is a sample
     stratified by length, and the hands' tokens, of the longer side of each pair, differ by a few at the end. How many
     they are depends on the lengths alone, not on `rng`. Pairs of lengths that few others have often meet again.
+    `sizes`: the longer side of each pair, where the caller has them.
     """
-    sizes = np.maximum(src_lengths, tgt_lengths)
+    sizes = np.maximum(src_lengths, tgt_lengths) if sizes is None else sizes
     order = _from_long_to_short(src_lengths, tgt_lengths, sizes, rng)
-    n_pairs, n_tokens = _cut(sizes[order], n)
+    n_pairs, n_tokens = _cut(_taken(sizes, order, np.empty_like(sizes)), n)
     hands, _ = _hands(n_tokens, n, rng)
     cards = np.argsort(hands, kind="stable")
-    taken = n_pairs[cards]
-    moved = np.repeat((np.cumsum(n_pairs)[cards] - np.cumsum(taken)).astype(np.int32), taken)
-    moved += np.arange(len(order), dtype=np.int32)
     starts = np.cumsum([0, *np.bincount(hands, weights=n_pairs, minlength=n)], dtype=np.int64)
-    return order[moved], starts
+    dealt = _runs_of((np.cumsum(n_pairs, dtype=np.int32) - n_pairs)[cards], n_pairs[cards])
+    return _taken(order, dealt, dealt), starts
 
 
 def n_hands(sizes: Lengths, max_tokens: int, multiple_of: int) -> int:
@@ -61,35 +63,70 @@ def n_hands(sizes: Lengths, max_tokens: int, multiple_of: int) -> int:
 
 def _from_long_to_short(src: Lengths, tgt: Lengths, sizes: Lengths, rng: np.random.Generator) -> Indices:
     """By the longer side; for one longer side from short sources on to short targets, and for the next one back."""
-    pairs = rng.permutation(np.arange(len(sizes), dtype=np.int32))
-    pairs = pairs[_argsort_descending(sizes[pairs])]
-    for first, last in _runs(sizes[pairs]):
+    pairs, ends = _sorted_descending(rng.permutation(np.arange(len(sizes), dtype=np.int32)), sizes)
+    for first, last in pairwise(ends):
         alike = pairs[first:last]
         size = int(sizes[alike[0]])
         along = src[alike].astype(np.int32) - tgt[alike]
         alike = alike[np.argsort(along if size % 2 else -along, kind="stable")]
         # About a card's pairs to and fro, so that each epoch has other neighbours where all have the same lengths, too.
-        place = np.arange(first, last) + rng.random(len(alike), dtype=np.float32) * np.float64(_TOKENS_PER_CARD / size)
+        place = rng.random(len(alike), dtype=np.float32) * np.float64(_TOKENS_PER_CARD / size)
+        place += np.arange(first, last)
         pairs[first:last] = alike[np.argsort(place, kind="stable")]
     return pairs
 
 
-def _argsort_descending(values: Lengths) -> Indices:
-    """Stable; overwrites `values`."""
-    return np.argsort(np.negative(values, out=values), kind="stable")
+def _sorted_descending(pairs: Indices, sizes: Lengths) -> tuple[Indices, list[int]]:
+    """The pairs by size, stable, and the bounds of those of one size; in pieces, as numpy sorts by 8 bytes each."""
+    pieces = range(0, len(pairs), _PAIRS_AT_ONCE)
+    counts = Counter[int]()
+    for first in pieces:
+        counts.update(dict(zip(*np.unique(sizes[first : first + _PAIRS_AT_ONCE], return_counts=True), strict=True)))
+    descending = sorted(counts, reverse=True)
+    bounds = np.cumsum([0, *(counts[size] for size in descending)]).tolist()
+    next_place = dict(zip(descending, bounds, strict=False))
+    found = np.empty_like(pairs)
+    for first in pieces:
+        piece = pairs[first : first + _PAIRS_AT_ONCE]
+        piece = piece[np.argsort(-sizes[piece], kind="stable")]
+        for size, run in _by_value(piece, sizes[piece]):
+            found[next_place[size] : next_place[size] + len(run)] = run
+            next_place[size] += len(run)
+    return found, bounds
 
 
-def _runs(values: Lengths) -> Iterator[tuple[int, int]]:
-    """First and last, exclusive, of each run of equal values."""
-    if len(values):
-        yield from pairwise([0, *(np.flatnonzero(values[1:] != values[:-1]) + 1), len(values)])
+def _by_value(items: Indices, values: Lengths) -> Iterator[tuple[int, Indices]]:
+    """The items of each run of equal values."""
+    edges = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1), len(values)]
+    for first, last in pairwise(edges):
+        yield int(values[first]), items[first:last]
+
+
+def _taken(values: Indices, index: Indices, out: Indices) -> Indices:
+    """`values[index]` into `out`, which may be `index`; piece by piece, as numpy copies an index into 8 bytes each."""
+    for first in range(0, len(index), _PAIRS_AT_ONCE):
+        piece = slice(first, first + _PAIRS_AT_ONCE)
+        out[piece] = values[index[piece]]
+    return out
+
+
+def _runs_of(starts: Indices, lengths: Indices) -> NDArray[np.int32]:
+    """start, start + 1, ... of each run, one after the other; no run is empty but where there are no numbers at all."""
+    kept = lengths > 0
+    starts, lengths = starts[kept], lengths[kept]
+    steps = np.ones(int(lengths.sum()), dtype=np.int32)
+    begins = np.cumsum(lengths, dtype=np.int32) - lengths
+    steps[begins[:1]] = starts[:1]
+    # From the last number of the run before.
+    steps[begins[1:]] += starts[1:] - starts[:-1] - lengths[:-1]
+    return np.cumsum(steps, dtype=np.int32, out=steps)
 
 
 def _cut(from_long: Lengths, n: int) -> tuple[Indices, Indices]:
     """Pairs and tokens of each card: cards of about as many tokens, a multiple of n of them."""
     total = int(from_long.sum(dtype=np.int64))
     n_cards = n * max(_LEAST_ROUNDS, round(total / (n * _TOKENS_PER_CARD))) if n else 0
-    n_pairs, n_tokens = np.zeros((2, n_cards), dtype=np.int64)
+    n_pairs, n_tokens = np.zeros((2, n_cards), dtype=np.int32)
     end = 0
     for first in range(0, len(from_long), _PAIRS_AT_ONCE):
         sizes = from_long[first : first + _PAIRS_AT_ONCE].astype(np.int64)
@@ -97,11 +134,11 @@ def _cut(from_long: Lengths, n: int) -> tuple[Indices, Indices]:
         # By the middle of each pair.
         cards = (2 * ends - sizes) * n_cards // (2 * total)
         these = slice(cards[0], cards[-1] + 1)
-        n_pairs[these] += np.bincount(cards - cards[0])
-        n_tokens[these] += np.bincount(cards - cards[0], weights=sizes).astype(np.int64)
+        n_pairs[these] += np.bincount(cards - cards[0]).astype(np.int32)
+        n_tokens[these] += np.bincount(cards - cards[0], weights=sizes).astype(np.int32)
         end = int(ends[-1])
     if np.count_nonzero(n_pairs) < n:
-        return np.ones(len(from_long), dtype=np.int64), from_long.astype(np.int64)
+        return np.ones(len(from_long), dtype=np.int32), from_long.astype(np.int32)
     n_cards = int(np.max(np.flatnonzero(n_pairs), initial=-1)) + 1
     return n_pairs[:n_cards], n_tokens[:n_cards]
 
