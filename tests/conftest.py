@@ -184,3 +184,9 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test of a module trains a run that all of them copy."""
+    return tmp_path_factory.mktemp("intact") / "run"

@@ -34,8 +34,8 @@ class RunHistory:
     """Lines of metrics.jsonl that are whole and yet no metrics."""
     best: Line
     """`best/scores.json`; empty where there is none."""
-    is_complete: bool
-    """Whether `final/` has the weights of the last update that is told of."""
+    final: Line
+    """`final/scores.json`; empty where there is none."""
     is_running: bool
     """Whether a process is writing it now."""
     starts: list[Line]
@@ -49,6 +49,11 @@ class RunHistory:
     def update(self) -> int:
         """The last update that is told of."""
         return max((int(line["update"]) for line in (*self.training[-1:], *self.validations[-1:])), default=0)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether `final/` has the weights of the last update that is told of."""
+        return int(self.final.get("update", -1)) >= self.update
 
     @property
     def n_updates(self) -> int | None:
@@ -77,7 +82,6 @@ def read_run(run_dir: Path) -> RunHistory:
     """
     config = load_run_config(run_dir)
     lines, n_unreadable = _read_metrics(run_dir / "metrics.jsonl")
-    last_update = max((line["update"] for line in lines), default=0)
     return RunHistory(
         run_dir=run_dir,
         config=config,
@@ -85,7 +89,7 @@ def read_run(run_dir: Path) -> RunHistory:
         validations=without_overlap(line for line in lines if "val_loss" in line),
         n_unreadable=n_unreadable,
         best=read_json(run_dir / "best" / SCORES),
-        is_complete=read_json(run_dir / "final" / SCORES).get("update", -1) >= last_update,
+        final=read_json(run_dir / "final" / SCORES),
         is_running=run_lock.holder(run_dir) is not None,
         starts=[line for line in _json_lines(run_dir / STARTS_FILE) if _is_start(line)],
         samples=samples_of(run_dir),

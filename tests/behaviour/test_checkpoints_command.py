@@ -29,11 +29,6 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("intact") / "run"
-
-
 @pytest.fixture
 def run_dir(intact: Path, tiny_config: Callable[..., Config], tmp_path: Path) -> Path:
     """A copy of a run with checkpoints after 2, 4, 6 and 8 updates; validation was best at `best`."""

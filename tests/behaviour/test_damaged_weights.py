@@ -27,11 +27,6 @@ SMALL: dict[str, Any] = {
 CHECKPOINT, VALIDATED = "checkpoints/update_00000004", "validated/update_00000004"
 
 
-@pytest.fixture(scope="module")
-def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("intact") / "run"
-
-
 @pytest.fixture
 def run_dir(intact: Path, tiny_config: Callable[..., Config], tmp_path: Path) -> Path:
     """A copy of a complete run with an average."""
