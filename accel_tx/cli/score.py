@@ -44,7 +44,7 @@ def run(argv: list[str]) -> None:
     if options.src == options.tgt == "-":
         raise UserError("--src and --tgt: both are standard input; expected a file for one of them")
     run_files = files_of_run(options.run_dir, options.weights)
-    outputs = {"--output": None if options.output == "-" else options.output}
+    outputs = {"--output": options.output}
     check_outputs(outputs, {"--src": options.src, "--tgt": options.tgt, "a file of --run_dir": run_files})
     translator = load_translator(options)
     remarks, totals = Remarks(), _Totals()

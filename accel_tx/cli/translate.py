@@ -55,7 +55,7 @@ def run(argv: list[str]) -> None:
     if options.format == "text" and (options.n_best or 1) > 1:
         raise UserError(f"--n_best is {options.n_best}, but a line of text holds one translation; add --format jsonl")
     run_files = files_of_run(options.run_dir, options.weights)
-    outputs = {"--output": None if options.output == "-" else options.output}
+    outputs = {"--output": options.output}
     check_outputs(outputs, {"--input": options.input, "a file of --run_dir": run_files})
     translator = load_translator(options)
     remarks, unknown = Remarks(), _UnknownWords(translator.decode.unknown == "copy")

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from accel_tx.config import UserError
 
-_STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
+_STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
 def read_lines(name: str) -> Iterator[str]:
@@ -58,7 +58,7 @@ def check_can_write(path: Path) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether what is written there replaces nothing: a device such as /dev/null or /dev/stdout, or a pipe."""
+    """Whether what is written there replaces nothing: a device such as /dev/null or /dev/stdout (`-`), or a pipe."""
     is_other = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
     return is_other or str(path) in _STANDARD
 

@@ -113,7 +113,7 @@ def test_the_file_that_standard_input_comes_from_is_an_input(folder: Path) -> No
 
 def test_devices_and_pipes_may_be_named_more_than_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo("pipe")
-    for name in ("/dev/null", "/dev/stdout", "pipe"):
+    for name in ("/dev/null", "/dev/stdout", "-", "pipe"):
         with pytest.raises(SystemExit):
             main(["evaluate", *OF_RUN, "--src", "a", "--ref", "b", "--output", name, "--json", name])
         assert "run: holds no run" in capsys.readouterr().err

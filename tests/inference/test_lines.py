@@ -80,10 +80,11 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
-def test_standard_output_by_its_name_goes_where_the_rest_of_it_goes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_standard_output_by_its_name_goes_where_the_rest_of_it_goes(name: str, tmp_path: Path) -> None:
     program = (
         "from pathlib import Path; from accel_tx.inference.lines import check_can_write as check, write_whole as write;"
-        "out = Path('/dev/stdout'); check(out); print('one', flush=True); write(out, iter(['two'])); print('three')"
+        f"out = Path('{name}'); check(out); print('one', flush=True); write(out, iter(['two'])); print('three')"
     )
     with (tmp_path / "out").open("wb") as file:
         subprocess.run([sys.executable, "-c", program], stdout=file, check=True, cwd=REPOSITORY)
