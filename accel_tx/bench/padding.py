@@ -10,9 +10,8 @@ from accel_tx.bench.report import markdown_table
 from accel_tx.bench.workload import book_like_lengths, load_workload
 from accel_tx.config import Config
 from accel_tx.data.batching import BatchLimits, plan_epoch
-from accel_tx.data.blocks import block_cost_of
 from accel_tx.data.dealing import Lengths
-from accel_tx.data.shapes import Shapes
+from accel_tx.data.forecast import shapes_on
 
 BUDGETS = (1024, 2048, 4096)
 N_SYNTHETIC = 1_000_000
@@ -48,10 +47,9 @@ def _measure(src: Lengths, tgt: Lengths, config: Config, budget: int) -> dict[st
         limits = BatchLimits(max_tokens=budget, batch_size=None)
         plan = plan_epoch(src, tgt, limits, train.micro_batches_per_update, train.seed, 0)
         seconds = time.perf_counter() - started_at_s
-    block_cost = block_cost_of(config.model.d_model, on_gpu=False)
     return {
         "n_updates": plan.n_updates,
-        "padding_share": Shapes.of_plan(plan, src, tgt, block_cost).padding_share,
+        "padding_share": {device: found.padding_share for device, found in shapes_on(config, plan, src, tgt).items()},
         "plan_s": seconds,
         "plan_peak_mib": None if peak.mib is None or base.mib is None else peak.mib - base.mib,
     }
@@ -59,7 +57,7 @@ def _measure(src: Lengths, tgt: Lengths, config: Config, budget: int) -> dict[st
 
 def padding_markdown(rows: list[dict[str, Any]]) -> str:
     """The measurements as a table."""
-    header = ["data", "max_tokens", "padding in attention", "updates", "plan, s", "plan, MiB"]
+    header = ["data", "max_tokens", "padding in attention on CPU", "on GPU", "updates", "plan, s", "plan, MiB"]
     return "\n".join(
         markdown_table(
             header,
@@ -67,7 +65,8 @@ def padding_markdown(rows: list[dict[str, Any]]) -> str:
                 [
                     row["data"],
                     f"{row['max_tokens']:,}",
-                    f"{row['padding_share']:.2%}",
+                    f"{row['padding_share']['cpu']:.2%}",
+                    f"{row['padding_share']['gpu']:.2%}",
                     f"{row['n_updates']:,}",
                     f"{row['plan_s']:.2f}",
                     "not known" if row["plan_peak_mib"] is None else f"{row['plan_peak_mib']:,.0f}",

@@ -46,10 +46,7 @@ class DataCollator:
         tgt_out = _joined([pair.tgt for pair in pairs], tgt_is_word, EOS_ID)
         tgt_in = np.roll(tgt_out, 1)
         tgt_in[tgt_ends - tgt_lengths] = BOS_ID
-        if self.n_blocks is None:
-            edges = cut_into_blocks(src_lengths, tgt_lengths, self.block_cost)
-        else:
-            edges = cut_evenly(src_lengths + tgt_lengths, self.n_blocks)
+        edges = self.block_edges(src_lengths, tgt_lengths)
         is_masked = self.n_blocks is not None
         return Batch(
             src_ids=torch.from_numpy(src_ids),
@@ -60,6 +57,12 @@ class DataCollator:
             tgt_places=_places(tgt_lengths, tgt_ends),
             tgt_blocks=_blocks(tgt_lengths, edges, is_masked),
         )
+
+    def block_edges(self, src_lengths: NDArray[np.int64], tgt_lengths: NDArray[np.int64]) -> list[int]:
+        """Edges 0, ..., B of the blocks of pairs of these lengths (B,) in tokens, B > 0."""
+        if self.n_blocks is None:
+            return cut_into_blocks(src_lengths, tgt_lengths, self.block_cost)
+        return cut_evenly(src_lengths + tgt_lengths, self.n_blocks)
 
 
 def training_collator(d_model: int, is_compiled: bool, on_gpu: bool) -> DataCollator:

@@ -9,7 +9,7 @@ from typing import Any
 from accel_tx.config import Config, dump_yaml
 from accel_tx.data.charts import Axis, Series, bar_chart, count_axis, ratio_axis, short_number
 from accel_tx.data.clean_report import CleanReport
-from accel_tx.data.forecast import shown_epochs
+from accel_tx.data.forecast import shown_epochs, shown_padding
 from accel_tx.data.histogram import Histogram
 from accel_tx.data.html_page import page, section, table_row, table_rows
 
@@ -50,7 +50,7 @@ def _header(title: str, report: CleanReport, config: Config, forecast: Mapping[s
     ]
     if forecast:
         tiles += [
-            ("padding", f"{forecast['padding_share']:.1%}", "of the positions in attention"),
+            ("padding", f"{forecast['padding_share']['cpu']:.1%}", "of the positions in attention, on CPU"),
             ("updates", f"{forecast['n_updates']:,}", f"{shown_epochs(forecast['epochs'])} epochs"),
             ("parameters", short_number(forecast["n_parameters"]), ""),
         ]
@@ -218,7 +218,7 @@ def _corpora(report: CleanReport) -> str:
 def _forecast(forecast: Mapping[str, Any]) -> str:
     pairs, tokens = forecast["pairs_per_micro_batch"], forecast["tgt_tokens_per_micro_batch"]
     rows = [
-        ["padding in attention", f"{forecast['padding_share']:.1%}"],
+        ["padding in attention", shown_padding(forecast["padding_share"])],
         [
             "pairs a micro-batch",
             f"{pairs['mean']:,.0f} ± {pairs['std']:,.0f} ({pairs['least']:,} to {pairs['most']:,})",

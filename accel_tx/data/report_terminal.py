@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from accel_tx.data.forecast import shown_epochs
+from accel_tx.data.forecast import shown_epochs, shown_padding
 from accel_tx.data.histogram import Histogram
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def forecast_table(forecast: Mapping[str, Any]) -> Table:
     """What the training will be like; a `Forecast.to_dict()`."""
     table = _table("Forecast", "", "")
     pairs, tokens = forecast["pairs_per_micro_batch"], forecast["tgt_tokens_per_micro_batch"]
-    table.add_row("padding in attention", f"{forecast['padding_share']:.1%}")
+    table.add_row("padding in attention", shown_padding(forecast["padding_share"]))
     for label, spread in (("pairs a micro-batch", pairs), ("target tokens a micro-batch", tokens)):
         values = f"{spread['mean']:,.0f} ± {spread['std']:,.0f}", f"{spread['least']:,} to {spread['most']:,}"
         table.add_row(label, *values)

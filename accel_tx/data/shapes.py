@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from accel_tx.data.batching import EpochPlan
-from accel_tx.data.blocks import cut_into_blocks
+from accel_tx.data.collator import DataCollator
 from accel_tx.data.dealing import Indices, Lengths
 
 # Micro-batches that are looked at: under `max_tokens` they are all much alike.
@@ -37,12 +37,12 @@ class Shapes:
         return cls(n_pairs, n_src, n_tgt, n_src, n_tgt, *squares)
 
     @classmethod
-    def of_plan(cls, plan: EpochPlan, src_lengths: Lengths, tgt_lengths: Lengths, block_cost: int) -> Shapes:
-        """What the collator will make of an epoch's micro-batches, of some of them where there are many."""
+    def of_plan(cls, plan: EpochPlan, src_lengths: Lengths, tgt_lengths: Lengths, collate: DataCollator) -> Shapes:
+        """What `collate` will make of an epoch's micro-batches, of some of them where there are many."""
         n = plan.n_micro_batches
         chosen = np.unique(np.linspace(0, n - 1, min(n, _N_SAMPLED)).round().astype(np.int64))
         micro_batches = (plan.micro_batch(int(i)) for i in chosen)
-        rows = [_of_pairs(src_lengths[pairs], tgt_lengths[pairs], block_cost) for pairs in micro_batches]
+        rows = [_of_pairs(src_lengths[pairs], tgt_lengths[pairs], collate) for pairs in micro_batches]
         return cls(*np.array(rows, dtype=np.int64).reshape(-1, 8).T)
 
     def some(self, chosen: Indices) -> Shapes:
@@ -60,9 +60,9 @@ class Shapes:
         return float(1 - (self.n_src_tokens + self.n_tgt_tokens).sum() / n_places)
 
 
-def _of_pairs(src_lengths: Lengths, tgt_lengths: Lengths, block_cost: int) -> tuple[int, ...]:
+def _of_pairs(src_lengths: Lengths, tgt_lengths: Lengths, collate: DataCollator) -> tuple[int, ...]:
     src, tgt = src_lengths.astype(np.int64), tgt_lengths.astype(np.int64)
-    edges = np.array(cut_into_blocks(src, tgt, block_cost))
+    edges = np.array(collate.block_edges(src, tgt))
     n, src_width, tgt_width = (
         np.diff(edges),
         *(np.maximum.reduceat(lengths, edges[:-1]) for lengths in (src, tgt)),

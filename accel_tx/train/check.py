@@ -123,11 +123,12 @@ class _Check:
             f"{torch.get_num_threads()} thread(s)",
         )
         train = config.train
+        padding = forecast.padding_share["gpu" if a.device.type == "cuda" else "cpu"]
         limit = f"{train.batch_size:,} pairs" if train.max_tokens is None else f"at most {train.max_tokens:,} tokens"
         self.row(
             "an update",
             f"{train.micro_batches_per_update} micro-batch(es) of {limit} on a side; "
-            f"{forecast.tgt_tokens_per_update:,.0f} target tokens, {forecast.padding_share:.1%} padding in attention",
+            f"{forecast.tgt_tokens_per_update:,.0f} target tokens, {padding:.1%} padding in attention",
         )
 
     def _may_be_tried(self) -> bool:

@@ -16,7 +16,7 @@ from accel_tx.bench.padding import measure_padding, padding_markdown
 from accel_tx.bench.workload import book_like_lengths
 from accel_tx.config import Config
 from accel_tx.data.batching import BatchLimits, plan_epoch
-from accel_tx.data.collator import DataCollator, TokenPair
+from accel_tx.data.collator import TokenPair, training_collator
 
 needs_proc = pytest.mark.skipif(anonymous_mib(os.getpid()) is None, reason="no /proc here")
 
@@ -43,11 +43,15 @@ def test_padding_is_that_of_the_collated_batches(tiny_config: Callable[..., Conf
     src, tgt = book_like_lengths(1_500, 90, config.train.seed)
     plan = plan_epoch(src, tgt, BatchLimits(1_024, None), config.train.micro_batches_per_update, config.train.seed, 0)
     pairs = [TokenPair(*(np.full(n - 1, 7, dtype=np.int32) for n in pair)) for pair in zip(src, tgt, strict=True)]
-    batches = [DataCollator()([pairs[i] for i in plan.micro_batch(n)]) for n in range(plan.n_micro_batches)]
-    n_positions = sum(batch.n_positions for batch in batches)
+    n_positions = {}
+    for device in ("cpu", "gpu"):
+        collate = training_collator(config.model.d_model, is_compiled=False, on_gpu=device == "gpu")
+        batches = [collate([pairs[i] for i in plan.micro_batch(n)]) for n in range(plan.n_micro_batches)]
+        n_positions[device] = sum(batch.n_positions for batch in batches)
 
     assert row["max_tokens"] == 1_024
-    assert row["padding_share"] == pytest.approx(1 - (src.sum() + tgt.sum()) / n_positions)
+    n_tokens = src.sum() + tgt.sum()
+    assert row["padding_share"] == pytest.approx({device: 1 - n_tokens / n for device, n in n_positions.items()})
     assert row["n_updates"] == plan.n_updates
 
 
@@ -55,11 +59,13 @@ def test_padding_is_measured_on_the_corpus_and_on_book_like_pairs(tiny_config: C
     rows = measure_padding(tiny_config(), 20_000)
 
     assert [row["max_tokens"] for row in rows] == [1024, 2048, 4096]
-    assert all(0 < row["padding_share"] < 0.15 for row in rows)
+    assert all(0 < row["padding_share"]["cpu"] < 0.15 for row in rows)
+    assert all(row["padding_share"]["cpu"] < row["padding_share"]["gpu"] < 0.5 for row in rows)
     table = padding_markdown(rows).splitlines()
     assert len(table) == 5
-    assert table[0].startswith("| data | max_tokens | padding in attention | ")
-    assert table[2].startswith(f"| 20,000 book-like pairs | 1,024 | {rows[0]['padding_share']:.2%} | ")
+    assert table[0].startswith("| data | max_tokens | padding in attention on CPU | on GPU | ")
+    cells = [f"{rows[0]['padding_share'][device]:.2%}" for device in ("cpu", "gpu")]
+    assert table[2].startswith(f"| 20,000 book-like pairs | 1,024 | {cells[0]} | {cells[1]} | ")
 
 
 def test_a_budget_that_the_longest_pair_does_not_fit_is_left_out(

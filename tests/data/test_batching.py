@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from accel_tx.bench.workload import book_like_lengths
 from accel_tx.config import ModelConfig
 from accel_tx.data.batching import BatchLimits, BatchPlan, EpochPlan, MicroBatchSampler, plan_epoch, share
+from accel_tx.data.collator import DataCollator
 from accel_tx.data.dealing import Indices
 from accel_tx.data.shapes import Shapes
 from accel_tx.model.flops import Work, training_flops
@@ -167,7 +168,7 @@ def test_book_like_lengths_in_random_batches_are_mostly_padding() -> None:
 def test_attention_has_little_padding_on_book_like_lengths(n_pairs: int, max_tokens: int, most: float) -> None:
     src, tgt = book_like_lengths(n_pairs, 150, seed=1)
     plan = plan_epoch(src, tgt, BatchLimits(max_tokens, None), 1, seed=1, epoch=0)
-    assert Shapes.of_plan(plan, src, tgt, COST).padding_share <= most
+    assert Shapes.of_plan(plan, src, tgt, DataCollator(COST)).padding_share <= most
 
 
 @pytest.mark.parametrize(("max_tokens", "most"), [(4_096, 0.05), (1_024, 0.025)])
@@ -182,7 +183,7 @@ def test_attention_has_little_padding_on_office_help_in_any_epoch(max_tokens: in
     src, tgt = (np.array([len(count(row[side])) + 1 for row in rows]) for side in (0, 1))
     for epoch in range(3):
         plan = plan_epoch(src, tgt, BatchLimits(max_tokens, None), 1, seed=1, epoch=epoch)
-        assert Shapes.of_plan(plan, src, tgt, COST).padding_share <= most
+        assert Shapes.of_plan(plan, src, tgt, DataCollator(COST)).padding_share <= most
 
 
 def idle_share(updates: list[list[Indices]], src: Indices, tgt: Indices) -> float:

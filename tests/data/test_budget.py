@@ -18,6 +18,7 @@ from accel_tx.data.budget import (
     with_recorded,
     worst_shapes,
 )
+from accel_tx.data.collator import DataCollator
 from accel_tx.data.memory import Device
 from accel_tx.data.shapes import Shapes
 
@@ -95,7 +96,9 @@ LENGTHS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1
 @given(LENGTHS, st.integers(40, 300))
 def test_no_micro_batch_of_a_plan_holds_more_tokens_than_the_worst(lengths: list[tuple[int, int]], budget: int) -> None:
     src, tgt = (np.array([pair[side] for pair in lengths]) for side in (0, 1))
-    planned = Shapes.of_plan(plan_epoch(src, tgt, BatchLimits(budget, None), 1, seed=1, epoch=0), src, tgt, COST)
+    planned = Shapes.of_plan(
+        plan_epoch(src, tgt, BatchLimits(budget, None), 1, seed=1, epoch=0), src, tgt, DataCollator(COST)
+    )
     worst = worst_shapes(budget, int(src.max()), int(tgt.max()), len(lengths))
     assert (np.maximum(planned.n_src_tokens, planned.n_tgt_tokens) <= budget).all()
     assert (np.maximum(worst.n_src_tokens, worst.n_tgt_tokens) <= budget).all()
@@ -112,7 +115,9 @@ def test_no_micro_batch_of_a_plan_needs_more_than_the_worst(
 ) -> None:
     """The worst has no padding, but its shorter side is as long as the longer one: so from four longest pairs on."""
     src, tgt = book_like_lengths(n_pairs, 150, seed)
-    planned = Shapes.of_plan(plan_epoch(src, tgt, BatchLimits(budget, None), 1, seed=1, epoch=0), src, tgt, COST)
+    planned = Shapes.of_plan(
+        plan_epoch(src, tgt, BatchLimits(budget, None), 1, seed=1, epoch=0), src, tgt, DataCollator(COST)
+    )
     asked = config(budget, 150, attention_dropout=attention_dropout)
     worst = worst_shapes(budget, int(src.max()), int(tgt.max()), n_pairs)
     needs = [forecast_bytes(asked, budget, shapes, (50, 50), device, "bf16") for shapes in (planned, worst)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from accel_tx.config import Config, build_config
 from accel_tx.data.batching import BatchLimits, BatchPlan, plan_epoch
-from accel_tx.data.collator import DataCollator
+from accel_tx.data.collator import training_collator
 from accel_tx.data.dataset import prepare_data
 from accel_tx.data.forecast import forecast, forecast_training, shown_epochs
 from tests.data.test_shapes import SIZES, token_pairs
@@ -22,19 +22,23 @@ def config(**train: Any) -> Config:
 
 
 @settings(max_examples=60, deadline=None)
-@given(SIZES, st.booleans())
-def test_padding_and_tokens_are_those_of_the_collated_batches(sizes: list[tuple[int, int]], by_tokens: bool) -> None:
+@given(SIZES, st.booleans(), st.booleans())
+def test_padding_and_tokens_are_those_of_the_collated_batches(
+    sizes: list[tuple[int, int]], by_tokens: bool, is_compiled: bool
+) -> None:
     pairs = token_pairs(sizes)
-    asked = config() if by_tokens else config(max_tokens=None, batch_size=7)
+    asked = config(compile=is_compiled, **({} if by_tokens else {"max_tokens": None, "batch_size": 7}))
     found = forecast(asked, pairs.src_lengths, pairs.tgt_lengths, 50, 60)
     limits = BatchLimits(asked.train.max_tokens, asked.train.batch_size)
     plan = plan_epoch(pairs.src_lengths, pairs.tgt_lengths, limits, 3, asked.train.seed, 0)
     updates = [plan.update(i) for i in range(plan.n_updates)]
-    batches = [DataCollator()([pairs[int(i)] for i in part]) for update in updates for part in update]
-    n_padded = sum(batch.n_positions for batch in batches)
-    n_real = sum(batch.n_src_tokens + batch.n_tgt_tokens for batch in batches)
+    for device, share in found.padding_share.items():
+        collate = training_collator(asked.model.d_model, is_compiled, on_gpu=device == "gpu")
+        batches = [collate([pairs[int(i)] for i in part]) for update in updates for part in update]
+        n_padded = sum(batch.n_positions for batch in batches)
+        n_real = sum(batch.n_src_tokens + batch.n_tgt_tokens for batch in batches)
+        assert share == pytest.approx(1 - n_real / n_padded)
     n_tgt = [batch.n_tgt_tokens for batch in batches]
-    assert found.padding_share == pytest.approx(1 - n_real / n_padded)
     assert found.n_micro_batches == len(batches)
     assert found.updates_per_epoch == len(updates)
     assert found.tgt_tokens_per_micro_batch.mean == pytest.approx(np.mean(n_tgt))

@@ -35,7 +35,7 @@ def batch_of(lengths: list[tuple[int, int]]) -> Batch:
 def shapes_of(lengths: list[tuple[int, int]]) -> Shapes:
     src, tgt = np.array(lengths).T
     plan = plan_epoch(src, tgt, BatchLimits(None, len(src)), 1, 1, 0)
-    return Shapes.of_plan(plan, src, tgt, COST)
+    return Shapes.of_plan(plan, src, tgt, DataCollator(COST))
 
 
 def one_shape() -> Shapes:

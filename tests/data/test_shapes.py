@@ -41,7 +41,7 @@ def test_shapes_are_those_of_the_collated_batches(sizes: list[tuple[int, int]], 
         "n_tgt_tgt": [work.n_tgt_tgt for work in works],
         "n_tgt_src": [work.n_tgt_src for work in works],
     }
-    found = Shapes.of_plan(plan, pairs.src_lengths, pairs.tgt_lengths, COST)
+    found = Shapes.of_plan(plan, pairs.src_lengths, pairs.tgt_lengths, DataCollator(COST))
     assert {name: values.tolist() for name, values in vars(found).items()} == expected
     chosen = np.arange(0, len(batches), 2)
     assert {name: values.tolist() for name, values in vars(found.some(chosen)).items()} == {
@@ -52,6 +52,6 @@ def test_shapes_are_those_of_the_collated_batches(sizes: list[tuple[int, int]], 
 def test_of_many_micro_batches_some_stand_for_all() -> None:
     src, tgt = book_like_lengths(60_000, 150, seed=1)
     plan = plan_epoch(src, tgt, BatchLimits(1_024, None), 1, 1, 0)
-    found = Shapes.of_plan(plan, src, tgt, COST)
+    found = Shapes.of_plan(plan, src, tgt, DataCollator(COST))
     assert len(found.n_pairs) == 256 < plan.n_micro_batches
     assert found.n_tgt_tokens.mean() == pytest.approx(tgt.sum() / plan.n_micro_batches, rel=0.01)
