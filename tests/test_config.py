@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ def parsed(*argv: str) -> Config:
         ("model", {"decoder_sharing": [1, 1, 3, 3, 1, 1]}, "expected every number from 1 to 3 to occur"),
         ("model", {"encoder_sharing": "cycle", "n_unique_encoder_layers": 7}, "expected 1 to 6"),
         ("model", {"n_unique_decoder_layers": 3}, "decoder_sharing is 'none'; expected a sharing order"),
+        (
+            "model",
+            {"decoder_sharing": [1, 2, 2, 1, 1, 2], "n_unique_decoder_layers": 5},
+            "model.n_unique_decoder_layers is 5 but model.decoder_sharing names the layers; leave one of them out",
+        ),
         ("optim", {"pct_start": 0.6, "three_phase": True}, "optim.pct_start is 0.6; expected from 0.0 to below 0.5"),
         ("optim", {"schedule": "linear", "pct_start": 0.2}, "which optim.schedule linear does not use; expected its d"),
         ("optim", {"schedule": "inverse_sqrt", "warmup_updates": 9, "min_lr": 1e-5}, "optim.min_lr is 1e-05, which"),
@@ -60,6 +66,22 @@ def parsed(*argv: str) -> Config:
         ("optim", {"schedule": "cosine", "warmup_updates": 0}, "optim.warmup_updates is 0; expected at least 1"),
         ("optim", {"schedule": "cosine", "min_lr": 1.0}, "expected from 0 to below optim.max_lr = 0.001"),
         ("optim", {"max_lr": 0.0}, "optim.max_lr is 0.0; expected a number above 0"),
+        ("optim", {"max_lr": math.inf}, "optim.max_lr is inf; expected a finite number"),
+        ("optim", {"betas": (0.9, math.nan)}, "optim.betas is (0.9, nan); expected a finite number"),
+        (
+            "train",
+            {"max_updates": 1, "batch_size": 1, "spike_factor": math.inf},
+            "train.spike_factor is inf; expected a fin",
+        ),
+        (
+            "train",
+            {"max_updates": 1, "batch_size": 1, "seed": 2**63},
+            "train.seed is 9223372036854775808; expected at most",
+        ),
+        ("validation", {"min_delta": math.nan}, "validation.min_delta is nan; expected a finite number"),
+        ("decode", {"length_exponent": math.nan}, "decode.length_exponent is nan; expected a finite number"),
+        ("model", {"dropout": math.nan}, "model.dropout is nan; expected a finite number"),
+        ("data", {"valid_fraction": math.nan}, "data.valid_fraction is nan; expected a finite number"),
         ("optim", {"clip_norm": 0.0}, "or null for no clipping"),
         ("tokenizer", {"vocab_size": 100}, "expected at least 300 for bpe"),
         ("data", {"train_src": "a.en"}, "data.train_src and data.train_tgt: only one is given"),
@@ -115,7 +137,7 @@ def test_r_drop_needs_dropout() -> None:
     for field in ("dropout", "attention_dropout"):
         config_with(model={"dropout": 0.0, field: 0.1}, optim={"r_drop": 5.0})
     for value in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(UserError, match=r"^optim\.r_drop is (-1\.0|nan|inf); expected from 0"):
+        with pytest.raises(UserError, match=r"^optim\.r_drop is (-1\.0|nan|inf); expected (from 0|a finite)"):
             config_with(optim={"r_drop": value})
 
 

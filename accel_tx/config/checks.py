@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,6 +39,14 @@ def at_most(prefix: str, section: Any, high: int, *names: str) -> None:
         value = getattr(section, name)
         if value is not None and value > high:
             raise UserError(f"{prefix}.{name} is {value}; expected at most {high}")
+
+
+def finite(prefix: str, section: Any) -> None:
+    for f in dataclasses.fields(section):
+        value = getattr(section, f.name)
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{prefix}.{f.name} is {value}; expected a finite number")
 
 
 def in_range(key: str, value: float, low: float, high: float, low_open: bool = False) -> None:

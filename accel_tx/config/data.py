@@ -6,13 +6,14 @@ import dataclasses
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from accel_tx.config.checks import at_least, both_or_none, exactly_one, in_range, nearest_of
+from accel_tx.config.checks import at_least, both_or_none, exactly_one, finite, in_range, nearest_of
 from accel_tx.config.clean import PRESETS, CleanConfig
 from accel_tx.config.errors import UserError
 
 _LARGEST_WEIGHT = 1000
+_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class DataConfig:
     """Processes that clean and tokenize."""
 
     def __post_init__(self) -> None:
+        finite("data", self)
         both_or_none(self, "data", "train_src", "train_tgt")
         both_or_none(self, "data", "valid_src", "valid_tgt")
         both_or_none(self, "data", "test_src", "test_tgt")
@@ -128,6 +130,7 @@ class CorpusEntry:
         for key in self.clean:
             if key not in known:
                 raise UserError(f"{where}: unknown key {key}; did you mean {nearest_of(str(key), known)}?")
+            _check_rule(where, key, self.clean[key])
         preset = self.clean.get("preset", base.preset)
         if preset not in list(PRESETS):
             raise UserError(f"{where}: preset is {preset!r}; expected one of {', '.join(PRESETS)}")
@@ -135,6 +138,15 @@ class CorpusEntry:
             return dataclasses.replace(base, **self.clean)
         except (UserError, TypeError, AttributeError) as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def _check_rule(where: str, key: str, value: Any) -> None:
+    """Raise UserError unless a threshold is of its field's type: text, as YAML leaves `no`, would switch a rule on."""
+    kind = get_args(get_type_hints(CleanConfig)[key])[0]
+    if kind not in _EXPECTED or value is None:
+        return
+    if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool) != (kind is bool):
+        raise UserError(f"{where}: {key} is {value!r}; expected {_EXPECTED[kind]}, or null for what the preset says")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from accel_tx.config.checks import at_least, in_range
+from accel_tx.config.checks import at_least, finite, in_range
 from accel_tx.config.errors import UserError
 
 
@@ -73,6 +73,7 @@ class ModelConfig:
     """Longest sequence in tokens, on either side."""
 
     def __post_init__(self) -> None:
+        finite("model", self)
         at_least("model", self, 1, "d_model", "d_ff", "n_heads", "n_encoder_layers", "n_decoder_layers")
         at_least("model", self, 2, "max_positions")
         if self.d_model % self.n_heads:
@@ -102,6 +103,10 @@ def _layer_order(stack: str, n_layers: int, sharing: str | list[int], n_unique: 
     """Source of the orders: Takase and Kiyono 2021, "Lessons on Parameter Sharing across Layers in Transformers"."""
     where = f"model.{stack}_sharing"
     if isinstance(sharing, list):
+        if n_unique not in (None, max(sharing, default=0)):
+            raise UserError(
+                f"model.n_unique_{stack}_layers is {n_unique} but {where} names the layers; leave one of them out"
+            )
         return _explicit_order(where, n_layers, sharing)
     if sharing == "none":
         if n_unique not in (None, n_layers):

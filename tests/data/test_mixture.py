@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -254,7 +255,16 @@ def test_a_wrong_entry_is_named(entries: Any, expected: str) -> None:
     [
         ({"max_wordz": 3}, "data.corpora, clean of a: unknown key max_wordz; did you mean max_words?"),
         ({"max_words": 0}, "data.corpora, clean of a: clean.max_words is 0"),
-        ({"max_words": "many"}, "data.corpora, clean of a: "),
+        ({"max_words": "many"}, "data.corpora, clean of a: max_words is 'many'; expected a whole number, or null"),
+        ({"max_words": 10.5}, "data.corpora, clean of a: max_words is 10.5; expected a whole number, or null"),
+        ({"max_words": True}, "data.corpora, clean of a: max_words is True; expected a whole number, or null"),
+        ({"numbers": "no"}, "data.corpora, clean of a: numbers is 'no'; expected true or false, or null"),
+        ({"urls": 0}, "data.corpora, clean of a: urls is 0; expected true or false, or null"),
+        ({"max_word_ratio": True}, "data.corpora, clean of a: max_word_ratio is True; expected a number, or null"),
+        (
+            {"max_word_ratio": math.inf},
+            "data.corpora, clean of a: clean.max_word_ratio is inf; expected a finite number",
+        ),
         ({"without": [1]}, "data.corpora, clean of a: "),
         ({"preset": []}, "data.corpora, clean of a: preset is []"),
         ({"preset": "lihgt"}, "data.corpora, clean of a: preset is 'lihgt'; expected one of none, original"),
