@@ -128,7 +128,7 @@ def hours_row(length: Length, update_s: float, config: Config) -> tuple[str, str
     last = min(length.n_updates, train.stop_at_update or length.n_updates)
     hours = max(0, last - length.first) * update_s / 3600
     n_validations = last // config.validation.every_updates - length.first // config.validation.every_updates
-    n_validations += last == length.n_updates and bool(last % config.validation.every_updates)
+    n_validations += length.first < last == length.n_updates and bool(last % config.validation.every_updates)
     row = f"about {shown_hours(hours)}, and {max(0, n_validations)} validation(s)"
     if train.max_hours is None or hours <= train.max_hours:
         return row, None

@@ -90,6 +90,8 @@ def test_a_limit_of_hours_is_told_as_the_update_that_it_reaches() -> None:
     row, note = hours_row(Length(1000, 100), 3.6, config(train={"stop_at_update": 500, "max_hours": 0.5}))
     assert (row, note) == ("about 30 min, and 2 validation(s)", None)
     assert hours_row(Length(900, 100), 4, config())[0] == "about 60 min, and 5 validation(s)"
+    # Its last validation is behind a run that is complete.
+    assert hours_row(Length(900, 100, first=900), 4, config())[0] == "about 0 s, and 0 validation(s)"
     assert [shown_hours(s / 3600) for s in (20, 600, 9000)] == ["20 s", "10 min", "2.5 h"]
 
 
