@@ -26,7 +26,7 @@ def rotations(n_positions: int, n_heads: int, d_head: int) -> Tensor:
 def turn(projected: Tensor, turns: Tensor) -> Tensor:
     """Turn queries and keys of a fused projection (..., 3 D) by `turns` (..., D), rows of `rotations`; not the values.
 
-    `turns` broadcast over the leading dimensions. Angles are never rounded to half precision on the way.
+    `turns` broadcast over the leading dimensions. Autocast rounds no angle to half precision.
     """
     if torch.compiler.is_compiling():  # which knows no complex numbers
         *turned, value = projected.chunk(3, dim=-1)

@@ -19,7 +19,7 @@ from accel_tx.data.collator import DataCollator, split
 from accel_tx.train.buckets import Buckets
 from accel_tx.train.progress import say
 from accel_tx.train.sharding import is_sharded
-from accel_tx.train.shortage import Halving, free_memory, in_words, is_shortage, single_pair
+from accel_tx.train.shortage import Halving, free_memory, in_words, is_shortage, only_at_second_try, single_pair
 
 
 @dataclass
@@ -29,6 +29,8 @@ class _Slot:
     batch: Batch
     n_parts: int
     losses: list[Tensor]
+    is_second_try: bool = False
+    """After the memory did not hold it in as many parts, and what was unused has been given back."""
 
 
 class Gradient:
@@ -48,6 +50,7 @@ class Gradient:
         self.seed, self.label_smoothing, self.r_drop = seed, label_smoothing, r_drop
         self.collate = collate
         self.halving = Halving()
+        self.has_told_second_try = False
         self.buckets: Buckets | None = None
         self.own_model = model
         """Its backward pass sums up nothing over the processes."""
@@ -60,8 +63,9 @@ class Gradient:
 
         `n_tokens`: target tokens of the update over all processes. The loss is a sum over tokens; DDP averages over
         processes, so it is scaled by their number to become the mean over the tokens of all of them.
-        A micro-batch that does not fit is split, and the update made from its first one again: some parameters had the
-        gradient of the failed one already. Raises: RunError if a single pair does not fit, or under FSDP a micro-batch.
+        A micro-batch that does not fit, also not when unused memory has been given back, is split, and the update made
+        from its first one again: some parameters had the gradient of the failed one already. Raises: RunError if a
+        single pair does not fit, or under FSDP a micro-batch.
         """
         slots = [_Slot(batch, self.halving.n_parts(batch), []) for batch in micro_batches]
         if self.buckets is not None:
@@ -71,11 +75,11 @@ class Gradient:
             raise _cannot_split(failed.batch, update)
         if failed is not None:
             while failed is not None:
-                self._split(failed, update)
-                free_memory(self.accelerator.device)
+                self._make_room(failed, update)
                 failed = self._pass(update, slots, n_tokens, by_hand=True)
             if self.buckets is not None:
                 self.buckets.finish()
+            self._tell_second_tries(slots, update)
         return torch.stack([torch.stack(slot.losses).sum() if slot.n_parts > 1 else slot.losses[0] for slot in slots])
 
     def _pass(self, update: int, slots: list[_Slot], n_tokens: int, by_hand: bool) -> _Slot | None:
@@ -107,6 +111,19 @@ class Gradient:
             self.buckets.begin_again()
         else:
             self.model.zero_grad()
+
+    def _make_room(self, slot: _Slot, update: int) -> None:
+        """Memory in fragments, as micro-batches of ever new shapes leave it, is no reason to split all that follow."""
+        if slot.is_second_try:
+            self._split(slot, update)
+        slot.is_second_try = not slot.is_second_try
+        free_memory(self.accelerator.device)
+
+    def _tell_second_tries(self, slots: list[_Slot], update: int) -> None:
+        fitted = [slot.batch for slot in slots if slot.is_second_try]
+        if fitted and not self.has_told_second_try:
+            say(only_at_second_try(fitted[0], update, self.accelerator.process_index, self.accelerator.num_processes))
+            self.has_told_second_try = True
 
     def _split(self, slot: _Slot, update: int) -> None:
         a, n_pairs = self.accelerator, slot.batch.n_pairs

@@ -12,7 +12,11 @@ from accel_tx.config import RunError
 from accel_tx.data.batch import Batch
 
 # Beside torch.OutOfMemoryError: of the CPU's allocator, and of libraries that take memory on their own.
-_SIGNS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_SIGNS = (
+    *("DefaultCPUAllocator", "CUDA error: out of memory", "CUDA driver error: out of memory"),
+    *("Error [CUDA]: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # what cublasCreate says where its workspace does not fit
+)
 
 
 def is_shortage(error: BaseException) -> bool:
@@ -55,12 +59,19 @@ class Halving:
         return -(-_n_tokens(batch) // n_parts)  # each part is a sample of all lengths
 
 
+def only_at_second_try(batch: Batch, update: int, process: int, n_processes: int) -> str:
+    """The line on the first micro-batch that did fit after all."""
+    return (
+        f"{_where(update, process, n_processes)}: a micro-batch of {_shape(batch)} fitted into the memory only at the "
+        "second try, when what was unused had been given back. The update is the same; there is little room left"
+    )
+
+
 def in_words(batch: Batch, update: int, process: int, n_processes: int) -> str:
     """The line on the first micro-batch that did not fit."""
-    who = f"process {process}: " if n_processes > 1 else ""
     return (
-        f"{who}update {update + 1:,}: a micro-batch of {_shape(batch)} is more than the memory holds. It is computed "
-        "in halves, and so are others as large from now on: the same update, but slower. Better set "
+        f"{_where(update, process, n_processes)}: a micro-batch of {_shape(batch)} is more than the memory holds. It "
+        "is computed in halves, and so are others as large from now on: the same update, but slower. Better set "
         "train.gradient_checkpointing true, also in this run, or in a new one a lower train.max_tokens or batch_size"
     )
 
@@ -71,6 +82,10 @@ def single_pair(batch: Batch, update: int) -> RunError:
         f"update {update + 1:,}: a single pair of up to {_shape(batch)} is more than the memory holds; the newest "
         "checkpoint is good: set train.gradient_checkpointing true, or drop such pairs in a new run (clean.max_words)"
     )
+
+
+def _where(update: int, process: int, n_processes: int) -> str:
+    return f"{f'process {process}: ' if n_processes > 1 else ''}update {update + 1:,}"
 
 
 def _n_tokens(batch: Batch) -> int:

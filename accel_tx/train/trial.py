@@ -88,6 +88,8 @@ def undisturbed(device: torch.device) -> Iterator[float]:
         with torch.random.fork_rng([]):
             yield math.inf
         return
+    if device.index is None:  # the only process' device has none, and not all of torch.cuda takes it so
+        device = torch.device(device.type, torch.cuda.current_device())
     free_memory(device)
     free, total = torch.cuda.mem_get_info(device)
     usable = (1 - MARGIN) * (free + torch.cuda.memory_reserved(device))
@@ -98,3 +100,4 @@ def undisturbed(device: torch.device) -> Iterator[float]:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
         free_memory(device)
+        torch.cuda.reset_peak_memory_stats(device)  # the trials' own is none of the run's
