@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from accel_tx.bench.speed import SpeedOptions, check_one_process, measure_speed, with_batches
+from accel_tx.bench.speed import SpeedOptions, measure_speed, with_batches
 from accel_tx.config import Config, UserError
 
 
@@ -60,7 +60,6 @@ def _parts(config: Config, asked: SpeedOptions) -> tuple[str, dict[str, Any]]:
     from accel_tx.bench.workload import load_workload
     from accel_tx.train.device import resolve_precision, set_cpu_threads
 
-    check_one_process()
     n_threads = set_cpu_threads(asked.n_threads or config.train.cpu_threads)
     workload = load_workload(config, asked.n_synthetic, asked.vocab_size)
     precisions = list(dict.fromkeys(resolve_precision(precision) for precision in asked.precisions))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,7 +66,6 @@ def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
     """Run every system in turn, round after round. Raises: UserError for what cannot run here."""
     from accel_tx.train.device import resolve_precision, set_cpu_threads
 
-    check_one_process()
     _check_others(config, [system for system in options.systems if system != "ours"])
     if "hf" in options.systems:
         from accel_tx.bench.peer_hf import check_installed
@@ -97,12 +95,6 @@ def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
         "options": dataclasses.asdict(options),
     }
     return SpeedReport(settings, machine(n_threads), peaks, results)
-
-
-def check_one_process() -> None:
-    """Raise UserError where the launcher started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("bench: was launched with several processes; expected one, it measures one device")
 
 
 def _check_others(config: Config, systems: list[str]) -> None:

@@ -14,6 +14,7 @@ from accel_tx.config import RunError, UserError, nearest_of
 USAGE = """\
 usage: python -m accel_tx COMMAND ...
        accelerate launch [--config_file launch/X.yaml] -m accel_tx COMMAND ...
+       (with several processes: data, check, find-lr and train)
 
 Train encoder-decoder Transformers for machine translation on HuggingFace Accelerate.
 
@@ -66,6 +67,7 @@ _COMMANDS = (
     "report",
     "bench",
 )
+_OF_SEVERAL_PROCESSES = ("data", "check", "find-lr", "train")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -79,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         if argv[0] not in _COMMANDS:
             meant = nearest_of(argv[0], _COMMANDS)
             raise UserError(f"unknown command {argv[0]!r}; did you mean {meant}? There are {', '.join(_COMMANDS)}")
+        _check_processes(argv[0])
         # `train` answers signals itself: it finishes the update and saves.
         with nullcontext() if argv[0] == "train" else sigterm_raises():
             import_module(f"accel_tx.cli.{argv[0].replace('-', '_')}").run(argv[1:])
@@ -98,6 +101,19 @@ def main(argv: list[str] | None = None) -> None:
         # The reader of our output went away, as `head` does; Python must not flush to it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _check_processes(command: str) -> None:
+    """Raise UserError where a launcher started several of a command that is the work of one.
+
+    They would share out the lines of their input, and each would put its part in the place of the others' output.
+    """
+    n_processes = os.environ.get("WORLD_SIZE", "1")
+    if n_processes not in ("", "1") and command not in _OF_SEVERAL_PROCESSES:
+        raise UserError(
+            f"{command} was launched as {n_processes} processes; expected one: run python -m accel_tx {command} ..., "
+            "without a launcher"
+        )
 
 
 def _keep_standard_descriptors() -> None:

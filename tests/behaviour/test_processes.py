@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from accel_tx import cli
+from accel_tx.cli import main
 from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import prepare_data
 from accel_tx.train.fresh import plan_of
@@ -176,3 +178,29 @@ def test_processes_with_other_data_end_together(tiny_config: MakeConfig, tmp_pat
     assert "process 0 ended: process(es) 1 prepared other data than process 0; expected the same corpora" in printed
     assert "process 1 ended: 2" in printed
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_the_work_of_one_process_is_refused_to_several(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = []
+    for command in cli._COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--run_dir", str(tmp_path / "none"), "--output", str(tmp_path / "out")])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert ended.value.code == 2
+        if f"{command} was launched as 2 processes; expected one: run python -m accel_tx {command} ..." in line:
+            refused.append(command)
+    assert [command for command in cli._COMMANDS if command not in refused] == ["data", "check", "find-lr", "train"]
+    assert "(with several processes: data, check, find-lr and train)" in cli.USAGE
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_launcher_that_starts_two_translators_is_told_and_no_line_is_lost(tmp_path: Path) -> None:
+    output = tmp_path / "out.txt"
+    options = ["--run_dir", str(tmp_path), "--output", str(output)]
+    done = launch(2, "-m", "accel_tx", "translate", *options, stdin="A line.\n" * 1_200)
+    assert done.returncode != 0
+    assert "translate was launched as 2 processes; expected one: run python -m accel_tx translate" in done.stderr
+    assert not output.exists()
