@@ -85,12 +85,14 @@ def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, 
 
 
 def _value_of(argv: list[str], option: str) -> str | None:
+    """Where it is given twice, the last one, which is what the parser takes of every other option."""
+    found = None
     for i, word in enumerate(argv):
         if word == option and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2]
-    return None
+            found = argv[i + 1]
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
 
 
 def _one_line_errors(where: str, parser: ArgumentParser, parse: Callable[[], Namespace]) -> Namespace:

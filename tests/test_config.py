@@ -223,6 +223,14 @@ def test_flags_beat_the_file_wherever_they_stand() -> None:
         assert config.model.encoder_sharing == [1, 1]
 
 
+def test_of_two_config_files_the_last_is_read_as_of_every_other_option() -> None:
+    first, last = (str(REPOSITORY / "configs" / name) for name in ("quickstart.yaml", "opus_books_en_fr.yaml"))
+    expected = parsed("--config", last)
+    assert parsed("--config", first) != expected
+    for argv in (["--config", first, "--config", last], [f"--config={first}", f"--config={last}"]):
+        assert parsed(*argv) == expected
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
