@@ -5,6 +5,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
 
 run_dir=runs/quickstart
+previous=
+for word in "$@"; do
+    case $previous in --run_dir) run_dir=$word ;; esac
+    case $word in --run_dir=*) run_dir=${word#--run_dir=} ;; esac
+    previous=$word
+done
 sentences=(
     "The women bought this dress because it was very beautiful."
     "My brother has already lost the blue umbrella."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,44 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
+
+# Stands in for the interpreter and for accelerate: chooses a launch file, writes down what it is asked for else.
+RECORDER = """\
+#!/usr/bin/env bash
+cat >/dev/null
+if [[ $1 == - ]]; then echo launch/cpu.yaml; else echo "$*" >>"$RECORD"; fi
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "run_dir"),
+    [
+        ([], "runs/quickstart"),
+        (["--run_dir", "my run", "--train.seed", "2"], "my run"),
+        (["--train.seed", "2", "--run_dir=my run"], "my run"),
+        (["--run_dir=first", "--run_dir", "last"], "last"),
+    ],
+)
+def test_what_is_scored_and_translated_is_what_was_trained(options: list[str], run_dir: str, tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "launch", tmp_path / "launch")
+    for name in ("requirements.txt", "pyproject.toml"):
+        (tmp_path / name).touch()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("python", "accelerate", "pip"):
+        (tmp_path / ".venv" / "bin" / name).write_text(RECORDER)
+        (tmp_path / ".venv" / "bin" / name).chmod(0o755)
+    record = tmp_path / "record"
+    subprocess.run(
+        ["bash", "launch/quickstart.sh", *options],
+        cwd=tmp_path,
+        env={**os.environ, "RECORD": str(record)},
+        stdin=subprocess.DEVNULL,
+        check=True,
+    )
+    trained, scored, translated = (line for line in record.read_text().splitlines() if " accel_tx " in line)
+    assert trained.endswith(" ".join([" --run_dir", run_dir, *options]))
+    assert scored == f"-m accel_tx evaluate --run_dir {run_dir}"
+    assert translated == f"-m accel_tx translate --run_dir {run_dir}"
 
 
 @pytest.mark.slow
