@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from statistics import median
@@ -25,6 +26,10 @@ _SCORES = (
 """Key of a line of metrics, heading, digits, and whether lower is better."""
 _METRIC_NAMES = {"bleu": "BLEU", "chrf": "chrF2", "chrfpp": "chrF2++", "ter": "TER", "cer": "CER", "wer": "WER"}
 _LOWER_IS_BETTER = ("ter", "cer", "wer")
+_SIGNATURES = {"bleu": "signature", "chrf": "chrf_signature"}
+"""Key of a line of metrics, and that of the formula that it was computed by."""
+_OF_RESAMPLING = ("bs:", "ar:", "seed:")
+"""Parts of a signature that say nothing of the score itself."""
 
 
 def scores(runs: Sequence[RunHistory], names: Sequence[str]) -> str:
@@ -32,10 +37,9 @@ def scores(runs: Sequence[RunHistory], names: Sequence[str]) -> str:
     keys = [key for key, *_ in _SCORES]
     more = dict.fromkeys(key for run in runs for key in run.best if key.partition("/")[0] in keys and "/" in key)
     columns = [*_SCORES, *(_of_further_set(key) for key in more)]
-    numbers = [[number(run.best, key) for run in runs] for key, *_ in columns]
     marked = [
-        _marked(values, digits, is_lower_better)
-        for values, (_, _, digits, is_lower_better) in zip(numbers, columns, strict=True)
+        _marked([number(run.best, key) for run in runs], digits, is_lower_better, _is_of_one_formula(runs, key))
+        for key, _, digits, is_lower_better in columns
     ]
     head = ["run", "best by", "at update", *(escape(title) for _, title, *_ in columns)]
     body = [
@@ -54,8 +58,16 @@ def scores(runs: Sequence[RunHistory], names: Sequence[str]) -> str:
         if key in run.best
     )
     note = "".join(f"<br><code>{escape(signature)}</code>" for signature in signatures)
-    text = "Of the whole validation set, at the update that the run keeps in <code>best/</code>; the best is bold."
+    text = (
+        "Of the whole validation set, at the update that the run keeps in <code>best/</code>; the best is bold, "
+        "where the signatures are the same."
+    )
     return f'{_table(head, body, "numbers")}<p class="note below">{text}{note}</p>'
+
+
+def _is_of_one_formula(runs: Sequence[RunHistory], key: str) -> bool:
+    name = _SIGNATURES.get(key.partition("/")[0])
+    return name is None or len({run.best.get(name) for run in runs if number(run.best, key) is not None}) < 2
 
 
 def _of_further_set(key: str) -> tuple[str, str, str, bool]:
@@ -65,27 +77,43 @@ def _of_further_set(key: str) -> tuple[str, str, str, bool]:
 
 
 def evaluations(runs: Sequence[RunHistory], names: Sequence[str]) -> str:
-    """Scores that `evaluate --json` left in the run folders: a table for each text, compared by its references."""
-    by_text: dict[Any, list[tuple[int, str, Line]]] = {}
+    """Scores that `evaluate --json` left in the run folders: a table for all that may be compared."""
+    comparable: dict[Any, list[tuple[int, str, Line]]] = {}
     for i, run in enumerate(runs):
         for file, values in run.evaluations.items():
-            # Without the hash, as earlier versions wrote it, the name of the file must do.
-            key = values.get("references_sha256", file), values.get("n_sentences")
-            by_text.setdefault(key, []).append((i, file, values))
+            key = _text_of(file, values), _formulas(values)
+            comparable.setdefault(key, []).append((i, file, values))
+    n_tables = Counter(text for text, _ in comparable)
     tables = []
-    for (_, n_sentences), found in by_text.items():
+    for (text, _), found in comparable.items():
         tables.append(_evaluation_table(found, names))
         files = dict.fromkeys(file for _, file, _ in found)
         signatures = dict.fromkeys(
             str(signature) for _, _, values in found for signature in values["signatures"].values()
         )
-        text = f"{escape(', '.join(files))}: {_count(n_sentences)} sentences; in brackets where 95 % of the bootstrap"
         lines = "".join(f"<br><code>{escape(signature)}</code>" for signature in signatures)
+        # Where one text has several tables, the signatures are the reason, and stand there unasked.
+        is_open = " open" if n_tables[text] > 1 else ""
         tables.append(
-            f'<p class="note below">{text} resamples lie.</p>'
-            f"<details><summary>signatures</summary><p>{lines.removeprefix('<br>')}</p></details>"
+            f'<p class="note below">{escape(", ".join(files))}: {_count(text[1])} sentences; in brackets where 95 % of '
+            "the bootstrap resamples lie.</p>"
+            f"<details{is_open}><summary>signatures</summary><p>{lines.removeprefix('<br>')}</p></details>"
         )
     return "".join(tables)
+
+
+def _text_of(file: str, values: Line) -> tuple[Any, Any]:
+    """The references, by their hash, and how many; without it, as earlier versions wrote, the name of the file."""
+    return values.get("references_sha256", file), values.get("n_sentences")
+
+
+def _formulas(values: Line) -> tuple[tuple[str, str], ...]:
+    """Each metric's signature without what the resampling adds: scores that differ in it are not on one scale."""
+    plain = {
+        key: "|".join(part for part in str(signature).split("|") if not part.startswith(_OF_RESAMPLING))
+        for key, signature in values["signatures"].items()
+    }
+    return tuple(sorted(plain.items()))
 
 
 def _evaluation_table(found: Sequence[tuple[int, str, Line]], names: Sequence[str]) -> str:
@@ -215,10 +243,12 @@ def _formatted(line: Mapping[str, Any], name: str, digits: str) -> str:
     return _NONE if value is None else f"{value:{digits}}"
 
 
-def _marked(values: Sequence[float | None], digits: str, is_lower_better: bool) -> list[str]:
-    """The numbers, the best of several in bold."""
+def _marked(
+    values: Sequence[float | None], digits: str, is_lower_better: bool, is_comparable: bool = True
+) -> list[str]:
+    """The numbers, the best of several in bold where they may be compared."""
     known = [value for value in values if value is not None]
-    best = (min(known) if is_lower_better else max(known)) if len(known) > 1 else None
+    best = (min(known) if is_lower_better else max(known)) if is_comparable and len(known) > 1 else None
     shown = [_NONE if value is None else f"{value:{digits}}" for value in values]
     return [f"<b>{text}</b>" if value is not None and value == best else text for text, value in zip(shown, values)]
 

@@ -20,11 +20,11 @@ from tests.pages.fake_run import SIGNATURE, fake_run, training_line, validation_
 MEAN = '<script>alert("&amp;")</script> | and'
 
 
-def evaluation(bleu: float, references: str = "same") -> dict[str, Any]:
+def evaluation(bleu: float, references: str = "same", signature: str = f"{SIGNATURE}|bs:1000|seed:1") -> dict[str, Any]:
     interval = {"score": bleu, "mean": bleu, "low": bleu - 1.5, "high": bleu + 2.25, "half_width": 1.9}
     return {
         "systems": [{"file": None, "bleu": interval, "cer": {"score": 0.25}}],
-        "signatures": {"bleu": f"{SIGNATURE}|bs:1000"},
+        "signatures": {"bleu": signature},
         "references_sha256": references,
         "n_sentences": 1_014,
         "weights": "best",
@@ -79,6 +79,13 @@ def test_the_best_scores_stand_beside_each_other_and_the_better_one_is_bold(runs
     assert "<b>31.25</b>" in page
     assert "<b>30.50</b>" not in page
     assert SIGNATURE in page
+    best = json.loads((runs[1] / "best" / "scores.json").read_text())
+    folded = SIGNATURE.replace("case:mixed", "case:lc")
+    (runs[1] / "best" / "scores.json").write_text(json.dumps({**best, "bleu": 41.25, "signature": folded}))
+    page, _ = page_of(runs)
+    assert row_of(page, "2 b/same")[4:6] == ["41.25", "50.00"]
+    assert "<b>41.25</b>" not in page
+    assert page.count("<b>50.00</b>") == 2
 
 
 def test_intervals_come_from_evaluate_and_other_texts_have_a_table_of_their_own(runs: list[Path]) -> None:
@@ -87,6 +94,23 @@ def test_intervals_come_from_evaluate_and_other_texts_have_a_table_of_their_own(
     assert page.count("1,014 sentences") == 1
     (runs[1] / "test.json").write_text(json.dumps(evaluation(31.25, "another")), encoding="utf-8")
     assert page_of(runs)[0].count("1,014 sentences") == 2
+
+
+def test_scores_of_other_signatures_are_not_compared_and_the_signatures_are_shown(runs: list[Path]) -> None:
+    def with_signature(signature: str) -> str:
+        (runs[1] / "test.json").write_text(json.dumps(evaluation(41.25, signature=signature)), encoding="utf-8")
+        return page_of(runs)[0]
+
+    folded = SIGNATURE.replace("case:mixed", "case:lc").replace("tok:13a", "tok:none")
+    page = with_signature(f"{folded}|bs:1000|seed:1")
+    assert page.count("1,014 sentences") == 2
+    assert "<b>41.25</b>" not in page
+    assert page.count("<details open><summary>signatures</summary>") == 2
+    # The resampling has no say in the score.
+    page = with_signature(SIGNATURE.replace("|case", "|ar:10|case") + "|bs:50|seed:2")
+    assert page.count("1,014 sentences") == 1
+    assert "<b>41.25</b>" in page
+    assert "<details open>" not in page
 
 
 def test_every_curve_is_drawn_over_updates_and_over_minutes(runs: list[Path]) -> None:
