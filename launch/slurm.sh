@@ -46,8 +46,14 @@ if [[ -z $per_node ]]; then
     echo "launch/slurm.sh: no GPUs; expected --gpus-per-node, or PROCESSES_PER_NODE for training on CPUs" >&2
     exit 2
 fi
+if [[ -z ${SLURM_GPUS_ON_NODE:-} ]]; then
+    # Without it the processes of a launcher that is to use GPUs, as the file says, would not find each other.
+    export ACCELERATE_USE_CPU=true
+fi
 n_processes=$((n_nodes * per_node))
-first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Not by `head`, which may leave scontrol writing into a closed pipe, and that ends this script without a word.
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first_node=${nodes%%$'\n'*}
 
 options=(
     --config_file "$launch_file" --num_machines "$n_nodes" --num_processes "$n_processes"
@@ -65,7 +71,9 @@ if ((n_processes == 1)); then
 fi
 
 # srun no longer takes the cores of a task from the job by itself, and kills nothing when one node fails.
-export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then
+    export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+fi
 # Where SLURM itself ends the steps, launchers give the training so long for its checkpoint.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=280
 
@@ -82,7 +90,9 @@ trap ask_to_stop TERM
 # One that an earlier start did not live to see.
 rm -f "$run_dir/STOP"
 
-srun --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c "$launcher" launcher "${options[@]}" -m accel_tx train "$@" &
+# An empty array is unbound to bash before 4.4.
+srun --ntasks-per-node=1 --kill-on-bad-exit=1 \
+    bash -c "$launcher" launcher ${options[@]+"${options[@]}"} -m accel_tx train "$@" &
 step=$!
 # A trapped signal ends the wait, not the step.
 while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done

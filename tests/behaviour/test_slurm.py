@@ -49,15 +49,15 @@ class Cluster:
             (self.bin / name).write_text(text)
             (self.bin / name).chmod(0o755)
         python = Path(sys.executable).parent
+        own = ("ACCELERATE_USE_CPU", "SLURM_GPUS_ON_NODE", "SLURM_CPUS_PER_TASK", "SRUN_CPUS_PER_TASK")
         self.environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in own},
             "PATH": f"{self.bin}{os.pathsep}{python}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(REPOSITORY),
             "REQUEUED": str(self.requeued),
             "SLURM_SUBMIT_DIR": str(REPOSITORY),
             "SLURM_JOB_ID": str(os.getpid()),
             "SLURM_JOB_NODELIST": "node[0-1]",
-            "ACCELERATE_USE_CPU": "true",
             "OMP_NUM_THREADS": "1",
         }
 
@@ -137,6 +137,35 @@ def test_what_the_script_misses_it_tells_in_one_line(cluster: Cluster, tmp_path:
         assert len(printed.splitlines()) == 1, printed
         assert job.returncode == 2
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"PROCESSES_PER_NODE": "1"}, "true, unset"),
+        ({"SLURM_GPUS_ON_NODE": "2"}, "unset, unset"),  # as under --cpus-per-gpu
+        ({"SLURM_GPUS_ON_NODE": "2", "PROCESSES_PER_NODE": "1", "SLURM_CPUS_PER_TASK": "7"}, "unset, 7"),
+    ],
+)
+def test_the_step_is_told_of_gpus_and_cores_what_the_job_knows(
+    environment: dict[str, str], told: str, cluster: Cluster, tmp_path: Path
+) -> None:
+    (cluster.bin / "srun").write_text(
+        '#!/usr/bin/env bash\necho "${ACCELERATE_USE_CPU:-unset}, ${SRUN_CPUS_PER_TASK:-unset}"\n'
+    )
+    job = cluster.start(1, "--run_dir", str(tmp_path / "run"), **environment)
+    assert end_of(job) == f"{told}\n"
+    assert job.returncode == 0
+
+
+def test_the_first_of_many_nodes_is_where_all_meet(cluster: Cluster, tmp_path: Path) -> None:
+    # More than a pipe holds.
+    (cluster.bin / "scontrol").write_text("#!/usr/bin/env bash\nfor ((i = 0; i < 20000; i++)); do echo node-$i; done\n")
+    (cluster.bin / "srun").write_text('#!/usr/bin/env bash\necho "$@"\n')
+    job = cluster.start(2, "--run_dir", str(tmp_path / "run"), SLURM_GPUS_ON_NODE="4")
+    printed = end_of(job)
+    assert job.returncode == 0, printed
+    assert " --num_processes 8 --main_process_ip node-0 --main_process_port " in printed
 
 
 def test_a_training_that_fails_fails_the_job(cluster: Cluster, tmp_path: Path) -> None:
