@@ -20,8 +20,9 @@ make_venv() {
 # install PIP_ARGUMENTS...: pip install, unless the same was installed from the same files before.
 install() {
     local torch="torch" stamp=".venv/installed $*"
-    # The default builds of later releases have no code for a V100 (compute capability 7.0).
-    if nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -qx '7\.0'; then
+    # The default builds of later releases have no code for a V100 (compute capability 7.0). Without -q grep reads all:
+    # nvidia-smi would die of a closed pipe, and the answer be no.
+    if nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -x '7\.0' >/dev/null; then
         torch="torch>=2.10,<2.11"
     fi
     if { echo "$torch"; cat requirements.txt pyproject.toml; } | cmp -s - "$stamp"; then

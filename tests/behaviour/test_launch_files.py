@@ -168,6 +168,37 @@ def test_shellcheck_finds_nothing_in_the_scripts() -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_arrays_that_may_be_empty_are_not_unbound_to_an_old_bash(name: str) -> None:
+    script = (LAUNCH / name).read_text(encoding="utf-8")
+
+    for array in set(re.findall(r"^\s*(\w+)=\(\)", script, flags=re.MULTILINE)):
+        guarded = f'${{{array}[@]+"${{{array}[@]}}"}}'
+        assert guarded in script
+        assert f"{array}[@]" not in script.replace(guarded, ""), "unbound under `set -u` before bash 4.4"
+
+
+def test_a_v100_among_many_gpus_gets_the_torch_that_drives_it(tmp_path: Path) -> None:
+    # More than a pipe holds, as if each line came late.
+    answers = "echo 7.0\nfor ((i = 0; i < 40000; i++)); do echo 8.0; done\n"
+    for name, text in {"nvidia-smi": answers, "python": 'echo "$*" >>asked\n'}.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / "python").rename(tmp_path / ".venv" / "bin" / "python")
+    for name in ("requirements.txt", "pyproject.toml"):
+        (tmp_path / name).touch()
+
+    subprocess.run(
+        ["bash", "-c", f"set -euo pipefail; source {LAUNCH}/venv.sh; install -r requirements.txt"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+        check=True,
+    )
+
+    assert (tmp_path / "asked").read_text().splitlines()[0] == "-m pip install --quiet torch>=2.10,<2.11"
+
+
 def test_quickstart_translates_words_that_its_training_shows() -> None:
     script = (LAUNCH / "quickstart.sh").read_text(encoding="utf-8")
     sentences = re.findall(r'^    "(.+)"$', script, flags=re.MULTILINE)
