@@ -171,8 +171,12 @@ def _validation_set(options: Namespace) -> _Text:
     run_dir = Path(options.run_dir)
     config = load_run_config(run_dir)
     check_apart(_outputs(options), {"a file of the run's corpus": input_files(config.data)})
+    folder = weights_folder(run_dir, options.weights)
+    trained_on = load_scores(folder).get("data_sha256")
+    if trained_on is None:
+        raise UserError(f"{folder}: does not say what its weights were trained on (data_sha256); give --src and --ref")
     data = prepare_data(config)
-    if data.sha256 != load_scores(weights_folder(run_dir, options.weights))["data_sha256"]:
+    if data.sha256 != trained_on:
         raise UserError(f"{run_dir}: its corpus has changed since the training; give --src and --ref")
     if options.valid_set is None:
         return _Text(data.valid_src.to_pylist(), [data.valid_tgt.to_pylist()], config.validation.tokenize)

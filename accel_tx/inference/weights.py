@@ -74,11 +74,20 @@ def _below(folder: str, names: list[str]) -> list[str]:
 
 
 def load_scores(folder: Path) -> dict[str, Any]:
-    """What a run wrote beside weights: the update, the hash of the data, the scores where it was validated."""
-    for name in (SCORES, STATE):
-        if (folder / name).is_file():
-            return json.loads((folder / name).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    raise UserError(f"{folder}: holds no weights of a run; has it been validated yet?")
+    """What a run wrote beside weights: the update, the hash of the data, the scores where it was validated.
+
+    Raises: UserError where that is missing or damaged.
+    """
+    path = next((path for path in (folder / SCORES, folder / STATE) if path.is_file()), None)
+    if path is None:
+        raise UserError(f"{folder}: holds no weights of a run; has it been validated yet?")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: is damaged; give other weights, or copy the file again from where it is whole")
+    return values
 
 
 def sha256_of(path: Path) -> str:

@@ -204,3 +204,24 @@ def test_an_empty_option_and_a_folder_inside_a_run_are_answered_in_one_clear_lin
     monkeypatch.chdir(run_dir / "checkpoints")
     said = one_line(capsys, ["translate", "--run_dir", "."])
     assert said.rstrip().endswith(f"give {run_dir}")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("best/scores.json", b'{"update": 4, "data_sh', "best/scores.json: is damaged; give other weights, or copy"),
+        ("best/scores.json", b"\xff\xfe", "best/scores.json: is damaged; give other weights, or copy"),
+        ("best/scores.json", b"[4]", "best/scores.json: is damaged; give other weights, or copy"),
+        (f"{CHECKPOINT}/trainer_state.json", b"", f"{CHECKPOINT}/trainer_state.json: is damaged; give other weights"),
+        ("best/scores.json", b'{"update": 4}', "best: does not say what its weights were trained on (data_sha256)"),
+    ],
+)
+def test_what_stands_beside_weights_is_named_where_it_does_not_tell_their_data(
+    file: str, content: bytes, message: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_dir / file).write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--run_dir", str(run_dir), "--weights", str(Path(file).parent)])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"accel_tx: {run_dir}/{message}")
