@@ -27,6 +27,9 @@ def run_bench(config: Config, options: Any) -> tuple[str, dict[str, Any]]:
     )
     if options.measure == "padding":
         return _padding(config, asked)
+    from accel_tx.model.gpu import check_gpu_build
+
+    check_gpu_build()
     if options.measure == "loss":
         return _loss(config, asked)
     if options.measure == "parts":

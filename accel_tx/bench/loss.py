@@ -97,7 +97,7 @@ def _in_own_process(*arguments: Any) -> dict[str, float]:
 
 
 def _measure(name: str, precision: str, n_threads: int, n_tokens: int, vocab_size: int, connection: Connection) -> None:
-    from accel_tx.train.device import uses_gpu
+    from accel_tx.model.gpu import uses_gpu
 
     end_with_the_command()
     torch.set_num_threads(n_threads)

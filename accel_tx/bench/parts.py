@@ -45,7 +45,7 @@ def measure_parts(config: Config, workload: Workload, precision: str, n_rounds: 
 
     Raises: UserError for a config whose step has no such parts.
     """
-    from accel_tx.train.device import uses_gpu
+    from accel_tx.model.gpu import uses_gpu
 
     if config.train.compile:
         raise UserError(

@@ -170,7 +170,7 @@ def machine(n_threads: int) -> dict[str, Any]:
     """Hardware and versions."""
     import torch
 
-    from accel_tx.train.device import uses_gpu
+    from accel_tx.model.gpu import uses_gpu
     from accel_tx.train.starts import processor
 
     found: dict[str, Any] = {"processor": processor(), "threads": n_threads}

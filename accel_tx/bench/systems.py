@@ -117,7 +117,8 @@ def _serve(task: Task, connection: Connection) -> None:
 def _play(task: Task, connection: Connection) -> None:
     import torch
 
-    from accel_tx.train.device import set_cpu_threads, uses_gpu
+    from accel_tx.model.gpu import uses_gpu
+    from accel_tx.train.device import set_cpu_threads
 
     set_cpu_threads(task.n_threads)
     device = torch.device("cuda" if uses_gpu() else "cpu")

@@ -19,6 +19,7 @@ from accel_tx.inference.parts import Part, TranslatedLine, Translation, joined, 
 from accel_tx.inference.search import search
 from accel_tx.inference.unknown import Answered, words_for
 from accel_tx.inference.weights import MODEL, check_is_run, load_weights, weights_folder
+from accel_tx.model.gpu import check_gpu_build, uses_gpu
 from accel_tx.model.transformer import Transformer
 
 
@@ -216,5 +217,9 @@ def load_run_config(run_dir: Path) -> Config:
 
 
 def best_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU where there is one and ACCELERATE_USE_CPU does not ask for the CPU, else the CPU.
+
+    Raises: UserError where the installed torch has no code for that GPU.
+    """
+    check_gpu_build()
+    return torch.device("cuda" if uses_gpu() else "cpu")

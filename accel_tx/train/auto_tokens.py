@@ -26,8 +26,9 @@ from accel_tx.data.dataset import PreparedData
 from accel_tx.data.memory import Device, activation_bytes, ddp_bytes
 from accel_tx.data.shapes import Shapes
 from accel_tx.inference.translator import load_run_config
+from accel_tx.model.gpu import uses_gpu
 from accel_tx.train.agreement import end_everywhere_if
-from accel_tx.train.device import resolve_precision, uses_gpu
+from accel_tx.train.device import resolve_precision
 from accel_tx.train.host_memory import available_to_each
 from accel_tx.train.progress import say
 from accel_tx.train.shortage import is_shortage

@@ -43,7 +43,7 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlo
 
     The prepared data is made in its cache where it is not there yet. None on all processes but the main one.
     """
-    rank, _ = device.process_index()
+    rank = device.process_index()
     found = Outlook()
     with found.problem_told():
         launched.check_launch(config)

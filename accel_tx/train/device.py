@@ -16,15 +16,13 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs, TorchDynamoPlugin
 
 from accel_tx.config import TrainConfig, UserError
+from accel_tx.model.gpu import uses_gpu
 from accel_tx.train import host_memory, sharding
 
 Precision = Literal["no", "bf16", "fp16"]
 
 _GIB = 2**30
 _N_KERNELS_KEPT = 64
-# Builds for CUDA 12.6 keep code for compute capability 5.0 to 9.0; those on the package registry, from torch 2.11 on
-# for CUDA 13, begin at 7.5.
-_CUDA_126 = 'pip install "torch>=2.10,<2.14" --index-url https://download.pytorch.org/whl/cu126'
 # The others wait in a collective operation while the main process waits for a slow disk to take the checkpoint before;
 # NCCL would end them after 10 minutes.
 _WAIT_FOR_OTHERS = datetime.timedelta(hours=1)
@@ -52,12 +50,6 @@ def resolve_precision(asked: str) -> Precision:
     return asked  # type: ignore[return-value]
 
 
-def uses_gpu() -> bool:
-    """Whether Accelerate will train on a GPU."""
-    told_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true")
-    return torch.cuda.is_available() and not told_cpu
-
-
 def _best_precision(has_gpu: bool) -> Precision:
     if has_gpu:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
@@ -74,49 +66,6 @@ def precision_lines(precision: str) -> list[str]:
     if precision == "bf16" and not uses_gpu() and platform.machine() in ("x86_64", "AMD64") and not _cpu_has_bf16():
         return ["bf16 is emulated: this CPU has neither AVX512_BF16 nor AMX; train.precision no computes in float32"]
     return []
-
-
-def check_gpu_build() -> None:
-    """Raise UserError where the installed torch has no code for the GPU at hand, naming what to install."""
-    if not uses_gpu() or torch.version.hip:
-        return
-    index = process_index()[1]
-    major, minor = torch.cuda.get_device_capability(index)
-    built_for = torch.cuda.get_arch_list()
-    if not build_drives(built_for, major, minor):
-        raise UserError(
-            f"torch {torch.__version__} is built for {' '.join(built_for)}, not for this GPU "
-            f"({torch.cuda.get_device_name(index)}, sm_{major}{minor}); {_what_to_install(major, minor)}"
-        )
-
-
-def _what_to_install(major: int, minor: int) -> str:
-    """The build of torch, within the range of requirements.txt, that has code for compute capability major.minor."""
-    if (major, minor) == (7, 0):
-        return f'pip install "torch>=2.10,<2.11", or {_CUDA_126}'
-    if (5, 0) <= (major, minor) < (7, 0):
-        return _CUDA_126
-    if major < 5:
-        return "no torch from 2.10 on drives it; train on a CPU with ACCELERATE_USE_CPU=true"
-    return "install the newest torch within requirements.txt, whose default build drives all later GPUs"
-
-
-def build_drives(built_for: list[str], major: int, minor: int) -> bool:
-    """Whether a build for these architectures runs on compute capability major.minor.
-
-    Machine code (sm_) runs on later minor versions of its major one; intermediate code (compute_) on all later ones.
-    """
-    for name in built_for:
-        kind, _, digits = name.partition("_")
-        digits = "".join(c for c in digits if c.isdigit())
-        if not digits:
-            continue
-        built = (int(digits[:-1]), int(digits[-1]))
-        if (kind == "sm" and built[0] == major and built[1] <= minor) or (
-            kind == "compute" and built <= (major, minor)
-        ):
-            return True
-    return False
 
 
 def set_cpu_threads(threads: int | None) -> int:
@@ -241,6 +190,6 @@ def memory_values() -> dict[str, float | None]:
     return {"device_peak_gib": peak, "host_rss_gib": None if resident is None else resident / _GIB}
 
 
-def process_index() -> tuple[int, int]:
-    """Global and local rank from the environment, before any process group exists."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
+def process_index() -> int:
+    """The rank from the environment, before any process group exists."""
+    return int(os.environ.get("RANK", "0"))

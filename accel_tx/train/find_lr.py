@@ -53,7 +53,7 @@ def find_lr(config: Config, run_dir: Path, ramp: Ramp, init_from: Path | None = 
             "expected a single process here, or train.scale_with_processes false"
         )
     device.set_cpu_threads(config.train.cpu_threads)
-    rank, _ = device.process_index()
+    rank = device.process_index()
     check_writable(run_dir)
     config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
     source = None if init_from is None else warm_start.find_source(init_from)

@@ -15,8 +15,8 @@ import yaml
 from accelerate.commands.config.config_args import default_config_file
 
 from accel_tx.config import Config, UserError
+from accel_tx.model.gpu import check_gpu_build, told_cpu, uses_gpu
 from accel_tx.train import compiling, device
-from accel_tx.train.device import uses_gpu
 from accel_tx.train.sharding import check_can_shard
 from accel_tx.train.stopping import launcher_words
 from accel_tx.train.trackers import check_installed
@@ -30,7 +30,7 @@ def check_launch(config: Config) -> None:
     Also if a tracker of the config is not installed.
     """
     check_processes()
-    device.check_gpu_build()
+    check_gpu_build()
     check_can_shard(config, device.resolve_precision(config.train.precision))
     if config.train.compile:
         compiling.check_compiler(uses_gpu())
@@ -93,7 +93,7 @@ def gpu_lines() -> list[str]:
             return [
                 f"{n_used} of {n_seen} GPUs used; for all: --config_file launch/multi_gpu.yaml --num_processes {n_seen}"
             ]
-    elif _DRIVER.exists() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("1", "true"):
+    elif _DRIVER.exists() and not told_cpu():
         why = "is built without CUDA" if torch.version.cuda is None else "finds none"
         return [
             f"training on the CPU: this machine has an NVIDIA driver, but torch {torch.__version__} {why}; "

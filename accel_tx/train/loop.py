@@ -71,7 +71,7 @@ def train(
         return
     launched.check_launch(config)
     device.set_cpu_threads(config.train.cpu_threads)
-    rank, _ = device.process_index()
+    rank = device.process_index()
     if rank == 0:
         run_lock.refuse_if_held(run_dir)
     mirror_dir = None if config.train.mirror_dir is None else Path(config.train.mirror_dir)

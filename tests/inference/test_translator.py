@@ -16,7 +16,7 @@ from accel_tx.data.tokenizer import EOS_ID, SPECIAL_TOKENS, UNK_ID, Tokenizer, T
 from accel_tx.inference import translator as translator_module
 from accel_tx.inference.hypotheses import Hypothesis
 from accel_tx.inference.parts import parts_of
-from accel_tx.inference.translator import Translation, Translator, best_device, load_run_config
+from accel_tx.inference.translator import Translation, Translator, load_run_config
 from accel_tx.inference.weights import load_weights
 from accel_tx.model.transformer import Transformer
 
@@ -351,10 +351,6 @@ def test_damaged_or_foreign_weights_are_a_user_error(damage: str, run_dir: Path,
     ) as error:
         load_weights(make_model(tokenizer).float(), path)
     assert "\n" not in str(error.value)
-
-
-def test_best_device_is_one_that_exists() -> None:
-    assert best_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_the_config_of_a_run_from_before_cleaning_had_a_section_is_understood(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import torch
 
 from accel_tx.config import Config, UserError
 from accel_tx.train import device
-from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
@@ -96,67 +95,6 @@ def test_what_the_hardware_cannot_do_is_refused_with_what_to_use(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
     with pytest.raises(UserError, match="expected no, bf16 or fp16"):
         device.resolve_precision("auto")
-
-
-@pytest.mark.parametrize(
-    ("built_for", "capability", "drives"),
-    [
-        (["sm_70", "sm_75", "sm_80"], (7, 0), True),
-        (["sm_75", "sm_80", "sm_90"], (7, 0), False),
-        (["sm_80"], (8, 6), True),
-        (["sm_86"], (8, 0), False),
-        (["sm_75", "compute_75"], (9, 0), True),
-        (["compute_90"], (8, 0), False),
-        (["sm_90a", "sm_100", "sm_120"], (12, 0), True),
-        ([], (7, 0), False),
-    ],
-)
-def test_a_build_drives_a_gpu_it_has_code_for(built_for: list[str], capability: tuple[int, int], drives: bool) -> None:
-    assert device.build_drives(built_for, *capability) is drives
-
-
-def test_a_v100_under_a_build_without_its_code_is_told_what_to_install(
-    gpu,  # type: ignore[no-untyped-def]
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    gpu(has_bf16=False)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 0))
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
-    with pytest.raises(UserError, match=r'pip install "torch>=2.10,<2.11"'):
-        device.check_gpu_build()
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_70", "sm_80"])
-    device.check_gpu_build()
-
-
-@pytest.mark.parametrize(
-    ("capability", "advice"),
-    [
-        ((7, 0), r'sm_70\); pip install "torch>=2.10,<2.11", or pip install .* --index-url .*/cu126$'),
-        ((6, 1), r'sm_61\); pip install "torch>=2.10,<2.14" --index-url .*/cu126$'),
-        ((3, 7), r"sm_37\); no torch from 2.10 on drives it; train on a CPU"),
-        ((12, 0), r"sm_120\); install the newest torch within requirements.txt"),
-    ],
-)
-def test_each_process_looks_at_its_own_gpu_and_is_told_what_to_install(
-    capability: tuple[int, int],
-    advice: str,
-    gpu,  # type: ignore[no-untyped-def]
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    gpu(has_bf16=True)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: [(8, 0), capability][index])
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    device.check_gpu_build()
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(UserError, match=advice):
-        device.check_gpu_build()
-
-
-def test_the_launch_files_range_of_torch_is_that_of_the_requirements() -> None:
-    requirements = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
-    assert "torch>=2.10,<2.14\n" in requirements
-    assert '"torch>=2.10,<2.14"' in device._CUDA_126
 
 
 def test_threads_are_the_cores_over_the_local_processes(monkeypatch: pytest.MonkeyPatch) -> None:
