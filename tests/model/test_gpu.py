@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,11 @@ def test_without_a_word_a_gpu_is_used_where_there_is_one(pretended: None, monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert not uses_gpu()
     assert best_device().type == "cpu"
+
+
+def test_the_tests_and_what_they_start_see_no_gpu() -> None:
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert not torch.cuda.is_available()
 
 
 def test_every_command_that_computes_says_what_to_install(
