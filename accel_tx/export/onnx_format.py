@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.export import Dim
 
 from accel_tx.export.onnx_modules import DecoderGraph, EncoderGraph
@@ -40,7 +39,7 @@ V target words, and i from 0 for the decoder layers as executed:
 | | out | `logits` | (B, V) |
 | | | `new_self_key_i`, `new_self_value_i` | (B, H, P + 1, K) |
 
-PAD is 0, UNK 1, BOS 2, EOS 3."""
+PAD is 0, UNK 1, BOS 2, EOS 3. The key `max_positions` of the graphs' metadata is the most that S and P + 1 may be."""
 
 
 def write(trained: Trained, folder: Path, quantization: str) -> None:
@@ -92,7 +91,12 @@ def _names(kind: str, n_layers: int) -> list[str]:
 
 
 def _export(
-    graph: nn.Module, inputs: tuple[Any, ...], path: Path, input_names: list[str], output_names: list[str], shapes: Any
+    graph: EncoderGraph | DecoderGraph,
+    inputs: tuple[Any, ...],
+    path: Path,
+    input_names: list[str],
+    output_names: list[str],
+    shapes: Any,
 ) -> None:
     with _quietly():
         program = torch.onnx.export(
@@ -106,6 +110,7 @@ def _export(
             verbose=False,
         )
     assert program is not None
+    program.model.metadata_props["max_positions"] = str(graph.model.config.max_positions)
     size = sum(parameter.nbytes for parameter in graph.parameters())
     program.save(path, external_data=size > _LARGEST_GRAPH_BYTES)
 

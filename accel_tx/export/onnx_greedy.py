@@ -42,14 +42,23 @@ class OnnxTranslator:
             Tokenizer.from_file(str(Path(folder) / f"{side}_tokenizer.json")) for side in ("source", "target")
         )
         self.source.encode_special_tokens = True  # a text that contains "<eos>" does not end there
+        # The model knows no position beyond, on either side.
+        self.max_positions = int(self.decoder.get_modelmeta().custom_metadata_map["max_positions"])
         self.outputs = [output.name for output in self.decoder.get_outputs()]
         own = [i for i in self.decoder.get_inputs() if i.name.startswith("self_")]
         self.own = {i.name: (i.shape[1], i.shape[3]) for i in own}  # heads and their width
 
     def translate(self, lines: Sequence[str], limits: Sequence[int] | None = None) -> list[str]:
-        """A translation of each line, of at most `limits[i]` tokens; by default 1.5 a source token and 20 more."""
+        """A translation of each line, of at most `limits[i]` tokens; by default 1.5 a source token and 20 more.
+
+        No translation has more than `max_positions` tokens. Raises: ValueError for a line that has more, EOS included.
+        """
         sources = [encoding.ids for encoding in self.source.encode_batch_fast(list(lines))]
-        limits = [int(1.5 * (len(ids) - 1)) + 20 for ids in sources] if limits is None else limits
+        for i, source in enumerate(sources):
+            if len(source) > self.max_positions:
+                raise ValueError(f"lines[{i}] has {len(source) - 1} tokens; expected at most {self.max_positions - 1}")
+        asked = [int(1.5 * (len(ids) - 1)) + 20 for ids in sources] if limits is None else limits
+        limits = [min(limit, self.max_positions) for limit in asked]
         order = sorted(range(len(lines)), key=lambda i: len(sources[i]))
         found: dict[int, list[int]] = {}
         for start in range(0, len(order), _BATCH_SIZE):

@@ -214,6 +214,24 @@ def test_a_translation_may_be_empty_and_ends_at_its_limit(
     assert [len(ids) for ids in trained.tokenizers.tgt.encode(found)] == [n_tokens] * 2
 
 
+@pytest.mark.slow
+def test_an_onnx_model_that_never_ends_stops_at_its_last_position_and_refuses_a_longer_source(tmp_path: Path) -> None:
+    need("onnx")
+    from accel_tx.export.onnx_greedy import OnnxTranslator
+
+    trained = Trained.load(make_run_in(tmp_path, kind="wordlevel", max_positions=32), "best")
+    with torch.no_grad():
+        trained.model.output_bias[EOS_ID] = -1e3
+    written(trained, "onnx", tmp_path / "out")
+    onnx = OnnxTranslator(tmp_path / "out", n_threads=1)
+    words = pairs()[0][0].split()
+    lines = [words[0], " ".join(words[:1] * 31)]
+    for limits, lengths in ((None, [21, 32]), ([40, 3], [32, 3])):
+        assert [len(trained.tokenizers.tgt.encode([text])[0]) for text in onnx.translate(lines, limits)] == lengths
+    with pytest.raises(ValueError, match=r"^lines\[1\] has 32 tokens; expected at most 31$"):
+        onnx.translate([words[0], " ".join(words[:1] * 32)])
+
+
 def test_int8_is_smaller_is_told_from_float_and_leaves_our_model_as_it_was(tmp_path: Path) -> None:
     need("ctranslate2")
     trained = Trained.load(make_run_in(tmp_path), "best")
