@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -78,25 +79,32 @@ class Player:
             self._process.join()
 
     def _take(self, seconds: float) -> Any:
-        self._connection.send(seconds)
+        with self._told_of_its_end():
+            self._connection.send(seconds)
         return self._answer()["turn"]
 
     def _answer(self) -> dict[str, Any]:
-        while not self._connection.poll(0.02):
-            self.peak.sample(self._process.pid or 0)
-        try:
+        with self._told_of_its_end():
+            while not self._connection.poll(0.02):
+                self.peak.sample(self._process.pid or 0)
             answer: dict[str, Any] = self._connection.recv()
-        except EOFError:
-            self._process.join()
-            raise UserError(
-                f"{self.task.label} ({self.task.precision}): its process ended with status "
-                f"{self._process.exitcode} (-9: out of memory?); leave it out with --systems, or give smaller batches"
-            ) from None
         if "refused" in answer:
             raise UserError(answer["refused"])
         if "peak_mib" in answer:  # of the GPU, which is what counts there
             self.peak.mib = answer["peak_mib"]
         return answer
+
+    @contextlib.contextmanager
+    def _told_of_its_end(self) -> Iterator[None]:
+        """Raise UserError where the process is gone: what it was told last decides how the connection fails."""
+        try:
+            yield
+        except (EOFError, OSError):
+            self._process.join()
+            raise UserError(
+                f"{self.task.label} ({self.task.precision}): its process ended with status "
+                f"{self._process.exitcode} (-9: out of memory?); leave it out with --systems, or give smaller batches"
+            ) from None
 
 
 def _serve(task: Task, connection: Connection) -> None:
