@@ -111,6 +111,7 @@ def _serve(task: Task, connection: Connection) -> None:
     # The table is all that the command prints.
     os.dup2(2, 1)
     end_with_the_command()
+    _see_one_gpu()
     try:
         _play(task, connection)
     except UserError as error:
@@ -120,6 +121,16 @@ def _serve(task: Task, connection: Connection) -> None:
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None
+
+
+def _see_one_gpu() -> None:
+    """The first, the one that all systems take: the Seq2SeqTrainer would train on as many as it sees.
+
+    Takes effect because nothing has asked for a GPU yet in this process.
+    """
+    names = [name for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES") if name in os.environ]
+    for name in names or ["CUDA_VISIBLE_DEVICES"]:
+        os.environ[name] = os.environ.get(name, "0").split(",")[0]
 
 
 def _play(task: Task, connection: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from multiprocessing import Pipe
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from accel_tx.bench import systems
 from accel_tx.bench.memory import Peak
 from accel_tx.bench.systems import Player, Task
 from accel_tx.config import Config, UserError
@@ -39,3 +41,32 @@ def test_a_process_that_dies_between_its_turns_is_told_in_one_line(
     for act in (player._answer, lambda: player.turn(1.0)):
         with pytest.raises(UserError, match=r"^original \(no\): its process ended with status -9 \(-9: out of memory"):
             act()
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ({}, {"CUDA_VISIBLE_DEVICES": "0"}),
+        ({"CUDA_VISIBLE_DEVICES": "2,5"}, {"CUDA_VISIBLE_DEVICES": "2"}),
+        ({"CUDA_VISIBLE_DEVICES": ""}, {"CUDA_VISIBLE_DEVICES": ""}),
+        ({"HIP_VISIBLE_DEVICES": "1,0"}, {"HIP_VISIBLE_DEVICES": "1"}),
+    ],
+)
+def test_every_process_sees_the_first_gpu_alone(
+    visible: dict[str, str],
+    expected: dict[str, str],
+    tiny_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The Seq2SeqTrainer would spread its batches over all that it sees."""
+    names = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is restored, also where it is not set
+        monkeypatch.delenv(name)
+    for name, value in visible.items():
+        monkeypatch.setenv(name, value)
+    seen: list[dict[str, str]] = []
+    monkeypatch.setattr(systems, "_play", lambda *_: seen.append({n: os.environ[n] for n in names if n in os.environ}))
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    systems._serve(task(tiny_config()), Pipe()[0])
+    assert seen == [expected]
