@@ -61,14 +61,16 @@ def _parts(config: Config, asked: SpeedOptions) -> tuple[str, dict[str, Any]]:
     from accel_tx.bench.parts import measure_parts, parts_markdown
     from accel_tx.bench.report import machine
     from accel_tx.bench.workload import load_workload
-    from accel_tx.train.device import resolve_precision, set_cpu_threads
+    from accel_tx.train.device import resolve_precision, set_cpu_threads, tf32_lines, use_tf32
 
+    remarks = tf32_lines(config.train.tf32, use_tf32(config.train.tf32))
     n_threads = set_cpu_threads(asked.n_threads or config.train.cpu_threads)
     workload = load_workload(config, asked.n_synthetic, asked.vocab_size)
     precisions = list(dict.fromkeys(resolve_precision(precision) for precision in asked.precisions))
     config = with_batches(config, workload, precisions)
     found = [measure_parts(config, workload, precision, asked.n_rounds) for precision in precisions]
-    return "\n\n".join(map(parts_markdown, found)), {"parts": found, "machine": machine(n_threads)}
+    text = "\n\n".join([*map(parts_markdown, found), *(f"- {remark}." for remark in remarks)])
+    return text, {"parts": found, "tf32": remarks, "machine": machine(n_threads)}
 
 
 def _decode(config: Config, asked: SpeedOptions, options: Any) -> tuple[str, dict[str, Any]]:

@@ -64,7 +64,7 @@ class SpeedOptions:
 
 def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
     """Run every system in turn, round after round. Raises: UserError for what cannot run here."""
-    from accel_tx.train.device import resolve_precision, set_cpu_threads
+    from accel_tx.train.device import resolve_precision, set_cpu_threads, tf32_lines, use_tf32
 
     _check_others(config, [system for system in options.systems if system != "ours"])
     if "hf" in options.systems:
@@ -91,6 +91,7 @@ def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
         "dropout": config.model.dropout,
         "attention_dropout": config.model.attention_dropout,
         "label_smoothing": config.optim.label_smoothing,
+        "tf32": tf32_lines(config.train.tf32, use_tf32(config.train.tf32)),
         "config": dataclasses.asdict(config),
         "options": dataclasses.asdict(options),
     }

@@ -137,9 +137,10 @@ def _play(task: Task, connection: Connection) -> None:
     import torch
 
     from accel_tx.model.gpu import uses_gpu
-    from accel_tx.train.device import set_cpu_threads
+    from accel_tx.train.device import set_cpu_threads, use_tf32
 
     set_cpu_threads(task.n_threads)
+    use_tf32(task.config.train.tf32)
     device = torch.device("cuda" if uses_gpu() else "cpu")
     if task.system == MATMUL:
         _play_matmul(task, connection, device)

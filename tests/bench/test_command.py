@@ -30,6 +30,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     """What the command printed and the JSON that it wrote."""
     path = tmp_path_factory.mktemp("bench") / "found.json"
     options = ["--systems", "ours,original", "--workers", "0", "--precision", "no", "--seconds", "0.2", "--rounds", "2"]
+    options += ["--train.tf32", "true"]
     done = run_cli("bench", "--config", CONFIG, *SMALL, *options, "--json", str(path))
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads(path.read_text(encoding="utf-8"))
@@ -45,6 +46,8 @@ def test_it_prints_one_table_and_writes_every_round(found: tuple[str, dict]) -> 
     assert [len(system["rounds"]) for system in values["systems"]] == [2, 2]
     assert values["settings"]["vocabularies"] == [120, 120]
     assert values["machine"]["threads"] == 1
+    remarks = ("float32 matrix products in TF32.", "train.tf32 has no effect: only NVIDIA GPUs")
+    assert sum(f"- All systems and the peak: {remark}" in text for remark in remarks) == 1
 
 
 def test_its_numbers_fit_together(found: tuple[str, dict]) -> None:

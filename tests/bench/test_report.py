@@ -25,6 +25,7 @@ def turn(seconds: float, n_tgt_tokens: int) -> Turn:
 @pytest.fixture
 def report() -> SpeedReport:
     settings = {"data": "text", "vocabularies": [7, 9], "dropout": 0.1, "attention_dropout": 0, "label_smoothing": 0.1}
+    settings["tf32"] = ["float32 matrix products in TF32"]
     return SpeedReport(
         settings=settings,
         machine={"processor": "x", "threads": 1},
@@ -72,5 +73,6 @@ def test_the_table_is_markdown_with_one_row_a_system(report: SpeedReport) -> Non
     assert "| ours (bfloat16) | 1,000 (900 to 1,200) | 2,000 | 50.0% |" in table[2]
     assert "| not known | 1,001 |" in table[4]
     assert "- ours (bfloat16) is 5.00 times as fast as original (float32) (4.00 to 9.00 over the rounds)." in lines
+    assert "- All systems and the peak: float32 matrix products in TF32." in lines
     assert not any(line.startswith("- ours (float32) is") and "original (bfloat16)" in line for line in lines)
     assert json.loads(json.dumps(report.to_dict()))["systems"][2]["peak_mib"] is None

@@ -12,7 +12,7 @@ import pytest
 
 from accel_tx.bench import systems
 from accel_tx.bench.memory import Peak
-from accel_tx.bench.systems import Player, Task
+from accel_tx.bench.systems import MATMUL, PEERS, SYSTEMS, Player, Task
 from accel_tx.config import Config, UserError
 
 
@@ -41,6 +41,27 @@ def test_a_process_that_dies_between_its_turns_is_told_in_one_line(
     for act in (player._answer, lambda: player.turn(1.0)):
         with pytest.raises(UserError, match=r"^original \(no\): its process ended with status -9 \(-9: out of memory"):
             act()
+
+
+@pytest.mark.parametrize("system", [MATMUL, *SYSTEMS, *PEERS])
+@pytest.mark.parametrize("tf32", [False, True])
+def test_every_process_computes_float32_products_as_the_config_says(
+    system: str, tf32: bool, tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class _BuiltError(Exception):
+        pass
+
+    def built(*_: object) -> None:
+        raise _BuiltError
+
+    told: list[bool] = []
+    monkeypatch.setattr("accel_tx.train.device.use_tf32", told.append)
+    monkeypatch.setattr("accel_tx.train.device.set_cpu_threads", lambda n_threads: n_threads)
+    monkeypatch.setattr(systems, "load_workload", built)
+    monkeypatch.setattr(systems, "_play_matmul", built)
+    with pytest.raises(_BuiltError):
+        systems._play(task(tiny_config(train={"tf32": tf32}), system), Pipe()[0])
+    assert told == [tf32]
 
 
 @pytest.mark.parametrize(
