@@ -80,13 +80,20 @@ def _decode(config: Config, asked: SpeedOptions, options: Any) -> tuple[str, dic
     from accel_tx.train.device import resolve_precision, set_cpu_threads
 
     n_threads = set_cpu_threads(asked.n_threads or config.train.cpu_threads)
-    precisions = tuple(dict.fromkeys(resolve_precision(precision) for precision in asked.precisions))
-    if "fp16" in precisions:
+    if options.precision and "fp16" in asked.precisions:
         raise UserError("--precision fp16: expected no or bf16; translating knows no fp16")
+    resolved = [name if name == "fp16" else resolve_precision(name) for name in asked.precisions]
+    precisions = tuple(dict.fromkeys("no" if precision == "fp16" else precision for precision in resolved))
     found = measure_decode(
         config, Path(options.run_dir), options.weights, precisions, options.peer, asked.n_rounds, n_threads
     )
-    return decode_markdown(found), {"decode": found}
+    text = decode_markdown(found)
+    if "fp16" in resolved:
+        given = (
+            f"{'--precision' if options.precision else 'train.precision'} {asked.precisions[resolved.index('fp16')]}"
+        )
+        text += f"\n- In float32, because translating knows no fp16, which {given} is here."
+    return text, {"decode": found}
 
 
 def _names(text: str) -> tuple[str, ...]:
