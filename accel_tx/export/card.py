@@ -98,7 +98,8 @@ def _data(trained: Trained) -> str:
 
 def _training(trained: Trained) -> str:
     optim, train = trained.config.optim, trained.config.train
-    size = f"{train.max_tokens} padded target tokens" if train.max_tokens is not None else f"{train.batch_size} pairs"
+    of_tokens = f"{train.max_tokens} tokens (the longer side of each pair)"
+    size = of_tokens if train.max_tokens is not None else f"{train.batch_size} pairs"
     trained_s = trained.scores.get("trained_s")
     rows = [
         ("updates of these weights", f"{trained.scores.get('update', 'unknown')}"),

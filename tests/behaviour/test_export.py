@@ -137,6 +137,8 @@ def test_the_card_has_a_header_for_the_hub_and_names_no_folder_of_this_machine(
     for heading in ("How to load it", "Data", "Training", "Scores", "Limits"):
         assert f"\n## {heading}\n" in content
     assert SCORES["signature"] in content
+    # tokens as `train.max_tokens` counts them
+    assert " of 512 tokens (the longer side of each pair) an update |" in content
 
 
 class _Wrong(safetensors_format.Runtime):
