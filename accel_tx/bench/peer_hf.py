@@ -17,6 +17,7 @@ import torch
 from accel_tx.bench.turns import Turns, work_of
 from accel_tx.bench.workload import Workload, sampled_batches_of
 from accel_tx.config import Config, ModelConfig, UserError
+from accel_tx.config.extras import lack_of
 from accel_tx.data.batching import BatchLimits, BatchPlan
 from accel_tx.data.dealing import Indices
 from accel_tx.data.token_pairs import TokenPairs
@@ -29,11 +30,9 @@ _IGNORED = -100
 
 
 def check_installed() -> None:
-    """Raise UserError where `transformers` is missing."""
-    from importlib.util import find_spec
-
-    if find_spec("transformers") is None:
-        raise UserError("--peer hf: transformers is not installed; expected pip install 'transformers>=5.0'")
+    """Raise UserError where `transformers` is missing or too old."""
+    if lack := lack_of(["transformers"]):
+        raise UserError(f"--peer hf needs {lack}")
 
 
 def train_hf(config: Config, workload: Workload, turns: Turns, precision: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import os
 import socket
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from accel_tx import options as opt
 from accel_tx.cli.trained import add_run_options, load_translator
 from accel_tx.config import UserError
+from accel_tx.config.extras import lack_of
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -37,8 +37,8 @@ def run(argv: list[str]) -> None:
     options = opt.parse(parser, argv)
     if not 1 <= options.port <= 65_535:
         raise UserError(f"--port is {options.port}; expected from 1 to 65535")
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError("demo needs gradio, which is not installed: pip install gradio")
+    if lack := lack_of(["gradio"]):
+        raise UserError(f"demo needs {lack}")
     _check_can_serve(options.host, options.port)
     translator = load_translator(options)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import, which reads it

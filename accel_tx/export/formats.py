@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, cast
 
 from accel_tx.config import UserError
+from accel_tx.config.extras import lack_of
 from accel_tx.export.source import Trained
 
 _MODULES = {
@@ -58,9 +58,8 @@ def find_format(name: str, quantization: str | None) -> tuple[Format, str]:
     """
     module = f"accel_tx.export.{_MODULES[name]}"
     found = cast(Format, import_module(module))
-    missing = [package for package in found.PACKAGES if find_spec(package) is None]
-    if missing:
-        raise UserError(f"--format {name} needs what is not installed here: pip install {' '.join(missing)}")
+    if lack := lack_of(found.PACKAGES):
+        raise UserError(f"--format {name} needs {lack}")
     if quantization is not None and quantization not in found.QUANTIZATIONS:
         raise UserError(
             f"--quantization {quantization}: format {name} has {', '.join(found.QUANTIZATIONS)}; "

@@ -151,7 +151,7 @@ def test_a_missing_peer_is_one_line(
         main(["bench", "--config", str(REPOSITORY / CONFIG), *SMALL, "--peer", "hf"])
 
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith("accel_tx: --peer hf: transformers is not installed; expected pip")
+    assert capsys.readouterr().err.startswith("accel_tx: --peer hf needs transformers>=5.0 (not installed here): pip ")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc here")

@@ -383,7 +383,9 @@ def test_a_missing_package_is_named_before_anything_is_read(
 ) -> None:
     module = package.replace("-", "_")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else name)
-    with pytest.raises(UserError, match=rf"pip install {package}, or switch the rule off with --clean.without {rule}"):
+    with pytest.raises(
+        UserError, match=rf"pip install \"{package}>=[0-9.]+\", or switch the rule off with --clean.without {rule}"
+    ):
         clean.check_rules_can_run(CleanConfig(preset="standard"), "en", "fr")
     clean.check_rules_can_run(CleanConfig(preset="standard", without=rule), "en", "fr")
     clean.check_rules_can_run(CleanConfig(), "en", "fr")

@@ -267,6 +267,14 @@ def test_a_quantization_that_a_format_lacks_is_refused(format_name: str) -> None
 
 
 def test_a_missing_package_is_one_line_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("accel_tx.export.formats.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs what is not installed here: pip install ctranslate2$"):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^--format ctranslate2 needs .* \(not installed here\): pip install"):
         find_format("ctranslate2", None)
+
+
+@pytest.mark.parametrize("format_name", PACKAGES)
+def test_a_package_that_is_too_old_is_one_line(format_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("accel_tx.config.extras.version", lambda package: "0.1")
+    with pytest.raises(UserError, match=rf"^--format {format_name} needs .* \(0\.1 is installed here\): pip install"):
+        find_format(format_name, None)

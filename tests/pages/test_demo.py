@@ -127,7 +127,7 @@ def test_bad_input_gets_one_line(
 
 def test_without_gradio_it_says_what_to_install(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "pip install gradio" in refusal(["--run_dir", "none"], capsys)
+    assert 'pip install "gradio>=' in refusal(["--run_dir", "none"], capsys)
 
 
 def refusal(arguments: list[str], capsys: Any) -> str:
