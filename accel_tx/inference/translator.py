@@ -19,7 +19,7 @@ from accel_tx.inference.parts import Part, TranslatedLine, Translation, joined, 
 from accel_tx.inference.search import search
 from accel_tx.inference.unknown import Answered, words_for
 from accel_tx.inference.weights import MODEL, check_is_run, load_weights, weights_folder
-from accel_tx.model.gpu import check_gpu_build, uses_gpu
+from accel_tx.model.gpu import check_gpu_build, leave_out_planned_attention, uses_gpu
 from accel_tx.model.transformer import Transformer
 
 
@@ -61,6 +61,7 @@ class Translator:
         `decode` are fields that replace those of the run's section `decode`.
         Raises: UserError if the run folder lacks something, its weights are damaged, or fields do not fit together.
         """
+        leave_out_planned_attention()
         config = load_run_config(run_dir)
         settings = dataclasses.replace(config.decode, **(decode or {}))
         tokenizers = TokenizerPair.load(run_dir / "tokenizer")

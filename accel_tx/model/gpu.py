@@ -1,4 +1,4 @@
-"""Whether the GPU computes here, and whether the installed torch has code for it."""
+"""Whether the GPU computes here, whether the installed torch has code for it, and by which kernels."""
 
 from __future__ import annotations
 
@@ -40,6 +40,15 @@ def check_gpu_build() -> None:
             f"torch {torch.__version__} is built for {' '.join(built_for)}, not for this GPU "
             f"({torch.cuda.get_device_name(index)}, sm_{major}{minor}); {_what_to_install(major, minor)}"
         )
+
+
+def leave_out_planned_attention() -> None:
+    """Let torch take none of cuDNN's kernels for attention, in this process: they want a plan for every new shape.
+
+    Here nearly every block of sentences has a new one. torch prefers them on compute capability 9.0 and 10.0, where a
+    plan took half a second (modelscope/FunASR issue 3704: a B200, torch 2.11).
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _what_to_install(major: int, minor: int) -> str:

@@ -16,7 +16,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs, TorchDynamoPlugin
 
 from accel_tx.config import TrainConfig, UserError
-from accel_tx.model.gpu import uses_gpu
+from accel_tx.model.gpu import leave_out_planned_attention, uses_gpu
 from accel_tx.train import host_memory, sharding
 
 Precision = Literal["no", "bf16", "fp16"]
@@ -117,6 +117,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
 
     Raises: UserError where the launcher started more processes than found each other, or asked for sharding.
     """
+    leave_out_planned_attention()
     shards = sharding.plugin()
     # split_batches: the scheduler ticks once an update whatever the number of processes.
     accelerator = Accelerator(

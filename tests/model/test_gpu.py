@@ -12,7 +12,7 @@ from accelerate.utils import parse_flag_from_env
 
 from accel_tx.cli import main
 from accel_tx.config import Config, UserError
-from accel_tx.inference.translator import best_device
+from accel_tx.inference.translator import Translator, best_device
 from accel_tx.model import gpu
 from accel_tx.model.gpu import build_drives, check_gpu_build, told_cpu, uses_gpu
 from accel_tx.train.loop import train
@@ -149,3 +149,13 @@ def test_the_launch_files_range_of_torch_is_that_of_the_requirements() -> None:
     requirements = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
     assert "torch>=2.10,<2.14\n" in requirements
     assert '"torch>=2.10,<2.14"' in gpu._CUDA_126
+
+
+def test_attention_needs_no_plan_for_every_new_shape(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    for use in (
+        lambda: train(tiny_config(train={"max_updates": 4}), tmp_path / "run"),
+        lambda: Translator.from_run_dir(tmp_path / "run", "best", torch.device("cpu")),
+    ):
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        use()
+        assert not torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
