@@ -25,7 +25,9 @@ install -r requirements.txt
 launch_file=$(.venv/bin/python - <<'END'
 import torch
 
-if not torch.cuda.is_available():
+from accel_tx.model.gpu import uses_gpu
+
+if not uses_gpu():
     print("launch/cpu.yaml")
 elif torch.cuda.is_bf16_supported(including_emulation=False):
     print("launch/single_gpu_bf16.yaml")

@@ -48,7 +48,8 @@ if [[ -z $per_node ]]; then
 fi
 if [[ -z ${SLURM_GPUS_ON_NODE:-} ]]; then
     # Without it the processes of a launcher that is to use GPUs, as the file says, would not find each other.
-    export ACCELERATE_USE_CPU=true
+    export ACCELERATE_USE_CPU=${ACCELERATE_USE_CPU:-true}
+    echo "launch/slurm.sh: SLURM gave no GPUs (ACCELERATE_USE_CPU is $ACCELERATE_USE_CPU; false trains on those there are)" >&2
 fi
 n_processes=$((n_nodes * per_node))
 # Not by `head`, which may leave scontrol writing into a closed pipe, and that ends this script without a word.

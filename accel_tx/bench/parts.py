@@ -45,8 +45,9 @@ def measure_parts(config: Config, workload: Workload, precision: str, n_rounds: 
 
     Raises: UserError for a config whose step has no such parts.
     """
-    from accel_tx.model.gpu import uses_gpu
+    from accel_tx.model.gpu import leave_out_planned_attention, uses_gpu
 
+    leave_out_planned_attention()
     if config.train.compile:
         raise UserError(
             "bench --measure parts: train.compile is true; expected false, the parts are measured uncompiled"

@@ -81,7 +81,8 @@ def main(argv: list[str] | None = None) -> None:
         if argv[0] not in _COMMANDS:
             meant = nearest_of(argv[0], _COMMANDS)
             raise UserError(f"unknown command {argv[0]!r}; did you mean {meant}? There are {', '.join(_COMMANDS)}")
-        _check_processes(argv[0])
+        if not {"-h", "--help"} & set(argv):
+            _check_processes(argv[0])
         # `train` answers signals itself: it finishes the update and saves.
         with nullcontext() if argv[0] == "train" else sigterm_raises():
             import_module(f"accel_tx.cli.{argv[0].replace('-', '_')}").run(argv[1:])
@@ -111,8 +112,8 @@ def _check_processes(command: str) -> None:
     n_processes = os.environ.get("WORLD_SIZE", "1")
     if n_processes not in ("", "1") and command not in _OF_SEVERAL_PROCESSES:
         raise UserError(
-            f"{command} was launched as {n_processes} processes; expected one: run python -m accel_tx {command} ..., "
-            "without a launcher"
+            f"{command} was launched as {n_processes} processes (WORLD_SIZE); expected one: run python -m accel_tx "
+            f"{command} ... without a launcher, and where the machine sets it, after `unset WORLD_SIZE`"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accel_tx import options as opt
-from accel_tx.cli.outputs import check_outputs, files_of_run
+from accel_tx.cli.outputs import check_outputs, files_of_run, told_beside
 from accel_tx.cli.trained import add_run_options, load_translator, warn_of_split_lines
 from accel_tx.config import UserError
 from accel_tx.inference.lines import write_bytes_whole, write_whole
@@ -61,8 +61,9 @@ def run(argv: list[str]) -> None:
     write_bytes_whole(Path(options.output), [content])
     if options.json is not None:
         write_whole(Path(options.json), iter([json.dumps(found.to_dict(), ensure_ascii=False)]))
-    print(target)
-    print(f"{found.title(options.layer, options.head)}: {options.output}")
+    with told_beside(outputs):
+        print(target)
+        print(f"{found.title(options.layer, options.head)}: {options.output}")
     if remark is not None:
         print(f"accel_tx: {remark}", file=sys.stderr)
 

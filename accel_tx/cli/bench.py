@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from accel_tx import options as opt
-from accel_tx.cli.outputs import check_apart, check_outputs, files_of_run
+from accel_tx.cli.outputs import check_apart, check_outputs, files_of_run, told_beside
 from accel_tx.inference.lines import write_whole
 
 
@@ -61,6 +61,7 @@ def run(argv: list[str]) -> None:
     from accel_tx.bench.command import run_bench
 
     text, found = run_bench(config, options)
-    print(text)
+    with told_beside(outputs):
+        print(text)
     if options.json:
         write_whole(Path(options.json), iter([json.dumps(found, indent=1)]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
-from accel_tx.cli.outputs import check_outputs
+from accel_tx.cli.outputs import check_outputs, told_beside
 from accel_tx.inference.lines import write_whole
 
 if TYPE_CHECKING:
@@ -48,15 +48,16 @@ def run(argv: list[str]) -> None:
 
         config, assumption = assumed(config, data)
     forecast = forecast_training(config, data).to_dict()
-    if options.suggest:
-        from accel_tx.data.suggest import as_yaml, suggest
+    with told_beside(outputs):
+        if options.suggest:
+            from accel_tx.data.suggest import as_yaml, suggest
 
-        print(as_yaml(suggest(data.report.statistics, asked.clean, asked.train), data.report.n_read), end="")
-    else:
-        _print_report(config, data, forecast)
-        if assumption is not None:
-            print(assumption)
-        print(f"{'found in' if is_cached else 'written to'} {data.folder}")
+            print(as_yaml(suggest(data.report.statistics, asked.clean, asked.train), data.report.n_read), end="")
+        else:
+            _print_report(config, data, forecast)
+            if assumption is not None:
+                print(assumption)
+            print(f"{'found in' if is_cached else 'written to'} {data.folder}")
     if options.report:
         values = {**data.report.to_dict(), "forecast": forecast, "notes": data.notes}
         write_whole(Path(options.report), iter([json.dumps(values, indent=1, ensure_ascii=False)]))

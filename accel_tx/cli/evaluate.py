@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
-from accel_tx.cli.outputs import Inputs, check_apart, check_outputs, files_of_run
+from accel_tx.cli.outputs import Inputs, check_apart, check_outputs, files_of_run, told_beside
 from accel_tx.cli.score_table import print_comparison, print_scores
 from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_split_lines
 from accel_tx.config import DecodeConfig, UserError
@@ -71,11 +71,12 @@ def run(argv: list[str]) -> None:
     if options.comet is not None:
         reference, timeout_s = text.references[0], options.comet_timeout_s
         comet = [external_score(options.comet, text.src, lines, reference, timeout_s) for lines in systems]
-    if others:
-        names = [options.hyp or f"{options.run_dir} {options.weights}", *options.against]
-        print_comparison(names, found, comet, drawn, text.n_lines)
-    else:
-        print_scores(found, comet[0] if comet else None, drawn, text.n_lines)
+    with told_beside(_outputs(options)):
+        if others:
+            names = [options.hyp or f"{options.run_dir} {options.weights}", *options.against]
+            print_comparison(names, found, comet, drawn, text.n_lines)
+        else:
+            print_scores(found, comet[0] if comet else None, drawn, text.n_lines)
     if options.json is not None:
         searched = {"decode": None if decode is None else dataclasses.asdict(decode)}
         values = {**_as_dict(options, found, comet, drawn, text), **searched}

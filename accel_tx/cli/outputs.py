@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 
 from accel_tx.config import UserError
@@ -50,6 +51,11 @@ def check_apart(outputs: Mapping[str, str | Path | None], inputs: Inputs) -> Non
             if _is_in(path, Path(name)):
                 raise UserError(f"{option} {name} is also {other}; give another name")
         taken.append((option, Path(name)))
+
+
+def told_beside(outputs: Mapping[str, str | None]) -> AbstractContextManager[object]:
+    """Inside, what is printed for people goes to standard error if standard output is one of `outputs`."""
+    return redirect_stdout(sys.stderr) if {"-", "/dev/stdout"} & set(outputs.values()) else nullcontext()
 
 
 def files_of_run(run_dir: str | Path | None, *weights: str) -> list[Path]:

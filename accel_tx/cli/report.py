@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from accel_tx import options as opt
-from accel_tx.cli.outputs import check_outputs, files_of_run
+from accel_tx.cli.outputs import check_outputs, files_of_run, told_beside
 from accel_tx.config import UserError
 from accel_tx.inference.lines import write_whole
 
@@ -28,10 +28,12 @@ def run(argv: list[str]) -> None:
             raise UserError(f"--run_dirs: {path} is given twice; expected different runs")
     output = Path(options.output)
     read = [file for path in run_dirs for file in (*files_of_run(path, "best", "final"), *path.glob("*.json"))]
-    check_outputs({"--output": options.output}, {"a file of --run_dirs": read})
+    outputs = {"--output": options.output}
+    check_outputs(outputs, {"a file of --run_dirs": read})
     from accel_tx.pages.run_report import run_report
     from accel_tx.train.run_history import read_run
 
     text = run_report([read_run(path) for path in run_dirs])
     write_whole(output, iter([text]))
-    print(f"{output}: {len(run_dirs)} run(s), {len(text.encode()) / 1e3:,.0f} kB")
+    with told_beside(outputs):
+        print(f"{output}: {len(run_dirs)} run(s), {len(text.encode()) / 1e3:,.0f} kB")

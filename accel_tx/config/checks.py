@@ -41,12 +41,13 @@ def at_most(prefix: str, section: Any, high: int, *names: str) -> None:
             raise UserError(f"{prefix}.{name} is {value}; expected at most {high}")
 
 
-def finite(prefix: str, section: Any) -> None:
+def numbers(prefix: str, section: Any) -> None:
+    """Refuse `.nan`, which no comparison finds; infinity is a limit that nothing reaches."""
     for f in dataclasses.fields(section):
         value = getattr(section, f.name)
         for number in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"{prefix}.{f.name} is {value}; expected a finite number")
+            if isinstance(number, float) and math.isnan(number):
+                raise UserError(f"{prefix}.{f.name} is {value}; expected a number")
 
 
 def in_range(key: str, value: float, low: float, high: float, low_open: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from accel_tx.config.checks import at_least, finite, in_range
+from accel_tx.config.checks import at_least, in_range, numbers
 from accel_tx.config.errors import UserError
 
 
@@ -73,7 +73,7 @@ class ModelConfig:
     """Longest sequence in tokens, on either side."""
 
     def __post_init__(self) -> None:
-        finite("model", self)
+        numbers("model", self)
         at_least("model", self, 1, "d_model", "d_ff", "n_heads", "n_encoder_layers", "n_decoder_layers")
         at_least("model", self, 2, "max_positions")
         if self.d_model % self.n_heads:

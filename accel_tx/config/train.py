@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from accel_tx.config.checks import at_least, at_most, exactly_one, finite, in_range
+from accel_tx.config.checks import at_least, at_most, exactly_one, in_range, numbers
 from accel_tx.config.errors import UserError
 
 _ONE_CYCLE = ("one_cycle",)
@@ -23,7 +23,7 @@ Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim"
 BEST_METRICS = ("bleu", "chrf", "val_loss", "cer", "wer")
 # Far beyond what helps; more than some thousands end a process in native code.
 _MOST_THREADS = 1_024
-_LARGEST_SEED = 2**63 - 1
+_LARGEST_SEED = 2**64 - 1
 LOWER_IS_BETTER = ("val_loss", "cer", "wer")
 
 
@@ -70,10 +70,10 @@ class OptimConfig:
     alpha / 4 times KL(1|2) + KL(2|1), half of the paper's (0: one pass)."""
 
     def __post_init__(self) -> None:
-        finite("optim", self)
+        numbers("optim", self)
         for name in ("max_lr", "eps", "div_factor", "final_div_factor"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"optim.{name} is {getattr(self, name)}; expected a number above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"optim.{name} is {getattr(self, name)}; expected a finite number above 0")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UserError(f"optim.clip_norm is {self.clip_norm}; expected a number above 0, or null for no clipping")
         in_range("optim.pct_start", self.pct_start, 0.0, 0.5 if self.three_phase else 1.0)
@@ -170,7 +170,7 @@ class TrainConfig:
     """Processes that collate batches ahead of the training (0: the training process does)."""
 
     def __post_init__(self) -> None:
-        finite("train", self)
+        numbers("train", self)
         exactly_one(self, "train", "max_updates", "epochs")
         exactly_one(self, "train", "max_tokens", "batch_size")
         at_least("train", self, 1, "max_updates", "epochs", "batch_size", "micro_batches_per_update")
@@ -224,7 +224,7 @@ class ValidationConfig:
     """Write the cross-attention of the first of them to TensorBoard as a picture, where matplotlib is installed."""
 
     def __post_init__(self) -> None:
-        finite("validation", self)
+        numbers("validation", self)
         at_least("validation", self, 1, "every_updates", "beam_size")
         name = self.best_metric.partition("/")[0]
         if name not in BEST_METRICS:

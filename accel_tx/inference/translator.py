@@ -215,6 +215,8 @@ def load_run_config(run_dir: Path) -> Config:
         return build_config(values)
     except (KeyError, TypeError) as error:
         raise UserError(f"{run_dir}/config.yaml: is not what `train` writes (missing {error})") from None
+    except UserError as error:
+        raise UserError(f"{run_dir}/config.yaml: {error}") from None
 
 
 def best_device() -> torch.device:

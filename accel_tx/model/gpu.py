@@ -58,7 +58,7 @@ def _what_to_install(major: int, minor: int) -> str:
     if (5, 0) <= (major, minor) < (7, 0):
         return _CUDA_126
     if major < 5:
-        return "no torch from 2.10 on drives it; take the CPU with ACCELERATE_USE_CPU=true"
+        return "no torch from 2.10 on drives it; take the CPU: ACCELERATE_USE_CPU=true or --config_file launch/cpu.yaml"
     return "install the newest torch within requirements.txt, whose default build drives all later GPUs"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from statistics import median
@@ -77,23 +76,22 @@ def _of_further_set(key: str) -> tuple[str, str, str, bool]:
 
 
 def evaluations(runs: Sequence[RunHistory], names: Sequence[str]) -> str:
-    """Scores that `evaluate --json` left in the run folders: a table for all that may be compared."""
-    comparable: dict[Any, list[tuple[int, str, Line]]] = {}
+    """Scores that `evaluate --json` left in the run folders: a table for each text, the best of a metric in bold
+    where all have it by one formula."""
+    by_text: dict[Any, list[tuple[int, str, Line]]] = {}
     for i, run in enumerate(runs):
         for file, values in run.evaluations.items():
-            key = _text_of(file, values), _formulas(values)
-            comparable.setdefault(key, []).append((i, file, values))
-    n_tables = Counter(text for text, _ in comparable)
+            by_text.setdefault(_text_of(file, values), []).append((i, file, values))
     tables = []
-    for (text, _), found in comparable.items():
+    for text, found in by_text.items():
         tables.append(_evaluation_table(found, names))
         files = dict.fromkeys(file for _, file, _ in found)
         signatures = dict.fromkeys(
             str(signature) for _, _, values in found for signature in values["signatures"].values()
         )
         lines = "".join(f"<br><code>{escape(signature)}</code>" for signature in signatures)
-        # Where one text has several tables, the signatures are the reason, and stand there unasked.
-        is_open = " open" if n_tables[text] > 1 else ""
+        # Where they are the reason for no bold number, they stand there unasked.
+        is_open = "" if all(_are_of_one_formula(found, key) for key in _METRIC_NAMES) else " open"
         tables.append(
             f'<p class="note below">{escape(", ".join(files))}: {_count(text[1])} sentences; in brackets where 95 % of '
             "the bootstrap resamples lie.</p>"
@@ -107,13 +105,14 @@ def _text_of(file: str, values: Line) -> tuple[Any, Any]:
     return values.get("references_sha256", file), values.get("n_sentences")
 
 
-def _formulas(values: Line) -> tuple[tuple[str, str], ...]:
-    """Each metric's signature without what the resampling adds: scores that differ in it are not on one scale."""
-    plain = {
-        key: "|".join(part for part in str(signature).split("|") if not part.startswith(_OF_RESAMPLING))
-        for key, signature in values["signatures"].items()
+def _are_of_one_formula(found: Sequence[tuple[int, str, Line]], key: str) -> bool:
+    """Whether the scores of a metric have one signature, but for what the resampling adds."""
+    formulas = {
+        "|".join(part for part in str(values["signatures"].get(key)).split("|") if not part.startswith(_OF_RESAMPLING))
+        for _, _, values in found
+        if _system(values, key)
     }
-    return tuple(sorted(plain.items()))
+    return len(formulas) < 2
 
 
 def _evaluation_table(found: Sequence[tuple[int, str, Line]], names: Sequence[str]) -> str:
@@ -122,7 +121,8 @@ def _evaluation_table(found: Sequence[tuple[int, str, Line]], names: Sequence[st
     for key in metrics:
         of_metric = [_system(values, key) for _, _, values in found]
         digits = ".4f" if key in ("cer", "wer") else ".2f"
-        marked = _marked([number(one, "score") for one in of_metric], digits, key in _LOWER_IS_BETTER)
+        is_comparable = _are_of_one_formula(found, key)
+        marked = _marked([number(one, "score") for one in of_metric], digits, key in _LOWER_IS_BETTER, is_comparable)
         columns.append([cell + _interval(one, digits) for cell, one in zip(marked, of_metric, strict=True)])
     body = [
         [_run(i + 1, names[i]), escape(_how(values)), *(column[row] for column in columns)]

@@ -21,6 +21,9 @@ from accel_tx.train.progress import say
 from accel_tx.train.sharding import is_sharded
 from accel_tx.train.shortage import Halving, free_memory, in_words, is_shortage, only_at_second_try, single_pair
 
+# Of a start: where memory is in fragments again and again, halves cost less than passes that fail.
+_MOST_SECOND_TRIES = 8
+
 
 @dataclass
 class _Slot:
@@ -31,6 +34,8 @@ class _Slot:
     losses: list[Tensor]
     is_second_try: bool = False
     """After the memory did not hold it in as many parts, and what was unused has been given back."""
+    error: str = ""
+    """Of the try that failed last."""
 
 
 class Gradient:
@@ -50,7 +55,7 @@ class Gradient:
         self.seed, self.label_smoothing, self.r_drop = seed, label_smoothing, r_drop
         self.collate = collate
         self.halving = Halving()
-        self.has_told_second_try = False
+        self.n_second_tries = 0
         self.buckets: Buckets | None = None
         self.own_model = model
         """Its backward pass sums up nothing over the processes."""
@@ -72,7 +77,7 @@ class Gradient:
             self.buckets.begin_update()
         failed = self._pass(update, slots, n_tokens, by_hand=False)
         if failed is not None and self.is_sharded:
-            raise _cannot_split(failed.batch, update)
+            raise _cannot_split(failed.batch, update, failed.error)
         if failed is not None:
             while failed is not None:
                 self._make_room(failed, update)
@@ -102,6 +107,7 @@ class Gradient:
                 except RuntimeError as error:
                     if not is_shortage(error):
                         raise
+                    slot.error = " ".join(str(error).split())[:200]
                     return slot
                 slot.losses.append(summed.detach())
         return None
@@ -114,32 +120,34 @@ class Gradient:
 
     def _make_room(self, slot: _Slot, update: int) -> None:
         """Memory in fragments, as micro-batches of ever new shapes leave it, is no reason to split all that follow."""
+        slot.is_second_try = not slot.is_second_try and self.n_second_tries < _MOST_SECOND_TRIES
         if slot.is_second_try:
+            self.n_second_tries += 1
+        else:
             self._split(slot, update)
-        slot.is_second_try = not slot.is_second_try
         free_memory(self.accelerator.device)
 
     def _tell_second_tries(self, slots: list[_Slot], update: int) -> None:
-        fitted = [slot.batch for slot in slots if slot.is_second_try]
-        if fitted and not self.has_told_second_try:
-            say(only_at_second_try(fitted[0], update, self.accelerator.process_index, self.accelerator.num_processes))
-            self.has_told_second_try = True
+        a = self.accelerator
+        for slot in slots:
+            if slot.is_second_try:
+                say(only_at_second_try(slot.batch, slot.n_parts, update, a.process_index, a.num_processes))
 
     def _split(self, slot: _Slot, update: int) -> None:
         a, n_pairs = self.accelerator, slot.batch.n_pairs
         if slot.n_parts >= n_pairs:
-            raise single_pair(slot.batch, update)
+            raise single_pair(slot.batch, update, slot.error)
         if self.halving.too_large is None:
             say(in_words(slot.batch, update, a.process_index, a.num_processes))
         self.halving.learn(slot.batch, slot.n_parts)
         slot.n_parts = min(2 * slot.n_parts, n_pairs)
 
 
-def _cannot_split(batch: Batch, update: int) -> RunError:
+def _cannot_split(batch: Batch, update: int, error: str) -> RunError:
     """Of weights in parts no process makes a pass on its own: the others wait in the middle of the one that failed."""
     return RunError(
         f"update {update + 1:,}: a micro-batch of {batch.n_src_tokens:,} + {batch.n_tgt_tokens:,} tokens does not fit "
-        "into the memory, and under FSDP it cannot be split; the newest checkpoint is good; go on with "
+        f"into the memory ({error}), and under FSDP it cannot be split; the newest checkpoint is good; go on with "
         "train.gradient_checkpointing true, or begin a new run with a lower train.max_tokens"
     )
 

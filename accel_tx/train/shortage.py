@@ -59,11 +59,12 @@ class Halving:
         return -(-_n_tokens(batch) // n_parts)  # each part is a sample of all lengths
 
 
-def only_at_second_try(batch: Batch, update: int, process: int, n_processes: int) -> str:
-    """The line on the first micro-batch that did fit after all."""
+def only_at_second_try(batch: Batch, n_parts: int, update: int, process: int, n_processes: int) -> str:
+    """The line on a micro-batch that did fit after all."""
+    parts = f" in {n_parts} parts" if n_parts > 1 else ""
     return (
-        f"{_where(update, process, n_processes)}: a micro-batch of {_shape(batch)} fitted into the memory only at the "
-        "second try, when what was unused had been given back. The update is the same; there is little room left"
+        f"{_where(update, process, n_processes)}: a micro-batch of {_shape(batch)} fitted into the memory{parts} only "
+        "at the second try, when what was unused had been given back. The update is the same; there is little room left"
     )
 
 
@@ -76,11 +77,12 @@ def in_words(batch: Batch, update: int, process: int, n_processes: int) -> str:
     )
 
 
-def single_pair(batch: Batch, update: int) -> RunError:
+def single_pair(batch: Batch, update: int, error: str) -> RunError:
     """What ends a run that one pair is too much for."""
     return RunError(
-        f"update {update + 1:,}: a single pair of up to {_shape(batch)} is more than the memory holds; the newest "
-        "checkpoint is good: set train.gradient_checkpointing true, or drop such pairs in a new run (clean.max_words)"
+        f"update {update + 1:,}: a single pair of up to {_shape(batch)} is more than the memory holds ({error}); the "
+        "newest checkpoint is good: set train.gradient_checkpointing true, or drop such pairs in a new run "
+        "(clean.max_words)"
     )
 
 

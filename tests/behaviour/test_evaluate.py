@@ -46,6 +46,15 @@ def test_a_file_of_translations_is_scored_without_a_model(folder: Path, capsys: 
     assert (values["n_sentences"], values["n_resamples"], values["weights"]) == (40, 50, None)
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_scores_on_standard_output_are_alone_there(name: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", "--hyp", "a", "--ref", "ref", "--json", name, *FEW])
+    printed = capfd.readouterr()
+    assert json.loads(printed.out)["systems"][0]["bleu"]["score"] > 0
+    assert printed.err.startswith("BLEU ")
+    assert not (folder / "-").exists()
+
+
 def test_others_stand_in_a_table_with_difference_and_p_values(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     comet = f"{sys.executable} -c 'import sys; print(len(open(sys.argv[1]).read()))' {{hyp}} {{ref}}"
     main(

@@ -15,7 +15,7 @@ import torch
 from accel_tx.config import Config, RunError
 from accel_tx.data.batch import Block
 from accel_tx.model.transformer import Transformer
-from accel_tx.train import device
+from accel_tx.train import device, gradient
 from accel_tx.train.buckets import Buckets
 from accel_tx.train.loop import train
 from tests.ranks import start_ranks, train_and_record
@@ -38,10 +38,12 @@ class RunsOut(torch.autograd.Function):
 
 
 @contextmanager
-def memory_of(n_pairs: int, place: str, n_spared: int = 0, n_failing: int | None = None) -> Iterator[list[int]]:
+def memory_of(
+    n_pairs: int, place: str, n_spared: int = 0, has_room: Callable[[], bool] = lambda: False
+) -> Iterator[list[int]]:
     """Training runs out of memory in batches of more pairs, but for the first few; `place` says where.
 
-    `n_failing`: not in more than so many.
+    `has_room`: whether it has enough by now.
 
     Gives the sizes of those batches.
     """
@@ -49,7 +51,7 @@ def memory_of(n_pairs: int, place: str, n_spared: int = 0, n_failing: int | None
 
     def encoder(self: Transformer, x: torch.Tensor, blocks: Sequence[Block], *turns: Any) -> torch.Tensor:
         memory, n = plain_encoder(self, x, blocks, *turns), sum(block.n_sentences for block in blocks)
-        if not self.training or n <= n_pairs or len(failed) == n_failing:
+        if not self.training or n <= n_pairs or has_room():
             return memory
         if len(spared) < n_spared:
             spared.append(n)
@@ -136,15 +138,21 @@ def test_the_metrics_are_those_of_a_run_that_fits(
 
 @pytest.mark.parametrize("place", ["forward", "backward"])
 def test_what_fits_once_memory_is_given_back_is_not_split(
-    place: str, tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: str,
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = tiny_config(train={"max_updates": 8, "log_every_updates": 1, "save_every_updates": 8})
     train(config, tmp_path / "fits")
-    with memory_of(7, place, n_failing=1) as failed:
+    given_back = list[torch.device]()
+    monkeypatch.setattr(gradient, "free_memory", given_back.append)
+    with memory_of(7, place, has_room=lambda: bool(given_back)) as failed:
         train(config, tmp_path / "fragments")
-    assert len(failed) == 1
+    assert len(failed) == len(given_back) == 1
     printed = capsys.readouterr().out
-    assert "fitted into the memory only at the second try" in printed
+    assert printed.count("fitted into the memory only at the second try") == 1
     assert "is more than the memory holds" not in printed
     for name in ("loss", "grad_norm"):
         assert [line.get(name) for line in metrics(tmp_path / "fragments")] == [
@@ -152,8 +160,31 @@ def test_what_fits_once_memory_is_given_back_is_not_split(
         ]
 
 
+def test_memory_in_fragments_again_and_again_is_answered_by_halves(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(train={"max_updates": 12, "micro_batches_per_update": 1, "save_every_updates": 12})
+    passes = list[bool]()
+
+    def has_room() -> bool:  # every second pass finds it
+        passes.append(True)
+        return len(passes) % 2 == 0
+
+    with memory_of(7, "forward", has_room=has_room) as failed:
+        train(config, tmp_path / "run")
+    printed = capsys.readouterr().out
+    assert printed.count("only at the second try") == 8
+    assert printed.count("is more than the memory holds") == 1
+    assert 8 < len(failed) < 12
+
+
 def test_a_single_pair_that_does_not_fit_ends_the_run_in_one_line(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    with memory_of(0, "forward"), pytest.raises(RunError, match=r"^update 1: a single pair of up to .* tokens is more"):
+    with (
+        memory_of(0, "forward"),
+        pytest.raises(
+            RunError, match=r"^update 1: a single pair of up to .* tokens is more.* \(planted, forward\); the newest"
+        ),
+    ):
         train(tiny_config(train={"max_updates": 4}), tmp_path / "run")
 
 

@@ -262,8 +262,8 @@ def test_a_wrong_entry_is_named(entries: Any, expected: str) -> None:
         ({"urls": 0}, "data.corpora, clean of a: urls is 0; expected true or false, or null"),
         ({"max_word_ratio": True}, "data.corpora, clean of a: max_word_ratio is True; expected a number, or null"),
         (
-            {"max_word_ratio": math.inf},
-            "data.corpora, clean of a: clean.max_word_ratio is inf; expected a finite number",
+            {"max_word_ratio": math.nan},
+            "data.corpora, clean of a: clean.max_word_ratio is nan; expected a number",
         ),
         ({"without": [1]}, "data.corpora, clean of a: "),
         ({"preset": []}, "data.corpora, clean of a: preset is []"),

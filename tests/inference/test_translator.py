@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,16 @@ def test_run_folder_gives_the_translator_that_was_saved(run_dir: Path, tokenizer
     assert translator.model.config == saved.model.config
     assert not translator.model.training
     assert translator.translate(LINES) == saved.translate(LINES)
+
+
+def test_what_does_not_fit_in_a_saved_config_is_told_with_its_file(run_dir: Path) -> None:
+    path = run_dir / "config.yaml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("clip_norm: 1.0", "clip_norm: .inf"), encoding="utf-8")
+    assert load_run_config(run_dir).optim.clip_norm == math.inf
+    path.write_text(text.replace("clip_norm: 1.0", "clip_norm: .nan"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.yaml: optim\.clip_norm is nan; expected a number"):
+        load_run_config(run_dir)
 
 
 def test_missing_parts_of_a_run_folder_are_named(run_dir: Path) -> None:

@@ -103,9 +103,10 @@ def test_scores_of_other_signatures_are_not_compared_and_the_signatures_are_show
 
     folded = SIGNATURE.replace("case:mixed", "case:lc").replace("tok:13a", "tok:none")
     page = with_signature(f"{folded}|bs:1000|seed:1")
-    assert page.count("1,014 sentences") == 2
+    assert page.count("1,014 sentences") == 1
+    assert "41.25" in page
     assert "<b>41.25</b>" not in page
-    assert page.count("<details open><summary>signatures</summary>") == 2
+    assert page.count("<details open><summary>signatures</summary>") == 1
     # The resampling has no say in the score.
     page = with_signature(SIGNATURE.replace("|case", "|ar:10|case") + "|bs:50|seed:2")
     assert page.count("1,014 sentences") == 1
