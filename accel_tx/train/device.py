@@ -17,6 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Ini
 
 from accel_tx.config import TrainConfig, UserError
 from accel_tx.model.gpu import leave_out_planned_attention, uses_gpu
+from accel_tx.model.precision import computes_bfloat16
 from accel_tx.train import host_memory, sharding
 
 Precision = Literal["no", "bf16", "fp16"]
@@ -43,7 +44,7 @@ def resolve_precision(asked: str) -> Precision:
             return _best_precision(has_gpu)
     if asked == "fp16" and not has_gpu:
         raise UserError(f"{source} but there is no GPU; expected auto, no or bf16 on a CPU")
-    if asked == "bf16" and has_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if asked == "bf16" and has_gpu and not computes_bfloat16(torch.device("cuda")):
         raise UserError(f"{source} but {torch.cuda.get_device_name()} only emulates it; expected auto or fp16")
     if asked not in ("no", "bf16", "fp16"):
         raise UserError(f"{source}; expected no, bf16 or fp16")
@@ -51,19 +52,15 @@ def resolve_precision(asked: str) -> Precision:
 
 
 def _best_precision(has_gpu: bool) -> Precision:
-    if has_gpu:
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if _cpu_has_bf16() else "no"
-
-
-def _cpu_has_bf16() -> bool:
-    """Of x86; what others have, torch does not tell."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if computes_bfloat16(torch.device("cuda" if has_gpu else "cpu")):
+        return "bf16"
+    return "fp16" if has_gpu else "no"
 
 
 def precision_lines(precision: str) -> list[str]:
     """What to say of the precision in effect, where the hardware has it only by way of another."""
-    if precision == "bf16" and not uses_gpu() and platform.machine() in ("x86_64", "AMD64") and not _cpu_has_bf16():
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    if precision == "bf16" and not uses_gpu() and is_x86 and not computes_bfloat16(torch.device("cpu")):
         return ["bf16 is emulated: this CPU has neither AVX512_BF16 nor AMX; train.precision no computes in float32"]
     return []
 

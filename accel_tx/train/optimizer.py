@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from accel_tx.config import OptimConfig
+from accel_tx.train import muon
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -37,7 +38,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     One optimizer to the outside, so that scheduler, scaler and checkpoints need not know. Both share one rate: Muon's
     update is scaled to the root mean square that AdamW's has. Like the fused optimizers it heeds `found_inf`.
-    Source: Jordan et al. 2024, "Muon"; the scale: Liu et al. 2025, "Muon is Scalable for LLM Training", section 2.2.
     """
 
     # Read by the gradient scaler of fp16: it then sets `found_inf` and leaves the decision to us.
@@ -47,11 +47,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
         matrices = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
         is_matrix = {id(p) for p in matrices}
         others = decay_groups([p for p in model.parameters() if id(p) not in is_matrix], config.weight_decay)
-        self._muon = torch.optim.Muon(
-            matrices, lr=1.0, weight_decay=config.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-        )
         self._adam = torch.optim.AdamW(others, lr=1.0, betas=config.betas, eps=config.eps, fused=True)
-        super().__init__([*self._muon.param_groups, *self._adam.param_groups], {})
+        of_muon = {"params": matrices, "lr": 1.0, "weight_decay": config.weight_decay}
+        super().__init__([of_muon, *self._adam.param_groups], {})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -59,22 +57,18 @@ class MuonWithAdamW(torch.optim.Optimizer):
         if getattr(self, "grad_scale", None) is not None:
             raise RuntimeError("the gradient is still scaled; expected it to be unscaled, as clipping does")
         found_inf: Tensor | None = getattr(self, "found_inf", None)
-        # Loading a checkpoint replaces the state and the groups, so the two get them anew each time.
-        self._muon.state = self._adam.state = self.state
-        self._muon.param_groups, self._adam.param_groups = self.param_groups[:1], self.param_groups[1:]
+        # Loading a checkpoint replaces the state and the groups, so AdamW gets them anew each time.
+        self._adam.state, self._adam.param_groups = self.state, self.param_groups[1:]
         self._adam.found_inf = found_inf  # type: ignore[attr-defined]
         self._adam.step()
-        if found_inf is None:
-            self._muon.step()  # type: ignore[no-untyped-call]
-            return
-        changed = self._matrices_and_momenta()
-        before = [tensor.clone() for tensor in changed]
-        self._muon.step()  # type: ignore[no-untyped-call]
-        for tensor, old in zip(changed, before, strict=True):
-            tensor.copy_(torch.where(found_inf == 1, old, tensor))
-
-    def _matrices_and_momenta(self) -> list[Tensor]:
-        matrices = self.param_groups[0]["params"]
+        group = self.param_groups[0]
+        matrices: list[Tensor] = group["params"]
         for matrix in matrices:
             self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
-        return [*matrices, *(self.state[matrix]["momentum_buffer"] for matrix in matrices)]
+        momenta = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+        changed = [*matrices, *momenta]
+        before = [] if found_inf is None else [tensor.clone() for tensor in changed]
+        muon.step(matrices, momenta, group["lr"], group["weight_decay"])
+        if found_inf is not None:
+            for tensor, old in zip(changed, before, strict=True):
+                tensor.copy_(torch.where(found_inf == 1, old, tensor))

@@ -85,7 +85,9 @@ def test_muon_has_the_matrices_of_linear_layers_and_equals_torchs_two_optimizers
         for reference in references:
             reference.step()
     for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, twin.get_parameter(name)), name
+        # In bfloat16 where the hardware has it, and torch's always: a step is 2e-3 long.
+        atol = 2e-4 if name in matrices else 0.0
+        torch.testing.assert_close(parameter, twin.get_parameter(name), rtol=0, atol=atol, msg=name)
 
 
 def test_muon_leaves_everything_as_it_was_where_numbers_are_bad_from_the_first_update_on() -> None:
