@@ -143,6 +143,7 @@ def test_what_the_script_misses_it_tells_in_one_line(cluster: Cluster, tmp_path:
     ("environment", "told"),
     [
         ({"PROCESSES_PER_NODE": "1"}, "true, unset"),
+        ({"PROCESSES_PER_NODE": "1", "ACCELERATE_USE_CPU": "false"}, "false, unset"),
         ({"SLURM_GPUS_ON_NODE": "2"}, "unset, unset"),  # as under --cpus-per-gpu
         ({"SLURM_GPUS_ON_NODE": "2", "PROCESSES_PER_NODE": "1", "SLURM_CPUS_PER_TASK": "7"}, "unset, 7"),
     ],
@@ -154,7 +155,11 @@ def test_the_step_is_told_of_gpus_and_cores_what_the_job_knows(
         '#!/usr/bin/env bash\necho "${ACCELERATE_USE_CPU:-unset}, ${SRUN_CPUS_PER_TASK:-unset}"\n'
     )
     job = cluster.start(1, "--run_dir", str(tmp_path / "run"), **environment)
-    assert end_of(job) == f"{told}\n"
+    *said, last = end_of(job).splitlines()
+    assert last == told
+    uses_cpu = told.partition(",")[0]
+    line = f"launch/slurm.sh: SLURM gave no GPUs (ACCELERATE_USE_CPU is {uses_cpu}; false trains on those there are)"
+    assert said == ([] if uses_cpu == "unset" else [line])
     assert job.returncode == 0
 
 
