@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stdout, sup
 from pathlib import Path
 
 from accel_tx.config import UserError
-from accel_tx.inference.lines import check_can_write, is_stream
+from accel_tx.inference.lines import check_can_write, is_standard_output, is_stream
 
 _OF_RUN = (
     *("config.yaml", "clean_report.json", "init_from.json", "trackers.json"),
@@ -55,7 +55,7 @@ def check_apart(outputs: Mapping[str, str | Path | None], inputs: Inputs) -> Non
 
 def told_beside(outputs: Mapping[str, str | None]) -> AbstractContextManager[object]:
     """Inside, what is printed for people goes to standard error if standard output is one of `outputs`."""
-    return redirect_stdout(sys.stderr) if {"-", "/dev/stdout"} & set(outputs.values()) else nullcontext()
+    return redirect_stdout(sys.stderr) if any(map(is_standard_output, outputs.values())) else nullcontext()
 
 
 def files_of_run(run_dir: str | Path | None, *weights: str) -> list[Path]:

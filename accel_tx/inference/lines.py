@@ -57,6 +57,11 @@ def check_can_write(path: Path) -> None:
             pass
 
 
+def is_standard_output(name: str | None) -> bool:
+    """Whether an output of this name goes where the program prints."""
+    return _STANDARD.get(name or "") == 1
+
+
 def is_stream(path: Path) -> bool:
     """Whether what is written there replaces nothing: a device such as /dev/null or /dev/stdout (`-`), or a pipe."""
     is_other = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)

@@ -19,7 +19,7 @@ from accel_tx.data.collator import DataCollator, split
 from accel_tx.train.buckets import Buckets
 from accel_tx.train.progress import say
 from accel_tx.train.sharding import is_sharded
-from accel_tx.train.shortage import Halving, free_memory, in_words, is_shortage, only_at_second_try, single_pair
+from accel_tx.train.shortage import Halving, free_memory, in_words, is_shortage, only_at_second_try, quoted, single_pair
 
 # Of a start: where memory is in fragments again and again, halves cost less than passes that fail.
 _MOST_SECOND_TRIES = 8
@@ -107,7 +107,7 @@ class Gradient:
                 except RuntimeError as error:
                     if not is_shortage(error):
                         raise
-                    slot.error = " ".join(str(error).split())[:200]
+                    slot.error = quoted(error)
                     return slot
                 slot.losses.append(summed.detach())
         return None

@@ -26,6 +26,11 @@ def is_shortage(error: BaseException) -> bool:
     )
 
 
+def quoted(error: BaseException) -> str:
+    """The beginning of its text, on one line."""
+    return " ".join(str(error).split())[:200]
+
+
 def free_memory(device: torch.device) -> None:
     """Give back what nothing holds any more; to be called outside of the handler of the error, whose frames hold it."""
     gc.collect()
@@ -108,8 +113,7 @@ def shortage_told() -> Iterator[None]:
     except RuntimeError as error:
         if not is_shortage(error):
             raise
-        text = " ".join(str(error).split())[:200]
         raise RunError(
-            f"out of memory in the optimizer or in validation ({text}); the newest checkpoint is good, the same "
-            "command goes on; a lower decode.max_tokens needs less in validation; do other programs hold memory?"
+            f"out of memory in the optimizer or in validation ({quoted(error)}); the newest checkpoint is good, the "
+            "same command goes on; a lower decode.max_tokens needs less in validation; do other programs hold memory?"
         ) from None
