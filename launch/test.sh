@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Linters, types and the fast tests: bash launch/test.sh [pytest options]
+# Linters, types and the fast tests, without options also those for a GPU: bash launch/test.sh [pytest options]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
@@ -11,3 +11,6 @@ install -e '.[test]'
 .venv/bin/ruff format --check .
 .venv/bin/mypy accel_tx
 .venv/bin/python -m pytest -n 2 "$@"
+if (($# == 0)) && .venv/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    ACCEL_TX_TEST_GPU=1 .venv/bin/python -m pytest tests/gpu
+fi

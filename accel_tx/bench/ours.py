@@ -9,6 +9,8 @@ from typing import Any
 from accel_tx.bench.turns import Turns
 from accel_tx.bench.workload import SampledPlan, Workload
 from accel_tx.config import Config
+from accel_tx.data.batch import Batch, Packed
+from accel_tx.data.dealing import Indices
 from accel_tx.model.flops import Work
 from accel_tx.train.device import start_accelerator
 from accel_tx.train.loop import Run
@@ -39,8 +41,15 @@ def train_ours(config: Config, workload: Workload, turns: Turns) -> None:
         turns.clock.stop("optimizer")
         (pairs,) = plan.updates(run.state.update, run.state.update + 1)
         run.state.update += 1
-        turns.done(pairs, [Work.of_batch(batch) for batch in micro_batches])
+        turns.done(pairs, [_work_of(batch, part, workload) for batch, part in zip(micro_batches, pairs, strict=True)])
     accelerator.end_training()
+
+
+def _work_of(batch: Batch, pairs: Indices, workload: Workload) -> Work:
+    """What the batch computes; of a packed one that is known without waiting for the GPU."""
+    if isinstance(batch.src_blocks[0], Packed):
+        return Work.of_real_tokens(workload.pairs.src_lengths[pairs], workload.pairs.tgt_lengths[pairs])
+    return Work.of_batch(batch)
 
 
 def _watch(run: Run, turns: Turns) -> None:

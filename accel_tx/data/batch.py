@@ -1,4 +1,4 @@
-"""A batch of pairs: token ids without padding, and the blocks that attention pads them to.
+"""A batch of pairs: token ids without padding, and what attention makes of them: padded blocks, or packed sentences.
 
 Shape letters: B pairs, N tokens of one side, C channels.
 """
@@ -6,7 +6,7 @@ Shape letters: B pairs, N tokens of one side, C channels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -64,6 +64,31 @@ class Block:
 
 
 @dataclass
+class Packed(Block):
+    """All sentences of a side one behind the other: attention finds them by where they begin, and pads nothing.
+
+    `width` is that of the longest; `positions` and `valid` are None. For kernels that GPUs of NVIDIA have.
+    """
+
+    starts: Tensor = field(kw_only=True)
+    """(n_sentences + 1,) int32, the row at which each sentence begins, and behind the last one."""
+    n_rows: int = field(kw_only=True)
+
+    @property
+    def n_positions(self) -> int:
+        """Without padding, as many as tokens."""
+        return self.n_rows
+
+    @property
+    def n_tokens(self) -> int:
+        """Rows of the batch."""
+        return self.n_rows
+
+    def _apply(self, function: Callable[[Tensor], Any]) -> Packed:
+        return Packed(self.n_sentences, self.width, starts=function(self.starts), n_rows=self.n_rows)
+
+
+@dataclass
 class Batch:
     """Token ids of B pairs, sentence after sentence, without padding. N tokens a side, not the same number.
 
@@ -76,7 +101,7 @@ class Batch:
     src_places: Tensor
     """(N,) int64, the place of each token within its sentence, from 0."""
     src_blocks: list[Block]
-    """Cover the tokens in order; valid and positions are None where a block has no padding."""
+    """Cover the tokens in order; valid and positions are None where a block has no padding. Or one that is Packed."""
     tgt_in: Tensor
     """(N,) int64, every sentence begins with BOS."""
     tgt_out: Tensor

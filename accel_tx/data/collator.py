@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from accel_tx.data.batch import Batch, Block
+from accel_tx.data.batch import Batch, Block, Packed
 from accel_tx.data.blocks import block_cost_of, cut_evenly, cut_into_blocks
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
 
@@ -28,13 +28,15 @@ class TokenPair(NamedTuple):
 class DataCollator:
     """Joins pairs to a batch, in the order given, and cuts it into blocks of similar length for attention."""
 
-    def __init__(self, block_cost: int = 64, n_blocks: int | None = None) -> None:
+    def __init__(self, block_cost: int = 64, n_blocks: int | None = None, is_packed: bool = False) -> None:
         """`block_cost`: how many places of padding are cheaper than a block more.
+
+        `is_packed`: no blocks and no padding, for kernels that take sentences of any lengths.
 
         `n_blocks`: always as many, each with a mask, for code that is compiled for one number of them; of fewer pairs,
         a block for each.
         """
-        self.block_cost, self.n_blocks = block_cost, n_blocks
+        self.block_cost, self.n_blocks, self.is_packed = block_cost, n_blocks, is_packed
 
     def __call__(self, pairs: list[TokenPair]) -> Batch:
         """Shapes: see Batch. An empty list gives the batch without target tokens."""
@@ -46,16 +48,20 @@ class DataCollator:
         tgt_out = _joined([pair.tgt for pair in pairs], tgt_is_word, EOS_ID)
         tgt_in = np.roll(tgt_out, 1)
         tgt_in[tgt_ends - tgt_lengths] = BOS_ID
-        edges = self.block_edges(src_lengths, tgt_lengths)
-        is_masked = self.n_blocks is not None
+        if self.is_packed:
+            src_blocks, tgt_blocks = _packed(src_lengths, src_ends), _packed(tgt_lengths, tgt_ends)
+        else:
+            edges = self.block_edges(src_lengths, tgt_lengths)
+            is_masked = self.n_blocks is not None
+            src_blocks, tgt_blocks = (_blocks(lengths, edges, is_masked) for lengths in (src_lengths, tgt_lengths))
         return Batch(
             src_ids=torch.from_numpy(src_ids),
             src_places=_places(src_lengths, src_ends),
-            src_blocks=_blocks(src_lengths, edges, is_masked),
+            src_blocks=src_blocks,
             tgt_in=torch.from_numpy(tgt_in),
             tgt_out=torch.from_numpy(tgt_out),
             tgt_places=_places(tgt_lengths, tgt_ends),
-            tgt_blocks=_blocks(tgt_lengths, edges, is_masked),
+            tgt_blocks=tgt_blocks,
         )
 
     def block_edges(self, src_lengths: NDArray[np.int64], tgt_lengths: NDArray[np.int64]) -> list[int]:
@@ -65,8 +71,15 @@ class DataCollator:
         return cut_evenly(src_lengths + tgt_lengths, self.n_blocks)
 
 
+def packs(on_gpu: bool) -> bool:
+    """Whether the device has attention that takes sentences unpadded; on GPUs of AMD it was not tried."""
+    return on_gpu and not torch.version.hip
+
+
 def training_collator(d_model: int, is_compiled: bool, on_gpu: bool) -> DataCollator:
-    """The collator whose blocks suit the model and the device."""
+    """The collator whose batches suit the model and the device."""
+    if packs(on_gpu):
+        return DataCollator(is_packed=True)
     if is_compiled:
         return DataCollator(n_blocks=_N_COMPILED)
     return DataCollator(block_cost_of(d_model, on_gpu))
@@ -135,6 +148,11 @@ def _blocks(lengths: NDArray[np.int64], edges: list[int], is_masked: bool) -> li
         else:
             blocks.append(Block(last - first, width))
     return blocks
+
+
+def _packed(lengths: NDArray[np.int64], ends: NDArray[np.int64]) -> list[Block]:
+    starts = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
+    return [Packed(len(lengths), int(lengths.max()), starts=starts, n_rows=int(ends[-1]))]
 
 
 def _batch_without_targets() -> Batch:

@@ -16,13 +16,13 @@ _N_SAMPLED = 256
 
 @dataclass(frozen=True)
 class Shapes:
-    """What micro-batches hold, an entry each: pairs, tokens, and what attention makes of them in blocks."""
+    """What micro-batches hold, an entry each: pairs, tokens, and what attention makes of them."""
 
     n_pairs: Indices
     n_src_tokens: Indices
     n_tgt_tokens: Indices
     n_src_positions: Indices
-    """Places in blocks, padding included."""
+    """Places in attention, padding included."""
     n_tgt_positions: Indices
     n_src_src: Indices
     """Pairs of places that the encoder's self-attention compares."""
@@ -62,6 +62,9 @@ class Shapes:
 
 def _of_pairs(src_lengths: Lengths, tgt_lengths: Lengths, collate: DataCollator) -> tuple[int, ...]:
     src, tgt = src_lengths.astype(np.int64), tgt_lengths.astype(np.int64)
+    n_tokens = int(src.sum()), int(tgt.sum())
+    if collate.is_packed:
+        return len(src), *n_tokens, *n_tokens, *(int((a * b).sum()) for a, b in ((src, src), (tgt, tgt), (tgt, src)))
     edges = np.array(collate.block_edges(src, tgt))
     n, src_width, tgt_width = (
         np.diff(edges),
@@ -69,4 +72,4 @@ def _of_pairs(src_lengths: Lengths, tgt_lengths: Lengths, collate: DataCollator)
     )
     positions = n * src_width, n * tgt_width
     squares = positions[0] * src_width, positions[1] * tgt_width, positions[1] * src_width
-    return len(src), int(src.sum()), int(tgt.sum()), *(int(x.sum()) for x in (*positions, *squares))
+    return len(src), *n_tokens, *(int(x.sum()) for x in (*positions, *squares))

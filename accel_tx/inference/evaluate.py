@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from accel_tx.data.batch import Batch
-from accel_tx.data.collator import DataCollator
+from accel_tx.data.collator import DataCollator, packs
 from accel_tx.data.token_pairs import TokenPairs
 from accel_tx.inference.batches import similar_lengths
 
@@ -26,7 +26,7 @@ def loss_sum(
     `forward` is the model, perhaps wrapped; the caller puts it in eval mode. Every pair counts once over all processes.
     """
     batches = similar_lengths(pairs.src_lengths, pairs.tgt_lengths, max_tokens)
-    collate = DataCollator()
+    collate = DataCollator(is_packed=packs(device.type == "cuda"))
     total, n_tokens = 0.0, 0
     for rows in batches[rank::n_processes]:
         batch = collate(pairs.__getitems__(rows.tolist()))

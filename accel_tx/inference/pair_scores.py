@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from accel_tx.data.collator import DataCollator, TokenPair
+from accel_tx.data.collator import DataCollator, TokenPair, packs
 from accel_tx.data.tokenizer import UNK_ID, TokenizerPair
 from accel_tx.inference.batches import similar_lengths
 from accel_tx.inference.vocabulary import not_finite
@@ -71,7 +71,8 @@ def _batches(pairs: list[TokenPair], max_tokens: int) -> list[list[int]]:
 
 @torch.inference_mode()
 def _log_probs(model: Transformer, pairs: list[TokenPair]) -> list[float]:
-    batch = DataCollator()(pairs).to(model.positions.device)
+    device = model.positions.device
+    batch = DataCollator(is_packed=packs(device.type == "cuda"))(pairs).to(device)
     of_tokens = _target_log_probs(model, model.hidden(batch), batch.tgt_out).double().cpu()
     of_sentences = torch.split(of_tokens, [len(pair.tgt) + 1 for pair in pairs])
     found = [float(of_sentence.sum()) for of_sentence in of_sentences]

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from accel_tx.data.batch import Block
+from accel_tx.data.batch import Block, Packed
 from accel_tx.model.dropout import draw_kept, kept_scale
 
 # torch's softmax takes rows shorter than a vector register one number at a time.
 _NARROW = 16
+# Wider heads have a backward pass with dropout on few GPUs only.
+_WIDEST_FLASH_HEAD = 128
 
 
 def attend(
@@ -35,6 +37,8 @@ def attend(
     key_value is None. torch's fused kernels, but for bfloat16 on CPU: there their backward takes five times as long
     as plain products.
     """
+    if isinstance(blocks[0], Packed):
+        return packed_attention(query, key_value, blocks[0], memory_blocks[0], n_heads, dropout, causal)
     on_cpu_in_half = query.device.type == "cpu" and query.dtype == torch.bfloat16
     is_plain = on_cpu_in_half and not torch.compiler.is_compiling()
     attention = plain_attention if is_plain else kernel_attention
@@ -66,6 +70,42 @@ def kernel_attention(
         heads = kernel(q, k, v, attendable, dropout, causal)
         merged.append(of_block[0].block.unpad(merge_heads(heads)))
     return merged[0] if len(merged) == 1 else torch.cat(merged)
+
+
+def packed_attention(
+    query: Tensor,
+    key_value: Tensor | None,
+    side: Packed,
+    memory_side: Block,
+    n_heads: int,
+    dropout: float,
+    causal: bool,
+) -> Tensor:
+    """`attend` of all sentences in one call of a kernel that takes them unpadded; on GPUs of NVIDIA.
+
+    The kernels are those that torch itself takes for nested tensors: FlashAttention-2 (Dao 2023) where the GPU and the
+    precision have it, else the memory-efficient one of xFormers. On an H200 a step of transformer_base takes 0.8 times
+    as long as with the best blocks, and one of transformer_big 0.75 times.
+    """
+    assert isinstance(memory_side, Packed)
+    d_model = _d_model(query, key_value)
+    parts = [x.view(len(x), x.shape[1] // d_model, n_heads, -1) for x in (query, key_value) if x is not None]
+    q, k, v = (part for fused in parts for part in fused.unbind(1))  # each (N, H, K)
+    bounds = side.starts, memory_side.starts, side.width, memory_side.width
+    if _has_flash(q):
+        heads: Tensor = torch.ops.aten._flash_attention_forward(q, k, v, *bounds, dropout, causal, False)[0]
+    else:
+        wide = q[None], k[None], v[None]
+        # Whether it is causal, and that the sums of exponentials are kept for the backward pass.
+        heads = torch.ops.aten._efficient_attention_forward(*wide, None, *bounds, dropout, int(causal), True)[0][0]
+    return heads.reshape(-1, d_model)
+
+
+def _has_flash(query: Tensor) -> bool:
+    """Of heads (N, H, K)."""
+    in_half = query.dtype in (torch.bfloat16, torch.float16)
+    has_width = query.shape[-1] % 8 == 0 and query.shape[-1] <= _WIDEST_FLASH_HEAD
+    return in_half and has_width and torch.cuda.get_device_properties(query.device).major >= 8
 
 
 def attend_few(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

@@ -45,8 +45,9 @@ def check_gpu_build() -> None:
 def leave_out_planned_attention() -> None:
     """Let torch take none of cuDNN's kernels for attention, in this process: they want a plan for every new shape.
 
-    Here nearly every block of sentences has a new one. torch prefers them on compute capability 9.0 and 10.0, where a
-    plan took half a second (modelscope/FunASR issue 3704: a B200, torch 2.11).
+    Here nearly every block of sentences has a new one. torch prefers them on compute capability 9.0 and 10.0: on an
+    H200 (torch 2.11) a training of transformer_base had a tenth of its speed with them; see also modelscope/FunASR
+    issue 3704.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
 

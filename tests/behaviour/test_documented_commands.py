@@ -48,6 +48,14 @@ NOT_HERE = {
     f"accelerate launch --config_file launch/single_gpu_bf16.yaml {TRAIN}": "GPU",
     "accelerate launch --config_file launch/multi_node.yaml --num_machines 2 --machine_rank 0 --num_processes 16 "
     f"--main_process_ip IP {TRAIN}": "GPUs",
+    "python -m accel_tx bench --config configs/opus_books_en_fr.yaml --clean.preset none --data.corpus path/to/help.tsv.gz"
+    " --data.subset null --vocab 30000 --precision bf16 --systems ours,original --workers 2 --compile true"
+    " --seconds 7": "GPU",
+    "python -m accel_tx bench --config configs/transformer_big.yaml --synthetic 20000 --precision bf16 --systems ours "
+    "--workers 2 --compile false,true --seconds 9": "GPU",
+    "python -m accel_tx bench --config configs/transformer_base.yaml --synthetic 20000 --precision bf16,fp16 "
+    "--systems ours --workers 2 --compile true --seconds 7": "GPU",
+    "ACCEL_TX_TEST_GPU=1 python -m pytest tests/gpu": "GPU",
     "sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sh --config C --run_dir D": "cluster",
     "python -m venv ~/comet && ~/comet/bin/pip install unbabel-comet": "fetched",
 }

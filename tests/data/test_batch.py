@@ -91,9 +91,12 @@ def test_padding_takes_no_gradient_and_gives_none() -> None:
 SOME = [(5, 2), (4, 4), (1, 3)]
 
 
+PACKED = -1
+
+
 def batch_of(lengths: list[tuple[int, int]], block_cost: int = 0) -> Batch:
     pairs = [TokenPair(*(np.full(n, 7, dtype=np.int32) for n in pair)) for pair in lengths]
-    return DataCollator(block_cost)(pairs)
+    return DataCollator(block_cost, is_packed=block_cost == PACKED)(pairs)
 
 
 def tensors_of(batch: Batch) -> dict[str, Tensor | None]:
@@ -106,7 +109,8 @@ def tensors_of(batch: Batch) -> dict[str, Tensor | None]:
             continue
         for i, block in enumerate(value):
             assert isinstance(block, Block)
-            found.update({f"{field.name}.{i}.{name}": getattr(block, name) for name in ("positions", "valid")})
+            names = ("positions", "valid", "starts")
+            found.update({f"{field.name}.{i}.{name}": getattr(block, name, None) for name in names})
     return found
 
 
@@ -119,7 +123,7 @@ def test_counts_are_those_of_the_pairs(block_cost: int) -> None:
 
 
 @pytest.mark.parametrize("lengths", [SOME, [(2, 2), (2, 2)], []])
-@pytest.mark.parametrize("block_cost", [0, 10**6])
+@pytest.mark.parametrize("block_cost", [0, 10**6, PACKED])
 def test_moving_a_batch_moves_every_part(lengths: list[tuple[int, int]], block_cost: int) -> None:
     batch = batch_of(lengths, block_cost)
     before, after = tensors_of(batch), tensors_of(batch.to(torch.device("meta")))
@@ -132,7 +136,10 @@ def test_moving_a_batch_moves_every_part(lengths: list[tuple[int, int]], block_c
             assert moved is not None
             assert moved.device.type == "meta"
             assert (moved.shape, moved.dtype) == (value.shape, value.dtype)
-    sizes = [[(b.n_sentences, b.width) for b in (*x.src_blocks, *x.tgt_blocks)] for x in (batch, batch.to("meta"))]  # type: ignore[arg-type]
+    sizes = [
+        [(b.n_sentences, b.width, b.n_tokens) for b in (*x.src_blocks, *x.tgt_blocks)]
+        for x in (batch, batch.to("meta"))
+    ]  # type: ignore[arg-type]
     assert sizes[0] == sizes[1]
 
 
@@ -167,12 +174,13 @@ def test_pinning_pins_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc here")
 @pytest.mark.parametrize("lengths", [SOME, [(2, 2), (2, 2)], []])
-def test_a_worker_hands_a_batch_over_without_a_file_descriptor(lengths: list[tuple[int, int]]) -> None:
-    batch = batch_of(lengths, block_cost=10**6)
+@pytest.mark.parametrize("block_cost", [10**6, PACKED])
+def test_a_worker_hands_a_batch_over_without_a_file_descriptor(lengths: list[tuple[int, int]], block_cost: int) -> None:
+    batch = batch_of(lengths, block_cost)
     n_open = len(os.listdir("/proc/self/fd"))
     sent = ForkingPickler.dumps(batch)
     assert len(os.listdir("/proc/self/fd")) == n_open
     received = pickle.loads(sent)
     torch.testing.assert_close(tensors_of(received), tensors_of(batch), rtol=0, atol=0)
-    sizes = [[(b.n_sentences, b.width) for b in (*x.src_blocks, *x.tgt_blocks)] for x in (batch, received)]
+    sizes = [[(b.n_sentences, b.width, b.n_tokens) for b in (*x.src_blocks, *x.tgt_blocks)] for x in (batch, received)]
     assert sizes[0] == sizes[1]

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accel_tx.data.batch import Batch, Block
+from accel_tx.data.batch import Batch, Block, Packed
 from accel_tx.data.blocks import cut_into_blocks
-from accel_tx.data.collator import DataCollator, TokenPair, pad_sources, pad_targets, pairs_of, split
+from accel_tx.data.collator import DataCollator, TokenPair, pad_sources, pad_targets, pairs_of, split, training_collator
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
 
 Ids = list[int]
@@ -116,6 +116,31 @@ def test_batch_written_by_hand() -> None:
 
 
 @quick
+@given(some_pairs)
+def test_a_packed_batch_has_the_same_tokens_and_says_where_sentences_begin(pairs: list[tuple[Ids, Ids]]) -> None:
+    batch = DataCollator(is_packed=True)([token_pair(*pair) for pair in pairs])
+    blocks = batch.src_blocks[0], batch.tgt_blocks[0]
+    for block, sentences_of_side in zip(blocks, zip(*pairs, strict=True), strict=True):
+        assert isinstance(block, Packed)
+        lengths = [len(sentence) + 1 for sentence in sentences_of_side]
+        assert (block.starts.dtype, block.starts.tolist()) == (torch.int32, [0, *np.cumsum(lengths).tolist()])
+        assert (block.n_sentences, block.width, block.n_tokens) == (len(pairs), max(lengths), sum(lengths))
+        assert (block.positions, block.valid, block.attendable) == (None, None, None)
+    assert batch.n_positions == batch.n_src_tokens + batch.n_tgt_tokens
+    same = ("src_ids", "src_places", "tgt_in", "tgt_out", "tgt_places")
+    found, expected = as_lists(batch), as_lists(collate(pairs))
+    assert {name: found[name] for name in same} == {name: expected[name] for name in same}
+    assert [tuple(map(list, pair)) for pair in pairs_of(batch)] == [tuple(pair) for pair in pairs]
+
+
+def test_on_gpus_of_nvidia_batches_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_compiled in (False, True):
+        assert training_collator(16, is_compiled, on_gpu=True).is_packed
+        assert not training_collator(16, is_compiled, on_gpu=False).is_packed
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert not training_collator(16, is_compiled=False, on_gpu=True).is_packed
+
+
 @given(some_pairs, block_costs)
 def test_blocks_lay_out_the_sentences(pairs: list[tuple[Ids, Ids]], block_cost: int) -> None:
     """Row after row of the padded blocks, what is valid is the sentence."""

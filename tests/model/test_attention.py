@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from accel_tx.data.batch import Block
+from accel_tx.data.batch import Block, Packed
+from accel_tx.model import attention
 from accel_tx.model.attention import attend, plain_attention
 
 N_HEADS, D = 2, 10
@@ -132,3 +136,33 @@ def test_weights_are_kept_for_gradients_only(gradients: bool) -> None:
         plain_attention(query, None, *blocks, N_HEADS, 0.0, causal=False)
     n_weights = sum(N_HEADS * block.n_sentences * block.width**2 for block in blocks[0])
     assert sum(kept) == (query.numel() + n_weights if gradients else 0)
+
+
+@pytest.mark.parametrize("has_flash", [False, True])
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])
+def test_packed_sentences_go_to_one_kernel(kind: str, has_flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as that can be seen without a GPU: on the device that computes shapes alone."""
+    monkeypatch.setattr(attention, "_has_flash", lambda _: has_flash)
+    query, key_value, blocks, memory_blocks = inputs_of(kind)
+    names = [f"_{'flash' if has_flash else 'efficient'}_attention_{way}" for way in ("forward", "backward")]
+
+    def packed(of_side: list[Block], lengths: list[list[int]]) -> list[Block]:
+        starts = torch.tensor([0, *(n for block in lengths for n in block)], device="meta").cumsum(0).int()
+        n_rows = sum(block.n_tokens for block in of_side)
+        return [Packed(len(starts) - 1, max(map(max, lengths)), starts=starts, n_rows=n_rows)]
+
+    sides = packed(blocks, TGT if kind == "cross" else SRC), packed(memory_blocks, SRC)
+    given = [x.detach().to("meta", torch.bfloat16).requires_grad_() for x in (query, key_value) if x is not None]
+    called = list[str]()
+
+    class Noting(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    with Noting():
+        heads = attend(given[0], given[1] if kind == "cross" else None, *sides, N_HEADS, 0.1, kind == "decoder")
+        gradients = torch.autograd.grad(heads.sum(), given)
+    assert heads.shape == (len(query), D)
+    assert [g.shape for g in gradients] == [x.shape for x in given]
+    assert [name for name in called if "attention" in name] == names

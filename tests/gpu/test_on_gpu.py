@@ -1,0 +1,206 @@
+"""What only a GPU can show: ACCEL_TX_TEST_GPU=1 python -m pytest tests/gpu"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from accel_tx.cli import main
+from accel_tx.config import Config, ModelConfig
+from accel_tx.data.collator import DataCollator, TokenPair
+from accel_tx.data.dataset import prepare_data
+from accel_tx.model.precision import computes_bfloat16
+from accel_tx.model.transformer import Transformer
+from accel_tx.train import device, muon
+from accel_tx.train.loop import train
+from tests.conftest import as_options
+from tests.run_folder import read_lines
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("ACCEL_TX_TEST_GPU") != "1" or not torch.cuda.is_available(),
+    reason="needs a GPU, and ACCEL_TX_TEST_GPU=1",
+)
+MakeConfig = Callable[..., Config]
+GPU = torch.device("cuda")
+STILL: dict[str, Any] = {"model": {"dropout": 0.0}}
+
+
+@pytest.fixture(autouse=True)
+def _accelerator_anew() -> Iterator[None]:
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def has(precision: str) -> bool:
+    return precision != "bf16" or computes_bfloat16(GPU)
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [line["loss"] for line in read_lines(run_dir) if "loss" in line]
+
+
+def trained(config: Config, run_dir: Path) -> list[float]:
+    AcceleratorState._reset_state(True)
+    train(config, run_dir)
+    return losses(run_dir)
+
+
+def pairs(n: int, vocab_size: int, seed: int = 0) -> list[TokenPair]:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 40, (n, 2), generator=generator).tolist()
+    sides = [[torch.randint(4, vocab_size, (k,), generator=generator).int().numpy() for k in pair] for pair in lengths]
+    return [TokenPair(*pair) for pair in sides]
+
+
+def loss_and_gradients(model: Transformer, batch: Any, smoothing: float, **autocast: Any) -> list[torch.Tensor]:
+    model.zero_grad()
+    with torch.autocast("cuda", **autocast):
+        loss = model(batch, smoothing)
+    loss.backward()
+    return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "rotary"])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 6e-2), (torch.float16, 2e-2)]
+)
+def test_loss_and_gradients_are_those_of_float64_on_the_cpu(
+    precision: torch.dtype, tolerance: float, positions: str
+) -> None:
+    if not has("bf16") and precision == torch.bfloat16:
+        pytest.skip("this GPU only emulates bfloat16")
+    device.leave_out_planned_attention()
+    device.use_tf32(False)  # an environment may have asked for it
+    torch.manual_seed(0)
+    config = ModelConfig(
+        d_model=64, d_ff=128, n_heads=4, n_encoder_layers=2, n_decoder_layers=2, dropout=0.0, positions=positions
+    )
+    model = Transformer(config, 300, 300)
+    batch = DataCollator()(pairs(200, 300))
+    expected = loss_and_gradients(model.double(), batch, 0.1, enabled=False)
+    model = model.float().cuda()
+    enabled = precision != torch.float32
+    found = loss_and_gradients(model, batch.to(GPU), 0.1, dtype=precision, enabled=enabled)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.linalg.vector_norm(a.double().cpu() - b) <= tolerance * torch.linalg.vector_norm(b)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_a_training_has_the_losses_of_the_cpu(
+    precision: str, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has(precision):
+        pytest.skip("this GPU only emulates bfloat16")
+    config = tiny_config(**STILL, train={"precision": precision})
+    found = trained(config, tmp_path / "gpu")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    expected = trained(tiny_config(**STILL), tmp_path / "cpu")
+    tolerance = 2e-3 if precision == "no" else 2e-2
+    assert found == pytest.approx(expected, rel=tolerance)
+    assert found[-1] < 0.8 * found[0]
+    assert all(line["device_peak_gib"] > 0 for line in read_lines(tmp_path / "gpu") if "loss" in line)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_stopped_run_goes_on_as_the_one_that_was_not(
+    optimizer: str, precision: str, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    if not has(precision):
+        pytest.skip("this GPU only emulates bfloat16")
+    config = tiny_config(train={"precision": precision}, optim={"name": optimizer})
+    expected = trained(config, tmp_path / "whole")
+    stopping = dataclasses.replace(config, train=dataclasses.replace(config.train, stop_at_update=17))
+    trained(stopping, tmp_path / "parts")
+    found = trained(config, tmp_path / "parts")
+    assert found == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_compiled_layers_have_the_losses_of_the_others(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    found = {}
+    for compiles in (False, True):
+        config = tiny_config(**STILL, train={"precision": "auto", "compile": compiles})
+        found[compiles] = trained(config, tmp_path / str(compiles))
+    assert found[True] == pytest.approx(found[False], rel=2e-2)
+
+
+def test_micro_batches_are_tried_on_the_device(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auto = {"max_tokens": "auto", "tokens_per_update": 16384, "micro_batches_per_update": None, "max_updates": 2}
+    config = tiny_config(model={"d_model": 256, "d_ff": 1024}, train=auto)
+    trained(config, tmp_path / "run")
+    told = capsys.readouterr().out
+    assert "train.max_tokens auto: 1 x 16384 tokens an update" in told
+    assert "tried on the device with" in told
+
+
+def test_a_shortage_of_memory_halves_the_micro_batch_and_leaves_the_update(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(
+        model={"d_model": 256, "d_ff": 1024, "dropout": 0.0},
+        train={"max_tokens": 8192, "micro_batches_per_update": 1, "max_updates": 4, "log_every_updates": 1},
+    )
+    expected = trained(config, tmp_path / "all")
+    peak = max(line["device_peak_gib"] for line in read_lines(tmp_path / "all") if "loss" in line)
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(0.75 * peak * 2**30 / total)
+    try:
+        found = trained(config, tmp_path / "short")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "is more than the memory holds" in capsys.readouterr().out
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_dry_run_tries_the_longest_bucket(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(model={"d_model": 256, "d_ff": 1024}, train={"max_tokens": 4096})
+    (tmp_path / "config.yaml").write_text("{}")
+    main(["check", "--config", str(tmp_path / "config.yaml"), "--run_dir", str(tmp_path / "run"), *as_options(config)])
+    told = capsys.readouterr().out
+    assert "on cuda" in told
+    assert "went through" in told
+    assert "no problem found" in told
+
+
+@pytest.mark.parametrize("beam_size", [1, 5])
+def test_translations_are_those_of_the_cpu(
+    beam_size: int, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(train={"precision": "no", "max_updates": 120})
+    trained(config, tmp_path / "run")
+    (tmp_path / "src.txt").write_text("".join(f"{line}\n" for line in prepare_data(config).valid_src.to_pylist()))
+    for name in ("gpu", "cpu"):
+        monkeypatch.setenv("ACCELERATE_USE_CPU", str(name == "cpu").lower())
+        files = ["--input", str(tmp_path / "src.txt"), "--output", str(tmp_path / f"{name}.txt")]
+        main(["translate", "--run_dir", str(tmp_path / "run"), "--beam_size", str(beam_size), *files])
+    assert (tmp_path / "gpu.txt").read_text() == (tmp_path / "cpu.txt").read_text() != ""
+
+
+def test_a_step_of_muon_is_that_of_torch() -> None:
+    torch.manual_seed(0)
+    shapes = [(64, 64), (64, 64), (256, 64), (64, 256), (192, 64), (1024, 1024)]
+    ours = [torch.nn.Parameter(torch.randn(shape, device=GPU)) for shape in shapes]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    before = [p.detach().clone() for p in ours]
+    for parameter, other in zip(ours, theirs, strict=True):
+        parameter.grad = torch.randn_like(parameter)
+        other.grad = parameter.grad.clone()
+    with torch.no_grad():
+        muon.step(ours, [torch.zeros_like(p) for p in ours], lr=0.02, weight_decay=0.1)
+    torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw").step()
+    for a, b, start in zip(ours, theirs, before, strict=True):
+        assert torch.linalg.vector_norm(a - b) <= 2e-2 * torch.linalg.vector_norm(b - start)
