@@ -49,8 +49,8 @@ NOT_HERE = {
     "accelerate launch --config_file launch/multi_node.yaml --num_machines 2 --machine_rank 0 --num_processes 16 "
     f"--main_process_ip IP {TRAIN}": "GPUs",
     "python -m accel_tx bench --config configs/opus_books_en_fr.yaml --clean.preset none --data.corpus "
-    "path/to/help.tsv.gz --data.subset null --vocab 30000 --precision bf16 --systems ours,original --workers 2 --compile true"
-    " --seconds 7": "GPU",
+    "path/to/help.tsv.gz --data.subset null --vocab 30000 --precision bf16 --systems ours,original --workers 2 "
+    "--compile true --seconds 7": "GPU",
     "python -m accel_tx bench --config configs/transformer_big.yaml --synthetic 20000 --precision bf16 --systems ours "
     "--workers 2 --compile false,true --seconds 9": "GPU",
     "python -m accel_tx bench --config configs/transformer_base.yaml --synthetic 20000 --precision bf16,fp16 "
