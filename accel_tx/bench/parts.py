@@ -118,7 +118,7 @@ def _micro_batch(config: Config, workload: Workload, device: torch.device) -> Ba
     limits = BatchLimits.of(train)
     plan = plan_epoch(pairs.src_lengths, pairs.tgt_lengths, limits, train.micro_batches_per_update, train.seed, 0)
     first = plan.micro_batch(0)
-    collate = training_collator(config.model.d_model, is_compiled=False, on_gpu=device.type == "cuda")
+    collate = training_collator(config.model, is_compiled=False, on_gpu=device.type == "cuda")
     return collate(pairs.__getitems__(first.tolist())).to(device)
 
 
@@ -175,7 +175,7 @@ def _real(pairs: list[TokenPair]) -> Tensor:
 
 
 def _attention_parts(config: Config, batch: Batch, precision: str) -> list[Part]:
-    """Where `attend` is torch's own kernel there is nothing to compare."""
+    """In bfloat16 on a CPU; in float32 `attend` is torch's own kernel there."""
     dtype, device = DTYPES[precision], batch.src_ids.device
     if device.type != "cpu" or dtype != torch.bfloat16:
         return []

@@ -84,6 +84,14 @@ class Packed(Block):
         """Rows of the batch."""
         return self.n_rows
 
+    def pad(self, tokens: Tensor) -> Tensor:
+        """Raises: NotImplementedError; nothing is padded."""
+        raise NotImplementedError("packed sentences are not padded")
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """Raises: NotImplementedError; nothing is padded."""
+        raise NotImplementedError("packed sentences are not padded")
+
     def _apply(self, function: Callable[[Tensor], Any]) -> Packed:
         return Packed(self.n_sentences, self.width, starts=function(self.starts), n_rows=self.n_rows)
 
@@ -101,7 +109,7 @@ class Batch:
     src_places: Tensor
     """(N,) int64, the place of each token within its sentence, from 0."""
     src_blocks: list[Block]
-    """Cover the tokens in order; valid and positions are None where a block has no padding. Or one that is Packed."""
+    """Cover the tokens in order; valid and positions are None where a block has no padding. A packed batch has one."""
     tgt_in: Tensor
     """(N,) int64, every sentence begins with BOS."""
     tgt_out: Tensor

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 _MOST_EDGES = 128
 # On CPU a block costs as much as some operations, and a place of padding has the more of them the wider the model is.
 _COST_IN_CHANNELS, _MOST_COST = 8192, 64
-# On a GPU whose kernels want padding it is cheap, and a kernel more is not: on an H200 4,096 was ahead of 512, 2,048
-# and 8,192 with transformer_base.
+# On a GPU, where attention has to pad, that is cheap, and a kernel more is not: on an H200 4,096 was ahead of 512,
+# 2,048 and 8,192 with transformer_base. On a GPU of AMD it is not measured.
 _COST_ON_GPU = 4096
 
 

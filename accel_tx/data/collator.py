@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from accel_tx.config import ModelConfig
 from accel_tx.data.batch import Batch, Block, Packed
 from accel_tx.data.blocks import block_cost_of, cut_evenly, cut_into_blocks
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID
@@ -26,7 +27,7 @@ class TokenPair(NamedTuple):
 
 
 class DataCollator:
-    """Joins pairs to a batch, in the order given, and cuts it into blocks of similar length for attention."""
+    """Joins pairs to a batch, in the order given; for attention cut into blocks of similar length, or packed."""
 
     def __init__(self, block_cost: int = 64, n_blocks: int | None = None, is_packed: bool = False) -> None:
         """`block_cost`: how many places of padding are cheaper than a block more.
@@ -71,18 +72,22 @@ class DataCollator:
         return cut_evenly(src_lengths + tgt_lengths, self.n_blocks)
 
 
-def packs(on_gpu: bool) -> bool:
-    """Whether the device has attention that takes sentences unpadded; on GPUs of AMD it was not tried."""
-    return on_gpu and not torch.version.hip
+def packs(on_gpu: bool, attention_dropout: float = 0.0) -> bool:
+    """Whether attention there takes sentences unpadded.
+
+    Not with dropout of its weights: the memory-efficient kernel draws other numbers for unpadded sentences in its
+    backward pass than in its forward pass (by torch 2.13's sources). On GPUs of AMD it was not tried.
+    """
+    return on_gpu and not torch.version.hip and not attention_dropout
 
 
-def training_collator(d_model: int, is_compiled: bool, on_gpu: bool) -> DataCollator:
+def training_collator(model: ModelConfig, is_compiled: bool, on_gpu: bool) -> DataCollator:
     """The collator whose batches suit the model and the device."""
-    if packs(on_gpu):
+    if packs(on_gpu, model.attention_dropout):
         return DataCollator(is_packed=True)
     if is_compiled:
         return DataCollator(n_blocks=_N_COMPILED)
-    return DataCollator(block_cost_of(d_model, on_gpu))
+    return DataCollator(block_cost_of(model.d_model, on_gpu))
 
 
 def split(batch: Batch, n_parts: int, collate: DataCollator) -> list[Batch]:

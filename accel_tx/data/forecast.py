@@ -69,7 +69,7 @@ def shown_epochs(n_epochs: float) -> str:
 
 
 def shown_padding(shares: Mapping[str, float]) -> str:
-    """From `Forecast.padding_share`: 1.8% on CPU, 12.0% on GPU."""
+    """From `Forecast.padding_share`: 1.8% on CPU, 0.0% on GPU."""
     return ", ".join(f"{share:.1%} on {device.upper()}" for device, share in shares.items())
 
 
@@ -81,7 +81,7 @@ def forecast_training(config: Config, data: PreparedData) -> Forecast:
 
 def shapes_on(config: Config, plan: EpochPlan, src_lengths: Lengths, tgt_lengths: Lengths) -> dict[Device, Shapes]:
     """What the collators of a CPU and of a GPU make of an epoch's micro-batches."""
-    collators = {d: training_collator(config.model.d_model, config.train.compile, d == "gpu") for d in get_args(Device)}
+    collators = {d: training_collator(config.model, config.train.compile, d == "gpu") for d in get_args(Device)}
     return {device: Shapes.of_plan(plan, src_lengths, tgt_lengths, collate) for device, collate in collators.items()}
 
 

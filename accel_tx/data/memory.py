@@ -35,8 +35,9 @@ class Memory:
     - opus_books_en_fr with vocabularies of 30,000, office help, 3 updates: 3616 and 3437, 2923 and 2737 in bf16;
       1838 and 2043 in bf16 with gradient checkpointing
 
-    Without the program it is within 8 % of what torch's allocator gives out, which a test checks. Nothing has been
-    measured on a GPU.
+    Without the program it is within 8 % of what torch's allocator gives out, which a test checks. On an H200 the peaks
+    were 6133 MiB for 5964 (transformer_big, bf16), 3397 for 3340 and 5475 for 6041 (transformer_base, compiled, bf16
+    and fp16).
     """
 
     parameters: int
@@ -149,7 +150,7 @@ def _layer_bytes(model: ModelConfig, shapes: Shapes, precision: str, device: Dev
     n_src, n_tgt = shapes.n_src_tokens, shapes.n_tgt_tokens
     encoder_layer = n_src * (around_attention + feed_forward)
     decoder_layer = n_tgt * (2 * around_attention + feed_forward)
-    # Queries, keys and values, by torch's kernels in blocks; a fused kernel's own heads and log-sums.
+    # Queries, keys and values, by torch's kernels; a fused kernel's own heads and log-sums.
     is_plain = _is_plain(precision, device)
     n_src_places, n_tgt_places = (n_src, n_tgt) if is_plain else (shapes.n_src_positions, shapes.n_tgt_positions)
     of_kernel = 0 if _keeps_weights(model, precision, device) else d * narrow + 4 * h

@@ -1,4 +1,4 @@
-"""Attention within each sentence of a batch, block after block.
+"""Attention within each sentence of a batch: block after block, or of all at once where they are packed.
 
 Shape letters: N tokens, B sentences of a block, S source, T target, H heads, K head width, D `d_model`.
 """
@@ -17,7 +17,7 @@ from accel_tx.model.dropout import draw_kept, kept_scale
 
 # torch's softmax takes rows shorter than a vector register one number at a time.
 _NARROW = 16
-# Wider heads have a backward pass with dropout on few GPUs only.
+# Wider heads have a backward pass on some of the GPUs only.
 _WIDEST_FLASH_HEAD = 128
 
 
@@ -34,11 +34,12 @@ def attend(
 
     query (N, D) and key_value (N, 2 D) are the fused projections of the two sides, whose sentences `blocks` and
     `memory_blocks` tell apart: as many, of the same pairs. In self-attention query holds all three, (N, 3 D), and
-    key_value is None. torch's fused kernels, but for bfloat16 on CPU: there their backward takes five times as long
-    as plain products.
+    key_value is None. Packed sentences go through one kernel. Of blocks each goes through torch's fused kernels, but
+    for bfloat16 on CPU: there their backward takes five times as long as plain products.
     """
     if isinstance(blocks[0], Packed):
-        return packed_attention(query, key_value, blocks[0], memory_blocks[0], n_heads, dropout, causal)
+        assert not dropout  # see `packs`
+        return packed_attention(query, key_value, blocks[0], memory_blocks[0], n_heads, causal)
     on_cpu_in_half = query.device.type == "cpu" and query.dtype == torch.bfloat16
     is_plain = on_cpu_in_half and not torch.compiler.is_compiling()
     attention = plain_attention if is_plain else kernel_attention
@@ -73,39 +74,40 @@ def kernel_attention(
 
 
 def packed_attention(
-    query: Tensor,
-    key_value: Tensor | None,
-    side: Packed,
-    memory_side: Block,
-    n_heads: int,
-    dropout: float,
-    causal: bool,
+    query: Tensor, key_value: Tensor | None, side: Packed, memory_side: Block, n_heads: int, causal: bool
 ) -> Tensor:
     """`attend` of all sentences in one call of a kernel that takes them unpadded; on GPUs of NVIDIA.
 
     The kernels are those that torch itself takes for nested tensors: FlashAttention-2 (Dao 2023) where the GPU and the
-    precision have it, else the memory-efficient one of xFormers. On an H200 a step of transformer_base takes 0.8 times
-    as long as with the best blocks, and one of transformer_big 0.75 times.
+    precision have it, else the memory-efficient one of xFormers. Both want heads of a multiple of 8 channels.
     """
     assert isinstance(memory_side, Packed)
     d_model = _d_model(query, key_value)
-    parts = [x.view(len(x), x.shape[1] // d_model, n_heads, -1) for x in (query, key_value) if x is not None]
+    d_head = d_model // n_heads
+    parts = [x.view(len(x), x.shape[1] // d_model, n_heads, d_head) for x in (query, key_value) if x is not None]
+    missing = -d_head % 8
+    if missing:
+        parts = [F.pad(part, (0, missing)) for part in parts]
     q, k, v = (part for fused in parts for part in fused.unbind(1))  # each (N, H, K)
+    if missing:
+        # They scale for the padded width; told otherwise, torch 2.13 cannot trace the efficient one's backward pass.
+        q = q * ((d_head + missing) / d_head) ** 0.5
     bounds = side.starts, memory_side.starts, side.width, memory_side.width
     if _has_flash(q):
-        heads: Tensor = torch.ops.aten._flash_attention_forward(q, k, v, *bounds, dropout, causal, False)[0]
+        heads: Tensor = torch.ops.aten._flash_attention_forward(q, k, v, *bounds, 0.0, causal, False)[0]
     else:
         wide = q[None], k[None], v[None]
-        # Whether it is causal, and that the sums of exponentials are kept for the backward pass.
-        heads = torch.ops.aten._efficient_attention_forward(*wide, None, *bounds, dropout, int(causal), True)[0][0]
-    return heads.reshape(-1, d_model)
+        # No bias; no dropout, whether it is causal, and that the sums of exponentials are kept for the backward pass.
+        options = 0.0, int(causal), True
+        heads = torch.ops.aten._efficient_attention_forward(*wide, None, *bounds, *options)[0][0]
+    return heads[..., :d_head].reshape(-1, d_model)
 
 
 def _has_flash(query: Tensor) -> bool:
     """Of heads (N, H, K)."""
     in_half = query.dtype in (torch.bfloat16, torch.float16)
-    has_width = query.shape[-1] % 8 == 0 and query.shape[-1] <= _WIDEST_FLASH_HEAD
-    return in_half and has_width and torch.cuda.get_device_properties(query.device).major >= 8
+    is_narrow = query.shape[-1] <= _WIDEST_FLASH_HEAD
+    return in_half and is_narrow and torch.cuda.get_device_properties(query.device).major >= 8
 
 
 def attend_few(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

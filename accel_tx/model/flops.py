@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from accel_tx.config import ModelConfig
-from accel_tx.data.batch import Batch, Packed
+from accel_tx.data.batch import Batch
 from accel_tx.data.dealing import Lengths
 
 
@@ -49,10 +49,7 @@ class Work:
 
     @classmethod
     def of_batch(cls, batch: Batch) -> Work:
-        """A batch as `Transformer` computes it: padding is in attention only. One that is packed has none."""
-        sides = batch.src_blocks[0], batch.tgt_blocks[0]
-        if isinstance(sides[0], Packed) and isinstance(sides[1], Packed):
-            return cls.of_real_tokens(*(side.starts.diff().cpu().numpy() for side in sides if isinstance(side, Packed)))
+        """A batch as `Transformer` computes it: padding is in attention only. Not of a packed one."""
         src = [(block.n_sentences, block.width) for block in batch.src_blocks]
         tgt = [(block.n_sentences, block.width) for block in batch.tgt_blocks]
         return cls(

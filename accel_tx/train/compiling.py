@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from accel_tx.config import Config, UserError
+from accel_tx.config import Config, ModelConfig, UserError
 from accel_tx.data.batch import Batch
 from accel_tx.data.collator import TokenPair, training_collator
 from accel_tx.data.tokenizer import UNK_ID
@@ -33,7 +33,7 @@ def compile_for_training(model: Transformer, accelerator: Accelerator, config: C
     model.compile_layers()
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    batch = first_batch(config.model.max_positions, accelerator.device.type == "cuda")
+    batch = first_batch(config.model, accelerator.device.type == "cuda")
     try:
         loss = model(batch.to(accelerator.device), config.optim.label_smoothing)
         torch.autograd.grad(loss, parameters)
@@ -79,10 +79,10 @@ def compile_lines(compiles: bool) -> list[str]:
     return lines
 
 
-def first_batch(max_positions: int, on_gpu: bool) -> Batch:
+def first_batch(model: ModelConfig, on_gpu: bool) -> Batch:
     """The batch that kernels are made for: no two sizes in it are equal."""
-    src_width, tgt_width = min(_SRC_WIDTH, max_positions - 1), min(_TGT_WIDTH, max_positions)
+    src_width, tgt_width = min(_SRC_WIDTH, model.max_positions - 1), min(_TGT_WIDTH, model.max_positions)
     # Of these, each block has other sizes than the others.
     lengths = [(src_width - i // 2, tgt_width - i // 3) for i in range(_N_PAIRS)]
     pairs = [TokenPair(*(np.full(max(n, 2) - 1, UNK_ID, dtype=np.int32) for n in pair)) for pair in lengths]
-    return training_collator(d_model=1, is_compiled=True, on_gpu=on_gpu)(pairs)
+    return training_collator(model, is_compiled=True, on_gpu=on_gpu)(pairs)

@@ -39,13 +39,14 @@ class Trial:
         n_parameters = sum(p.numel() for p in self.model.parameters())
         n_copies = int(is_shared) + int(config.train.ema_decay is not None)
         self.copies = torch.empty(n_copies * n_parameters, device=device)  # DDP's buckets, the running average
-        self._update(_batch(1, 2, 2, device))  # from now on the optimizer has its moments
+        self.is_packed = packs(device.type == "cuda", config.model.attention_dropout)
+        self._update(_batch(1, 2, 2, self.is_packed))  # from now on the optimizer has its moments
 
     def holds(self, shapes: Shapes) -> bool:
         """Whether updates on micro-batches of these shapes, of pairs of one length, go through."""
         try:
             for n_pairs, n_src, n_tgt in zip(shapes.n_pairs, shapes.n_src_tokens, shapes.n_tgt_tokens, strict=True):
-                self._update(_batch(int(n_pairs), int(n_src // n_pairs), int(n_tgt // n_pairs), self.device))
+                self._update(_batch(int(n_pairs), int(n_src // n_pairs), int(n_tgt // n_pairs), self.is_packed))
             fits = True
         except RuntimeError as error:
             if not is_shortage(error):
@@ -65,13 +66,13 @@ class Trial:
         self.optimizer.zero_grad()
 
 
-def _batch(n_pairs: int, src_width: int, tgt_width: int, device: torch.device) -> Batch:
-    """As many tokens in pairs of this length and one less, so that attention has padding, which takes memory."""
+def _batch(n_pairs: int, src_width: int, tgt_width: int, is_packed: bool) -> Batch:
+    """As many tokens in pairs of this length and one less: where attention pads, its padding takes memory."""
     longer = max(src_width, tgt_width)
     n_tokens, shorter = n_pairs * longer, max(longer - 1, 1)
     widths = [(max(src_width - i, 1), max(tgt_width - i, 1)) for i in (0, 1)]
     pairs = [TokenPair(_ids(src), _ids(tgt)) for src, tgt in widths * (n_tokens // (longer + shorter) + 1)]
-    collate = DataCollator(block_cost=n_tokens, is_packed=packs(device.type == "cuda"))
+    collate = DataCollator(block_cost=n_tokens, is_packed=is_packed)
     return collate(pairs[: max(1, 2 * n_tokens // (longer + shorter))])
 
 

@@ -65,7 +65,7 @@ def try_out(config: Config, data: PreparedData, accelerator: Accelerator, plan: 
     """Make an update of the largest micro-batch, then time the first ones of the plan; all processes call it."""
     pairs = data.train
     largest = largest_micro_batch(plan, pairs.src_lengths, pairs.tgt_lengths)
-    collate = training_collator(config.model.d_model, config.train.compile, accelerator.device.type == "cuda")
+    collate = training_collator(config.model, config.train.compile, accelerator.device.type == "cuda")
     batch = collate(pairs.__getitems__(largest.tolist()))
     tried = Trying((batch.n_pairs, batch.n_src_tokens, batch.n_tgt_tokens))
     try:

@@ -41,7 +41,7 @@ class Updater:
         self.judge = Judge(optimizer.optimizer, accelerator.scaler, spike_factor, accelerator.device)
         self.reports = Reports(accelerator)
         self.window = OpenWindow(accelerator)
-        collate = training_collator(config.model.d_model, config.train.compile, accelerator.device.type == "cuda")
+        collate = training_collator(config.model, config.train.compile, accelerator.device.type == "cuda")
         seed, optim = config.train.seed, config.optim
         self.gradient = Gradient(accelerator, model, seed, optim.label_smoothing, collate, optim.r_drop)
         self.lr = 0.0

@@ -45,7 +45,7 @@ def test_padding_is_that_of_the_collated_batches(tiny_config: Callable[..., Conf
     pairs = [TokenPair(*(np.full(n - 1, 7, dtype=np.int32) for n in pair)) for pair in zip(src, tgt, strict=True)]
     n_positions = {}
     for device in ("cpu", "gpu"):
-        collate = training_collator(config.model.d_model, is_compiled=False, on_gpu=device == "gpu")
+        collate = training_collator(config.model, is_compiled=False, on_gpu=device == "gpu")
         batches = [collate([pairs[i] for i in plan.micro_batch(n)]) for n in range(plan.n_micro_batches)]
         n_positions[device] = sum(batch.n_positions for batch in batches)
 

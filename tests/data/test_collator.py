@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from accel_tx.config import ModelConfig
 from accel_tx.data.batch import Batch, Block, Packed
 from accel_tx.data.blocks import cut_into_blocks
 from accel_tx.data.collator import DataCollator, TokenPair, pad_sources, pad_targets, pairs_of, split, training_collator
@@ -134,13 +135,16 @@ def test_a_packed_batch_has_the_same_tokens_and_says_where_sentences_begin(pairs
 
 
 def test_on_gpus_of_nvidia_batches_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, with_dropout = ModelConfig(), ModelConfig(attention_dropout=0.1)
     for is_compiled in (False, True):
-        assert training_collator(16, is_compiled, on_gpu=True).is_packed
-        assert not training_collator(16, is_compiled, on_gpu=False).is_packed
+        assert training_collator(plain, is_compiled, on_gpu=True).is_packed
+        assert not training_collator(plain, is_compiled, on_gpu=False).is_packed
+        assert not training_collator(with_dropout, is_compiled, on_gpu=True).is_packed
     monkeypatch.setattr(torch.version, "hip", "7.0")
-    assert not training_collator(16, is_compiled=False, on_gpu=True).is_packed
+    assert not training_collator(plain, is_compiled=False, on_gpu=True).is_packed
 
 
+@quick
 @given(some_pairs, block_costs)
 def test_blocks_lay_out_the_sentences(pairs: list[tuple[Ids, Ids]], block_cost: int) -> None:
     """Row after row of the padded blocks, what is valid is the sentence."""

@@ -33,7 +33,7 @@ def test_padding_and_tokens_are_those_of_the_collated_batches(
     plan = plan_epoch(pairs.src_lengths, pairs.tgt_lengths, limits, 3, asked.train.seed, 0)
     updates = [plan.update(i) for i in range(plan.n_updates)]
     for device, share in found.padding_share.items():
-        collate = training_collator(asked.model.d_model, is_compiled, on_gpu=device == "gpu")
+        collate = training_collator(asked.model, is_compiled, on_gpu=device == "gpu")
         batches = [collate([pairs[int(i)] for i in part]) for update in updates for part in update]
         n_padded = sum(batch.n_positions for batch in batches)
         n_real = sum(batch.n_src_tokens + batch.n_tgt_tokens for batch in batches)

@@ -68,27 +68,36 @@ def loss_and_gradients(model: Transformer, batch: Any, smoothing: float, **autoc
     return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
 
-@pytest.mark.parametrize("positions", ["sinusoidal", "rotary"])
+@pytest.mark.parametrize("is_packed", [True, False])
+@pytest.mark.parametrize(
+    ("model", "checkpointing"),
+    [
+        ({}, False),
+        ({"positions": "rotary"}, False),
+        ({"positions": "rotary"}, True),
+        ({"d_model": 60, "n_heads": 5}, False),
+        ({"d_model": 320, "n_heads": 2}, False),
+    ],
+)
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 6e-2), (torch.float16, 2e-2)]
 )
 def test_loss_and_gradients_are_those_of_float64_on_the_cpu(
-    precision: torch.dtype, tolerance: float, positions: str
+    precision: torch.dtype, tolerance: float, model: dict[str, Any], checkpointing: bool, is_packed: bool
 ) -> None:
     if not has("bf16") and precision == torch.bfloat16:
         pytest.skip("this GPU only emulates bfloat16")
     device.leave_out_planned_attention()
     device.use_tf32(False)  # an environment may have asked for it
     torch.manual_seed(0)
-    config = ModelConfig(
-        d_model=64, d_ff=128, n_heads=4, n_encoder_layers=2, n_decoder_layers=2, dropout=0.0, positions=positions
-    )
-    model = Transformer(config, 300, 300)
-    batch = DataCollator()(pairs(200, 300))
-    expected = loss_and_gradients(model.double(), batch, 0.1, enabled=False)
-    model = model.float().cuda()
-    enabled = precision != torch.float32
-    found = loss_and_gradients(model, batch.to(GPU), 0.1, dtype=precision, enabled=enabled)
+    sizes = {"d_model": 64, "d_ff": 128, "n_heads": 4, "n_encoder_layers": 2, "n_decoder_layers": 2}
+    transformer = Transformer(ModelConfig(**{**sizes, **model}, dropout=0.0), 300, 300)
+    transformer.gradient_checkpointing = checkpointing
+    given = pairs(200, 300)
+    expected = loss_and_gradients(transformer.double(), DataCollator()(given), 0.1, enabled=False)
+    transformer = transformer.float().cuda()
+    batch = DataCollator(is_packed=is_packed)(given).to(GPU)
+    found = loss_and_gradients(transformer, batch, 0.1, dtype=precision, enabled=precision != torch.float32)
     for a, b in zip(found, expected, strict=True):
         assert torch.linalg.vector_norm(a.double().cpu() - b) <= tolerance * torch.linalg.vector_norm(b)
 

@@ -153,16 +153,37 @@ def test_packed_sentences_go_to_one_kernel(kind: str, has_flash: bool, monkeypat
 
     sides = packed(blocks, TGT if kind == "cross" else SRC), packed(memory_blocks, SRC)
     given = [x.detach().to("meta", torch.bfloat16).requires_grad_() for x in (query, key_value) if x is not None]
-    called = list[str]()
+    called: list[tuple[str, Any]] = []
 
     class Noting(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            called.append(function.overloadpacket.__name__)
+            called.append((function.overloadpacket.__name__, args))
             return function(*args, **(kwargs or {}))
 
     with Noting():
-        heads = attend(given[0], given[1] if kind == "cross" else None, *sides, N_HEADS, 0.1, kind == "decoder")
+        heads = attend(given[0], given[1] if kind == "cross" else None, *sides, N_HEADS, 0.0, kind == "decoder")
         gradients = torch.autograd.grad(heads.sum(), given)
     assert heads.shape == (len(query), D)
     assert [g.shape for g in gradients] == [x.shape for x in given]
-    assert [name for name in called if "attention" in name] == names
+    found = [call for call in called if "attention" in call[0]]
+    assert [name for name, _ in found] == names
+    arguments = found[0][1]
+    (side,), (memory_side,) = sides
+    assert isinstance(side, Packed)
+    assert isinstance(memory_side, Packed)
+    q, k, v, *others = arguments
+    n_src, n_tgt = (sum(map(sum, lengths)) for lengths in (SRC, TGT))
+    of_side = n_tgt if kind == "cross" else n_src
+    assert [x.shape[-3:] for x in (q, k, v)] == [(n, N_HEADS, 8) for n in (of_side, n_src, n_src)]
+    bounds, causal = [side.starts, memory_side.starts, side.width, memory_side.width], kind == "decoder"
+    expected = [*bounds, 0.0, causal, False] if has_flash else [None, *bounds, 0.0, int(causal), True]
+    assert all(a is b if isinstance(b, Tensor) else a == b for a, b in zip(others, expected, strict=True))
+    # Those of 5 channels, padded to 8.
+    factors = [args[1] for name, args in called if name == "mul" and isinstance(args[1], float)]
+    assert factors[:1] == [pytest.approx((8 / 5) ** 0.5)]
+
+
+def test_packed_sentences_have_no_dropout_of_the_weights() -> None:
+    (side,) = (Packed(1, 3, starts=torch.tensor([0, 3], dtype=torch.int32), n_rows=3),)
+    with pytest.raises(AssertionError):
+        attend(torch.zeros(3, 3 * D), None, [side], [side], N_HEADS, 0.1, causal=False)

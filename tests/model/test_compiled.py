@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 
-COLLATE = training_collator(16, is_compiled=True, on_gpu=False)
+COLLATE = training_collator(ModelConfig(), is_compiled=True, on_gpu=False)
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,8 @@ def test_all_shapes_of_an_epoch_share_two_graphs(tiny_config: Callable[..., Conf
     pairs = prepare_data(tiny_config()).train
     plan = BatchPlan(pairs.src_lengths, pairs.tgt_lengths, BatchLimits(256, None), 2, seed=1)
     _, compiled = two_models(n_encoder_layers=4, n_decoder_layers=4)
-    loss_and_gradients(compiled, first_batch(96, on_gpu=False))  # as `train` does before anything else
+    # As `train` does before anything else.
+    loss_and_gradients(compiled, first_batch(ModelConfig(max_positions=96), on_gpu=False))
     shapes = set()
     for update in plan.updates(0, plan.updates_per_epoch):
         for micro_batch in update:
