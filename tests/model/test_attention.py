@@ -184,6 +184,6 @@ def test_packed_sentences_go_to_one_kernel(kind: str, has_flash: bool, monkeypat
 
 
 def test_packed_sentences_have_no_dropout_of_the_weights() -> None:
-    (side,) = (Packed(1, 3, starts=torch.tensor([0, 3], dtype=torch.int32), n_rows=3),)
+    side = Packed(1, 3, starts=torch.tensor([0, 3], dtype=torch.int32), n_rows=3)
     with pytest.raises(AssertionError):
         attend(torch.zeros(3, 3 * D), None, [side], [side], N_HEADS, 0.1, causal=False)
