@@ -123,6 +123,14 @@ def test_tying_all_embeddings_needs_a_joint_vocabulary() -> None:
         config_with(model={"tie_embeddings": "all"}, tokenizer={"joint": False})
 
 
+def test_both_directions_need_a_joint_vocabulary() -> None:
+    model = {"tie_embeddings": "decoder"}
+    with pytest.raises(UserError, match=r"data\.both_directions is true but tokenizer\.joint is false"):
+        config_with(model=model, data={"both_directions": True}, tokenizer={"joint": False})
+    config_with(model=model, data={"both_directions": True})
+    config_with(model=model, tokenizer={"joint": False})
+
+
 def test_rotary_positions_need_heads_of_even_width() -> None:
     with pytest.raises(
         UserError, match=r"rotary, but a head is 3 channels wide \(model\.d_model 12 / model\.n_heads 4\)"

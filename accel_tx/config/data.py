@@ -28,6 +28,8 @@ class DataConfig:
     """Several corpora in place of `corpus`, mixed by weight: a list of {name, corpus, subset, weight, clean}."""
     streaming: bool = False
     """Read a Hub dataset row by row as it arrives: neither the download nor its Arrow copy is kept on disk."""
+    both_directions: bool = False
+    """Train on every pair in both directions, to begin another run with the weights; validation stays as it is."""
     src_lang: str = "en"
     """Source language: the name of its column, of its key in `translation`, or of its plain text file's suffix."""
     tgt_lang: str = "fr"

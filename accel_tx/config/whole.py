@@ -46,6 +46,11 @@ class Config:
                 "model.tie_embeddings is 'all' but tokenizer.joint is false; "
                 "expected a joint vocabulary, or tie_embeddings 'decoder' or 'none'"
             )
+        if self.data.both_directions and not self.tokenizer.joint:
+            raise UserError(
+                "data.both_directions is true but tokenizer.joint is false; expected a joint vocabulary, "
+                "as the two languages change places"
+            )
         if self.optim.r_drop and not (self.model.dropout or self.model.attention_dropout):
             raise UserError(
                 f"optim.r_drop is {self.optim.r_drop:g} but model.dropout and model.attention_dropout are 0, so that "

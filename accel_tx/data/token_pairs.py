@@ -74,6 +74,11 @@ class TokenPairs:
         src, tgt = (Ragged.from_columns([(t.column(f"{side}_ids"), times) for t, times in tables]) for side in _SIDES)
         return cls(src, tgt)
 
+    def in_both_directions(self) -> TokenPairs:
+        """All pairs, and behind them the same with their sides exchanged; nothing is copied."""
+        ways = (self.src, self.tgt), (self.tgt, self.src)
+        return TokenPairs(*(Ragged([*first.chunks, *second.chunks]) for first, second in ways))
+
     def __len__(self) -> int:
         return len(self.src)
 

@@ -54,6 +54,24 @@ def test_ids_on_disk_are_those_of_the_tokenizer_and_the_references_are_raw(
     assert isinstance(data.valid_src, pa.ChunkedArray), "not a Python object a sentence"
 
 
+def test_both_directions_double_the_training_pairs_and_nothing_else(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    corpus = str(write_tsv(tmp_path / "c.tsv", [(src, f"{tgt} !") for src, tgt in rows(50)]))
+    one_way, both_ways = (
+        prepare_data(config_for(tiny_config, tmp_path, corpus=corpus, both_directions=both)) for both in (False, True)
+    )
+    n = len(one_way.train)
+    for i, pair in enumerate(one_way.train.__getitems__([*range(n)])):
+        same, reverse = both_ways.train[i], both_ways.train[n + i]
+        assert (same.src.tolist(), same.tgt.tolist()) == (pair.src.tolist(), pair.tgt.tolist())
+        assert (reverse.src.tolist(), reverse.tgt.tolist()) == (pair.tgt.tolist(), pair.src.tolist())
+    assert len(both_ways.train) == 2 * n
+    assert both_ways.train.src_lengths.tolist() == [*one_way.train.src_lengths, *one_way.train.tgt_lengths]
+    assert both_ways.valid.sha256() == one_way.valid.sha256()
+    assert both_ways.folder == one_way.folder, "nothing is prepared again"
+    assert both_ways.sha256 != one_way.sha256, "a run cannot go on with the other"
+    assert both_ways.notes[-1] == "both directions: 45 pairs and their reverse are 90 training pairs"
+
+
 def test_a_second_start_reads_the_cache_and_does_not_tokenize(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
