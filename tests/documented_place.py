@@ -55,6 +55,8 @@ def write_place(folder: Path) -> None:
 
 def _smaller(config: dict[str, Any]) -> dict[str, Any]:
     small = {name: {**config.get(name, {}), **_SMALL.get(name, {})} for name in {**config, **_SMALL}}
+    if "valid_size" in small["data"]:
+        small["data"]["valid_size"] = small["data"]["phrasebook_valid_pairs"]
     if "encoder_sharing" not in small["model"]:
         small["model"] |= {"n_encoder_layers": 1, "n_decoder_layers": 1}
     return small
@@ -74,6 +76,10 @@ def _write_texts(folder: Path) -> None:
     for name in ("my_folder", "my_corpus", "path/to/multi30k", "path/to/the/folder"):
         (folder / name).mkdir(parents=True)
         texts |= {f"{name}/train.en": en, f"{name}/train.fr": fr}
+    (folder / "data" / "multi30k_en_fr").mkdir(parents=True)
+    for split, n in (("train", len(pairs)), ("val", n_valid)):
+        prepared = f"data/multi30k_en_fr/{split}.lc.norm.tok"
+        texts |= {f"{prepared}.en": en[:n], f"{prepared}.fr": fr[:n]}
     for name, lines in texts.items():
         (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     with gzip.open(folder / "path" / "to" / "help.tsv.gz", "wt", encoding="utf-8") as file:
