@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         with nullcontext() if argv[0] == "train" else sigterm_raises():
             import_module(f"accel_tx.cli.{argv[0].replace('-', '_')}").run(argv[1:])
     except (UserError, RunError) as error:
-        rank = os.environ.get("RANK", "0")
+        rank = os.environ.get("RANK") or "0"
         print(f"accel_tx: {'' if rank == '0' else f'process {rank}: '}{error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from accel_tx.model.gpu import uses_gpu
 from accel_tx.train.agreement import end_everywhere_if
 from accel_tx.train.device import resolve_precision
 from accel_tx.train.host_memory import available_to_each
+from accel_tx.train.processes import n_launched
 from accel_tx.train.progress import say
 from accel_tx.train.shortage import is_shortage
 from accel_tx.train.trial import MARGIN, Trial, undisturbed
@@ -98,7 +98,7 @@ def assumed(config: Config, data: PreparedData, precision: str | None = None) ->
     """
     if not is_auto(config):
         return config, None
-    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    n_processes = n_launched()
     found = _by_forecast(config, data, n_processes, precision or resolve_precision(config.train.precision))
     if found.budget is None:
         raise UserError(found.why)

@@ -13,7 +13,18 @@ from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.data.forecast import Forecast, forecast_training
 from accel_tx.data.memory import Device, ddp_bytes
-from accel_tx.train import auto_tokens, checkpoint, device, launched, patience, run_lock, scaling, sharding, warm_start
+from accel_tx.train import (
+    auto_tokens,
+    checkpoint,
+    device,
+    launched,
+    patience,
+    processes,
+    run_lock,
+    scaling,
+    sharding,
+    warm_start,
+)
 from accel_tx.train.checkpoint_content import Content, Parts
 from accel_tx.train.fresh import fresh_state, plan_of
 from accel_tx.train.host_memory import available_to_each
@@ -43,7 +54,7 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlo
 
     The prepared data is made in its cache where it is not there yet. None on all processes but the main one.
     """
-    rank = device.process_index()
+    rank = processes.rank()
     found = Outlook()
     with found.problem_told():
         launched.check_launch(config)

@@ -19,6 +19,7 @@ from accel_tx.config import TrainConfig, UserError
 from accel_tx.model.gpu import leave_out_planned_attention, uses_gpu
 from accel_tx.model.precision import computes_bfloat16
 from accel_tx.train import host_memory, sharding
+from accel_tx.train.processes import n_launched, n_on_machine
 
 Precision = Literal["no", "bf16", "fp16"]
 
@@ -69,7 +70,7 @@ def set_cpu_threads(threads: int | None) -> int:
     """Use this many threads, by default the cores over the local processes: the launcher exports OMP_NUM_THREADS=1."""
     _bound_kernel_caches()
     if threads is None:
-        threads = max(1, n_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        threads = max(1, n_cores() // n_on_machine())
     torch.set_num_threads(threads)
     return threads
 
@@ -131,7 +132,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     )
     # An environment variable of the launcher may say otherwise; the batch plan does the accumulation here.
     accelerator.gradient_accumulation_steps = 1
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = n_launched()
     if launched != accelerator.num_processes:
         raise UserError(
             f"{launched} processes were launched but {accelerator.num_processes} found each other; on CPU use "
@@ -186,8 +187,3 @@ def memory_values() -> dict[str, float | None]:
         torch.cuda.reset_peak_memory_stats()
     resident = host_memory.resident_bytes()
     return {"device_peak_gib": peak, "host_rss_gib": None if resident is None else resident / _GIB}
-
-
-def process_index() -> int:
-    """The rank from the environment, before any process group exists."""
-    return int(os.environ.get("RANK", "0"))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.inference.attention_picture import as_file, can_draw
 from accel_tx.inference.lines import write_bytes_whole, write_whole
-from accel_tx.train import auto_tokens, device, launched, warm_start
+from accel_tx.train import auto_tokens, device, launched, processes, warm_start
 from accel_tx.train.agreement import failing_together
 from accel_tx.train.progress import say
 from accel_tx.train.rate_curve import Curve, Ramp
@@ -47,13 +46,13 @@ def find_lr(config: Config, run_dir: Path, ramp: Ramp, init_from: Path | None = 
     Raises: UserError before anything is written if input or hardware forbid it.
     """
     launched.check_launch(config)
-    if config.train.scale_with_processes and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if config.train.scale_with_processes and processes.n_launched() > 1:
         raise UserError(
             "train.scale_with_processes is true, and train would scale the rate that several processes find once more; "
             "expected a single process here, or train.scale_with_processes false"
         )
     device.set_cpu_threads(config.train.cpu_threads)
-    rank = device.process_index()
+    rank = processes.rank()
     check_writable(run_dir)
     config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
     source = None if init_from is None else warm_start.find_source(init_from)

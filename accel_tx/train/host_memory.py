@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from accel_tx.train.processes import n_on_machine
+
 
 def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
     """What may still be taken: of the machine, and of every control group above this process; None if nothing tells."""
@@ -23,7 +25,7 @@ def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cg
 def available_to_each() -> float:
     """An equal share of what is available, of the processes launched on this machine; infinite if nothing tells."""
     free = available_bytes()
-    return float("inf") if free is None else free / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return float("inf") if free is None else free / n_on_machine()
 
 
 def resident_bytes(proc: Path = Path("/proc")) -> int | None:

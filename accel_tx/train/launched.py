@@ -6,7 +6,6 @@ stands in its command line, and in the file that this names.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from accelerate.commands.config.config_args import default_config_file
 from accel_tx.config import Config, UserError
 from accel_tx.model.gpu import check_gpu_build, told_cpu, uses_gpu
 from accel_tx.train import compiling, device
+from accel_tx.train.processes import n_launched, n_on_machine
 from accel_tx.train.sharding import check_can_shard
 from accel_tx.train.stopping import launcher_words
 from accel_tx.train.trackers import check_installed
@@ -39,7 +39,7 @@ def check_launch(config: Config) -> None:
 
 def check_processes() -> None:
     """Raise UserError if the launcher started fewer processes than it was told, or more than there are GPUs."""
-    launched, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    launched, local = n_launched(), n_on_machine()
     asked = processes_asked(launcher_words())
     if asked is not None and asked != launched:
         raise UserError(
@@ -88,7 +88,7 @@ def _in_file(path: Path) -> str | None:
 def gpu_lines() -> list[str]:
     """What to say of GPUs that this training leaves idle, as torch sees them and as the machine has them."""
     if uses_gpu():
-        n_used, n_seen = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        n_used, n_seen = n_on_machine(), torch.cuda.device_count()
         if n_used < n_seen:
             return [
                 f"{n_used} of {n_seen} GPUs used; for all: --config_file launch/multi_gpu.yaml --num_processes {n_seen}"

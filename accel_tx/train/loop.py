@@ -24,6 +24,7 @@ from accel_tx.train import (
     launched,
     mirror,
     patience,
+    processes,
     rollback,
     run_lock,
     scaling,
@@ -71,7 +72,7 @@ def train(
         return
     launched.check_launch(config)
     device.set_cpu_threads(config.train.cpu_threads)
-    rank = device.process_index()
+    rank = processes.rank()
     if rank == 0:
         run_lock.refuse_if_held(run_dir)
     mirror_dir = None if config.train.mirror_dir is None else Path(config.train.mirror_dir)

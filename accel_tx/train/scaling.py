@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from accel_tx.config import Config
 from accel_tx.data.budget import is_auto
 from accel_tx.inference.translator import load_run_config
+from accel_tx.train.processes import n_launched
 from accel_tx.train.progress import say
 
 
@@ -35,7 +35,7 @@ def settle(config: Config, run_dir: Path, is_main: bool) -> Config:
     """The config for as many processes as were launched, or began the run in `run_dir`; the main one says so."""
     if not config.train.scale_with_processes:
         return config
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = n_launched()
     begun_with = _processes_of_run(config, run_dir)
     n = begun_with or launched
     settled = scaled(config, n)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from accel_tx.config import Config, UserError
 from accel_tx.model.transformer import Transformer
+from accel_tx.train.processes import n_launched
 
 _FILE = "launch/fsdp2.yaml"
 _DDP = "launch/multi_gpu.yaml in place of FSDP"
@@ -61,7 +62,7 @@ def check_can_shard(config: Config, precision: str) -> None:
         # A launcher that names no version means the first.
         if os.environ.get(name, "1" if name == "FSDP_VERSION" else "false").lower() == refused:
             raise UserError(f"accelerate launch was told {name.lower()} {refused}; expected {instead}")
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if n_launched() < 2:
         raise UserError("FSDP with one process has nothing to share out; expected --num_processes 2 or more")
     for key, value, is_refused, instead in (
         ("train.compile", "true", config.train.compile, "false"),
@@ -96,7 +97,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 def sharding_lines(model: nn.Module) -> list[str]:
     """What to say of sharding, where there is any."""
-    n = os.environ.get("WORLD_SIZE", "1")
+    n = n_launched()
     return [f"FSDP2: a process holds 1/{n} of weights, gradients and optimizer"] if is_sharded(model) else []
 
 
