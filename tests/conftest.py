@@ -20,9 +20,14 @@ if os.environ.get("ACCEL_TX_TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import torch
+from hypothesis import settings
 
 from accel_tx.config import Config, TrainConfig, build_config
 from accel_tx.train.stopping import SIGNALS
+
+# Time is no property of what is tested: a busy machine takes longer than the library's 0.2 s for an example.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 REPOSITORY = Path(__file__).parents[1]
 _HANDLERS = {number: signal.getsignal(number) for number in SIGNALS}

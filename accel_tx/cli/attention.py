@@ -57,15 +57,17 @@ def run(argv: list[str]) -> None:
     found = attention_map(translator.model, translator.tokenizers, options.input, target)
     _check_choice("layer", options.layer, found.n_layers, found)
     _check_choice("head", options.head, found.n_heads, found)
-    content, remark = as_file(draw(found, options.layer, options.head), form)
+    content, remark_on_font = as_file(draw(found, options.layer, options.head), form)
     write_bytes_whole(Path(options.output), [content])
     if options.json is not None:
         write_whole(Path(options.json), iter([json.dumps(found.to_dict(), ensure_ascii=False)]))
     with told_beside(outputs):
         print(target)
         print(f"{found.title(options.layer, options.head)}: {options.output}")
-    if remark is not None:
-        print(f"accel_tx: {remark}", file=sys.stderr)
+    positions = f"longer than the model's {translator.model.config.max_positions} positions, and cut in the picture"
+    for remark in (*(f"the {side} is {positions}" for side in found.cut), remark_on_font):
+        if remark is not None:
+            print(f"accel_tx: {remark}", file=sys.stderr)
 
 
 def _check_choice(name: str, value: int | None, n: int, found: AttentionMap) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from accel_tx import options as opt
@@ -14,6 +14,9 @@ from accel_tx.cli.trained import add_run_options, load_translator
 from accel_tx.config import UserError
 from accel_tx.inference.json_lines import dump_line
 from accel_tx.inference.stream import LINES_PER_BLOCK, Line, read_blocks, readable
+
+# Of both sides: the tokens of a block take some fifty times as much memory.
+_CHARS_PER_BLOCK = 1 << 20
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -85,18 +88,26 @@ class _Totals:
 
 def _blocks_of_pairs(src_name: str, tgt_name: str, progress: Progress) -> Iterator[tuple[list[Line], list[Line]]]:
     src_lines, tgt_lines = _lines(src_name, progress), _lines(tgt_name, progress)
-    n_read = 0
-    while True:
-        src, tgt = list(islice(src_lines, LINES_PER_BLOCK)), list(islice(tgt_lines, LINES_PER_BLOCK))
-        if len(src) != len(tgt):
-            n_src, n_tgt = (n_read + len(found) for found in (src, tgt))
-            raise UserError(
-                f"{readable(src_name)} has {n_src + sum(1 for _ in src_lines):,} lines and {readable(tgt_name)} has "
-                f"{n_tgt + sum(1 for _ in tgt_lines):,}; expected as many, a line of one translating that of the other"
+    src: list[Line] = []
+    tgt: list[Line] = []
+    n_chars = 0
+    for n_read, (ours, theirs) in enumerate(zip_longest(src_lines, tgt_lines)):
+        if ours is None or theirs is None:
+            n_src, n_tgt = (
+                n_read + (line is not None) + sum(1 for _ in rest)
+                for line, rest in ((ours, src_lines), (theirs, tgt_lines))
             )
-        if not src:
-            return
-        n_read += len(src)
+            raise UserError(
+                f"{readable(src_name)} has {n_src:,} lines and {readable(tgt_name)} has {n_tgt:,}; expected as many, "
+                "a line of one translating that of the other"
+            )
+        src.append(ours)
+        tgt.append(theirs)
+        n_chars += len(ours.text) + len(theirs.text)
+        if len(src) == LINES_PER_BLOCK or n_chars >= _CHARS_PER_BLOCK:
+            yield src, tgt
+            src, tgt, n_chars = [], [], 0
+    if src:
         yield src, tgt
 
 

@@ -27,6 +27,9 @@ class AttentionMap:
     """The same of the target, (T,)."""
     weights: NDArray[np.float32]
     """(L, H, T, S): row t is the attention with which target piece t was predicted; it sums to 1."""
+    cut: tuple[str, ...] = ()
+    """Which of `source` and `target` had more tokens than the model has positions, and is shown to there; a cut target
+    has no end."""
 
     @property
     def n_layers(self) -> int:
@@ -60,13 +63,16 @@ def attention_map(model: Transformer, tokenizers: TokenizerPair, src: str, tgt: 
     Both are stripped, and cut to the model's positions.
     """
     longest = model.config.max_positions - 1
-    src_ids = tokenizers.src.encode([src.strip()])[0][:longest]
-    tgt_ids = tokenizers.tgt.encode([tgt.strip()])[0][:longest]
+    src_all, tgt_all = tokenizers.src.encode([src.strip()])[0], tokenizers.tgt.encode([tgt.strip()])[0]
+    src_ids, tgt_ids = src_all[:longest], tgt_all[:longest]
+    cut = tuple(name for name, ids in (("source", src_all), ("target", tgt_all)) if len(ids) > longest)
     device = model.positions.device
     given = torch.tensor([[*src_ids, EOS_ID]], device=device), None, torch.tensor([[BOS_ID, *tgt_ids]], device=device)
-    weights = cross_attention_weights(model, *given)
-    pieces = _pieces(tokenizers.src, src_ids), _pieces(tokenizers.tgt, tgt_ids)
-    return AttentionMap(*pieces, weights[:, 0].float().cpu().numpy())
+    weights = cross_attention_weights(model, *given)[:, 0].float().cpu().numpy()
+    src_pieces, tgt_pieces = _pieces(tokenizers.src, src_ids), _pieces(tokenizers.tgt, tgt_ids)
+    if "target" in cut:
+        tgt_pieces, weights = tgt_pieces[:-1], weights[:, :, :-1]
+    return AttentionMap(src_pieces, tgt_pieces, weights, cut)
 
 
 def _pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 from accel_tx.config import UserError
 from accel_tx.inference.stream import Line, clean_text, readable
@@ -17,7 +18,7 @@ _LONGEST_REASON_CHARS = 200
 
 def dump_line(values: dict[str, Any]) -> str:
     """One line of JSON, readable where that is safe."""
-    text = json.dumps(values, ensure_ascii=False)
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False)
     return _TO_ESCAPE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
@@ -29,7 +30,7 @@ def parse_line(line: Line, key: str, name: str) -> tuple[dict[str, Any], Line]:
     where = f"{readable(name)}: line {line.number}"
     expected = f'expected one JSON object a line with a text "{key}"'
     try:
-        values = json.loads(line.text, parse_constant=_refuse)
+        values = json.loads(line.text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:_LONGEST_REASON_CHARS]
         raise UserError(f"{where} is not valid JSON ({reason}); {expected}") from None
@@ -42,5 +43,10 @@ def parse_line(line: Line, key: str, name: str) -> tuple[dict[str, Any], Line]:
     return values, Line(line.number, text, line.n_replaced + n_replaced)
 
 
-def _refuse(constant: str) -> None:
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number)
+
+
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON number")

@@ -86,6 +86,7 @@ def _target_log_probs(model: Transformer, hidden: Tensor, targets: Tensor) -> Te
     n_rows = max(1, _LOGITS_PER_CHUNK // len(model.output_bias))
     chunks = []
     for states, wanted in zip(torch.split(hidden, n_rows), torch.split(targets, n_rows), strict=True):
-        losses = F.cross_entropy(F.linear(states, model.projection, model.output_bias), wanted, reduction="none")
-        chunks.append(-losses)
+        logits = F.linear(states, model.projection, model.output_bias)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # as a search raises them
+        chunks.append(-F.cross_entropy(logits, wanted, reduction="none"))
     return torch.cat(chunks)

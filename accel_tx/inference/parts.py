@@ -23,11 +23,8 @@ class Part:
     """Without EOS; never empty."""
     unknown: list[tuple[int, str]]
     """Words that the vocabulary lacks, see `Tokenizer.unknown_words`."""
-
-    @property
-    def is_all_unknown(self) -> bool:
-        """Nothing in it is known to the model."""
-        return len(self.unknown) == len(self.ids)
+    is_all_unknown: bool
+    """Nothing in it is known to the model, but perhaps the space before a word, which Unigram has as a token."""
 
 
 @dataclass(frozen=True)
@@ -149,4 +146,5 @@ def _as_one(parts: Iterable[Translation]) -> Translation:
 def _part(tokenizer: Tokenizer, text: str, ids: list[int]) -> Part:
     # Where the tokens stand in the text is costly to know, and rarely asked for.
     unknown = tokenizer.unknown_words(text) if UNK_ID in ids else []
-    return Part(text, ids, [found for found in unknown if found[0] < len(ids)])
+    says_nothing = bool(unknown) and all(i == UNK_ID or tokenizer.piece(i) == "▁" for i in ids)
+    return Part(text, ids, [found for found in unknown if found[0] < len(ids)], says_nothing)

@@ -33,14 +33,17 @@ class Samples(Hypotheses):
 
     def advance(self, hidden: Tensor, next_tokens: NextTokens) -> None:
         """Draw the next token of each live sample, given the decoder output (B, W, D)."""
-        rows, *context = self.live_rows()
-        log_probs, forced = next_tokens.allowed(hidden.flatten(0, 1)[rows], self.constraints, *context)
-        chosen = draw(log_probs, self.uniform[:, :, self.position].flatten()[rows], self.settings)
-        if forced is not None:
-            chosen = forced.where(forced >= 0, chosen)
-        self.log_prob.view(-1)[rows] += log_probs.gather(1, chosen[:, None]).squeeze(1)
+        rows, sentences, history = self.live_rows()
+        states, numbers = hidden.flatten(0, 1)[rows], self.uniform[:, :, self.position].flatten()[rows]
         tokens = torch.full_like(self.tokens, EOS_ID)
-        tokens.view(-1)[rows] = chosen
+        for block in next_tokens.blocks(states):
+            context = sentences[block], history[block]
+            log_probs, forced = next_tokens.allowed(states[block], self.constraints, *context)
+            chosen = draw(log_probs, numbers[block], self.settings)
+            if forced is not None:
+                chosen = forced.where(forced >= 0, chosen)
+            self.log_prob.view(-1)[rows[block]] += log_probs.gather(1, chosen[:, None]).squeeze(1)
+            tokens.view(-1)[rows[block]] = chosen
         self.write(tokens)
         self.finish(self.live & (tokens == EOS_ID), is_cut=False)
         self.cut_at_limit()

@@ -19,8 +19,11 @@ _MARKS = ".!?…؟۔।॥"
 _WIDE_MARKS = "。！？｡"  # of scripts that write no space between sentences
 _CLOSING = "\"'”’»›)\\]}"
 _OPENING = "\"'“‘«‹([{¿¡—–-"
-# Marks, perhaps closing quotes (in French behind a space), then space: the text before and behind it decides.
-_SENTENCE_END = re.compile(rf"(?:[{_MARKS}]+(?:\s?[»›]|[{_CLOSING}])*\s+|[{_WIDE_MARKS}]+[{_CLOSING}」』]*\s*)")
+# Marks, perhaps closing quotes (in French behind a space), then space: the text before and behind it decides. No
+# character can be matched in two ways and a run of marks is tried from its start alone, so that the time is linear.
+_SENTENCE_END = re.compile(
+    rf"(?:(?<![{_MARKS}])[{_MARKS}]+(?:\s[»›]|[{_CLOSING}])*\s+|[{_WIDE_MARKS}]+[{_CLOSING}」』]*\s*)"
+)
 _PAUSE = re.compile(r"[,;:،、，；：]\s*|\s[—–-]\s+")
 _SPACE = re.compile(r"\s+")
 _JOINER = "\u200d"

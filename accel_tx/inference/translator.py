@@ -95,7 +95,8 @@ class Translator:
             for prefix, of_line in zip(forced, parts, strict=True)
             for i in range(len(of_line))
         ]
-        is_copied = [self.decode.unknown == "copy" and part.is_all_unknown for part in flat]
+        copies = self.decode.unknown == "copy"
+        is_copied = [copies and part.is_all_unknown and not b.ids for part, b in zip(flat, begins, strict=True)]
         found = iter(self._translate_parts(flat, begins, is_copied))
         copied = iter(is_copied)
         translated = []
@@ -173,8 +174,7 @@ class Translator:
         if not sources:
             return
         lengths = np.array([len(source) + 1 for source in sources], dtype=np.int64)
-        max_tokens = max(self.decode.max_tokens // self.decode.n_places, int(lengths.max()))
-        for batch in similar_lengths(lengths, lengths, max_tokens):
+        for batch in similar_lengths(lengths, lengths, self.decode.max_tokens // self.decode.n_places):
             yield batch.tolist()
 
     def _search(

@@ -67,15 +67,19 @@ class NextTokens:
         log_probs[must] = log_probs[must].scatter(1, at_forced[must], kept[must])
         return log_probs, forced
 
+    def blocks(self, hidden: Tensor) -> list[slice]:
+        """The rows of hidden (N, D) to take at a time: on a CPU as many as its caches hold the logits of, else all."""
+        size = len(hidden)
+        if hidden.device.type == "cpu":
+            size = min(size, max(1, _LOGITS_PER_BLOCK // self.vocab_size))
+        return [slice(start, start + size) for start in range(0, len(hidden), size)]
+
     def best(
         self, hidden: Tensor, n: int, constraints: Constraints, sentences: Tensor, history: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities and ids (N, n) of the best next tokens, best first; -inf where fewer are allowed."""
-        size = len(hidden)
-        if hidden.device.type == "cpu":
-            size = min(size, max(1, _LOGITS_PER_BLOCK // self.vocab_size))
         parts = []
-        for block in (slice(start, start + size) for start in range(0, len(hidden), size)):
+        for block in self.blocks(hidden):
             log_probs, _ = self.allowed(hidden[block], constraints, sentences[block], history[block])
             parts.append(largest(log_probs, n))
         if len(parts) == 1:

@@ -15,6 +15,7 @@ from accel_tx.data.tokenizer import train_tokenizer
 from accel_tx.inference import attention_picture
 from accel_tx.inference.attention_map import AttentionMap
 from accel_tx.inference.attention_picture import as_file, as_pixels, draw
+from accel_tx.inference.translator import load_run_config
 from accel_tx.train.loop import train
 
 WEIGHTS = np.random.default_rng(1).dirichlet(np.ones(3), size=(2, 4, 5)).astype(np.float32)
@@ -97,6 +98,14 @@ def test_a_sentence_is_drawn_by_command_and_by_validation(
     values = json.loads((tmp_path / "a.json").read_text())
     assert values["tgt_pieces"] == ["Le", "livre", "est", "<unk>", ".", "<eos>"]
     assert np.array(values["weights"]).shape == (2, 2, 6, 6)
+    main([*call, "--target", "Le livre " * 99, "--json", str(tmp_path / "cut.json")])
+    positions = load_run_config(run).model.max_positions
+    assert capsys.readouterr().err == (
+        f"accel_tx: the target is longer than the model's {positions} positions, and cut in the picture\n"
+    )
+    cut = json.loads((tmp_path / "cut.json").read_text())
+    assert cut["tgt_pieces"] == (["Le", "livre"] * 99)[: positions - 1]
+    assert np.array(cut["weights"]).shape == (2, 2, positions - 1, 6)
 
     for arguments, message in (
         (["--layer", "3"], "--layer is 3; expected 1 to 2: the model has 2 decoder layers of 2 heads"),

@@ -97,3 +97,15 @@ def test_nothing_to_score_gives_nothing(model: Transformer, tokenizers: Tokenize
     assert score_pairs(model, tokenizers, [], [], DecodeConfig().max_tokens) == []
     with pytest.raises(ValueError, match="2 sources and 1 targets"):
         score_pairs(model, tokenizers, ["a", "b"], ["c"], 8_192)
+
+
+def test_bfloat16_logits_are_raised_before_the_softmax(tokenizers: TokenizerPair, model: Transformer) -> None:
+    rounded = Transformer(model.config, tokenizers.src.vocab_size, tokenizers.tgt.vocab_size)
+    rounded.load_state_dict(model.state_dict())
+    hidden, targets = torch.randn(40, 16).bfloat16(), torch.randint(len(model.output_bias), (40,))
+    rounded = rounded.bfloat16().eval()
+    found = pair_scores._target_log_probs(rounded, hidden, targets)
+    logits = torch.nn.functional.linear(hidden, rounded.projection, rounded.output_bias).double()
+    expected = logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), expected, atol=1e-5)

@@ -81,3 +81,16 @@ def test_thousands_of_parts_are_joined_in_time() -> None:
 
 def test_a_line_without_parts_is_an_empty_one() -> None:
     assert joined([], 3, ranked=True) == [Translation("", 0.0, 0.0)]
+
+
+@pytest.mark.parametrize("kind", ["wordlevel", "unigram"])
+def test_a_line_of_unknown_words_alone_is_known_to_be_one(kind: str) -> None:
+    text = ["the cat sees the sea . ,", "a cat and the sea ,", "see the sea and the cat ."]
+    tokenizer = train_tokenizer(iter(text * 9), TokenizerConfig(kind, 50, min_frequency=1))
+    lines = ["😀", "😀 日本", "the 😀", "the cat"]
+    assert [[part.is_all_unknown for part in of_line] for of_line in parts_of(lines, tokenizer, 30)] == [
+        [True],
+        [True],
+        [False],
+        [False],
+    ]

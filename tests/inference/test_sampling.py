@@ -10,6 +10,8 @@ import torch
 
 from accel_tx.config import DecodeConfig
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from accel_tx.inference import vocabulary
+from accel_tx.inference.hypotheses import Hypothesis
 from accel_tx.inference.sampling import draw, uniform
 from tests.inference.models import assert_same, log_prob_of, make_model, make_sources, next_log_probs, search_for
 
@@ -93,3 +95,15 @@ def test_numbers_of_a_sample_and_position_depend_on_nothing_else() -> None:
     assert (numbers[:2, :3] == uniform([5, 6], 1, 2, 3)).all()
     assert not (numbers == uniform([6, 5], 1, 4, 9)).any()
     assert ((numbers >= 0) & (numbers < 1)).all()
+
+
+@pytest.mark.parametrize("prefixes", [None, [[7, 8], [], [9]]])
+def test_rows_may_be_taken_a_few_at_a_time(prefixes: list[list[int]] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> list[list[Hypothesis]]:
+        return search_for(model, sources, [9] * 3, sampling=True, n_best=5, prefixes=prefixes)
+
+    model, sources = make_model(4), make_sources(4, n=3)
+    at_once = found()
+    monkeypatch.setattr(vocabulary, "_LOGITS_PER_BLOCK", 4 * 60)
+    for some, same in zip(found(), at_once):
+        assert_same(some, same)

@@ -84,3 +84,12 @@ def test_a_line_of_megabytes_is_split_in_time() -> None:
     one_sentence, many = split_to_fit("so it is. " * n_words, fits), split_to_fit("So it is. " * n_words, fits)
     assert (max(map(len, one_sentence)) > 500, len(many)) == (True, n_words)
     assert time.process_time() - began_at_s < 5  # a quadratic rule takes minutes
+
+
+@pytest.mark.parametrize(
+    "text", ["Hello." + "»" * 100_000 + "x", "." * 100_000 + "x", ". »" * 50_000 + "x", "a. " * 50_000, "。" * 100_000]
+)
+def test_runs_of_marks_and_quotes_take_linear_time(text: str) -> None:
+    began_at_s = time.process_time()
+    assert "".join(sentences(text)).replace(" ", "") == text.replace(" ", "")
+    assert time.process_time() - began_at_s < 5

@@ -199,7 +199,19 @@ def test_half_a_surrogate_pair_in_json_is_replaced_and_counted() -> None:
     assert line == Line(1, "a\ufffdb\ufffd", 3)
 
 
-@pytest.mark.parametrize("text", ["", "source", "[1]", '{"text": "a"}', '{"source": 3}', '{"source": NaN}', "[" * 9999])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "source",
+        "[1]",
+        '{"text": "a"}',
+        '{"source": 3}',
+        '{"source": NaN}',
+        '{"source": "a", "n": 1e999}',
+        "[" * 9999,
+    ],
+)
 def test_json_without_the_text_is_one_line_that_says_what_was_expected(text: str) -> None:
     with pytest.raises(
         UserError, match=r'f\.jsonl: line 4 .*expected one JSON object a line with a text "source"'

@@ -372,3 +372,21 @@ def test_the_config_of_a_run_from_before_cleaning_had_a_section_is_understood(tm
     )
     config = load_run_config(tmp_path)
     assert (config.clean.max_src_words, config.clean.min_tgt_chars) == (150, None)
+
+
+def test_a_long_line_does_not_lift_the_budget_of_the_others(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo = EchoSearch()
+    monkeypatch.setattr(translator_module, "search", echo)
+    make_translator(tokenizer, max_tokens=40, sampling=True, n_best=4).translate([*LINES, LINES[4]])
+    assert max(rows for rows, _ in echo.shapes) > 1
+    assert all(rows * width <= 10 or rows == 1 for rows, width in echo.shapes)
+
+
+def test_a_line_with_a_prefix_is_not_copied_for_want_of_known_words() -> None:
+    tokenizer = train_tokenizer(iter(LINES * 2), TokenizerConfig("wordlevel", vocab_size=60, min_frequency=1))
+    translator = make_translator(tokenizer)
+    (alone,), (begun,) = translator.n_best(["😀"]), translator.n_best(["😀"], prefixes=["the cat"])
+    assert alone[0].text == "😀"
+    assert begun[0].text.startswith("the cat")

@@ -65,7 +65,7 @@ def chunks_of(n_logits: int) -> Any:
 
 
 @pytest.mark.parametrize("function", [vocabulary_loss, unchunked_loss])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(0, 9),
     d=st.integers(1, 5),
@@ -207,7 +207,7 @@ def test_logits_are_computed_chunk_by_chunk(v: int, n_logits: int, expected: lis
 
 
 @pytest.mark.parametrize("function", [vocabulary_loss, unchunked_r_drop_loss])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(0, 9),
     d=st.integers(1, 5),
