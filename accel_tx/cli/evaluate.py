@@ -15,12 +15,16 @@ from accel_tx.cli.score_table import print_comparison, print_scores
 from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_split_lines
 from accel_tx.config import DecodeConfig, UserError
 from accel_tx.inference.lines import read_lines, write_whole
+from accel_tx.inference.stream import readable
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from accel_tx.inference.comparison import MetricScores
     from accel_tx.inference.resampling import Resampling
+
+
+_INPUTS = ("hyp", "src", "ref", "against")
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,11 @@ def run(argv: list[str]) -> None:
     if options.comet is not None:
         check_command(options.comet)
     check_outputs(_outputs(options), _inputs(options))
-    text = _text_to_score(options)
+    # Once: what came through a pipe is gone afterwards.
+    given = None if options.hyp is None else list(read_lines(options.hyp))
+    text = _text_to_score(options, given)
     others = [_as_many(file, text.n_lines, "the reference") for file in options.against or []]
-    own, decode = _own_translations(options, text)
+    own, decode = _own_translations(options, text) if given is None else (given, None)
     if options.output is not None:
         write_whole(Path(options.output), iter(own))
     systems, drawn = [own, *others], Resampling(options.n_resamples, options.n_trials, options.seed)
@@ -88,7 +94,9 @@ def _parser() -> ArgumentParser:
         "evaluate", "Score translations: of a run on a file or on its own validation set, or of a file (--hyp)."
     )
     add_run_options(parser, required=False)
-    parser.add_argument("--hyp", type=str | None, help="translations to score in place of a run's, one a line")
+    parser.add_argument(
+        "--hyp", type=str | None, help="translations to score in place of a run's, one a line; - for standard input"
+    )
     parser.add_argument("--src", type=str | None, help="source sentences, one a line; default: the validation set")
     parser.add_argument(
         "--ref", type=str, nargs="+", help="reference translations, line beside line; several files too"
@@ -134,6 +142,9 @@ def _check_what_is_given(options: Namespace) -> None:
         raise UserError("--src and --ref: only one is given; expected both, or neither for the validation set")
     if options.valid_set is not None and (options.hyp or options.ref):
         raise UserError("--valid_set: --hyp or --ref is given as well; expected a run's own set, or files")
+    read = [(name, file) for name in _INPUTS for file in _files(options[name])]
+    if len(piped := [f"--{name}" for name, file in read if file == "-"]) > 1:
+        raise UserError(f"{' and '.join(piped)}: all are standard input; expected files for all but one of them")
     for name in ("n_resamples", "n_trials", "seed"):
         if options[name] < 0:
             raise UserError(f"--{name} is {options[name]}; expected 0 or more")
@@ -141,26 +152,33 @@ def _check_what_is_given(options: Namespace) -> None:
         raise UserError(f"--comet_timeout_s is {options.comet_timeout_s:g}; expected seconds above 0")
 
 
+def _files(given: str | list[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else given or []
+
+
 def _outputs(options: Namespace) -> dict[str, str | None]:
     return {"--output": options.output, "--json": options.json}
 
 
 def _inputs(options: Namespace) -> Inputs:
-    given: Inputs = {f"--{name}": options[name] for name in ("hyp", "src", "ref", "against")}
+    given: Inputs = {f"--{name}": options[name] for name in _INPUTS}
     return {**given, "a file of --run_dir": files_of_run(options.run_dir, options.weights)}
 
 
-def _text_to_score(options: Namespace) -> _Text:
+def _text_to_score(options: Namespace, given: list[str] | None) -> _Text:
+    """`given`: the lines of --hyp."""
     if options.ref is None:
         return _validation_set(options)
-    first = options.src or options.hyp
-    lines = list(read_lines(first))
+    src = None if options.src is None else list(read_lines(options.src))
+    first, lines = (options.hyp, given) if src is None else (options.src, src)
     if not lines:
-        raise UserError(f"{first}: is empty; expected one sentence a line")
+        raise UserError(f"{readable(first)}: is empty; expected one sentence a line")
+    if given is not None:
+        _check_as_many(given, options.hyp, len(lines), first)
     references = [_as_many(file, len(lines), first) for file in options.ref]
     if not any(line.strip() for reference in references for line in reference):
         raise UserError(f"{', '.join(options.ref)}: holds only empty lines; expected reference translations")
-    return _Text(lines if options.src else [], references)
+    return _Text(src or [], references)
 
 
 def _validation_set(options: Namespace) -> _Text:
@@ -189,16 +207,18 @@ def _validation_set(options: Namespace) -> _Text:
 
 
 def _as_many(file: str, n_lines: int, other: str) -> list[str]:
-    lines = list(read_lines(file))
+    return _check_as_many(list(read_lines(file)), file, n_lines, other)
+
+
+def _check_as_many(lines: list[str], file: str, n_lines: int, other: str) -> list[str]:
     if len(lines) != n_lines:
-        raise UserError(f"{other} has {n_lines} lines and {file} has {len(lines)}; expected as many")
+        found = f"{readable(other)} has {n_lines} lines and {readable(file)} has {len(lines)}"
+        raise UserError(f"{found}; expected as many")
     return lines
 
 
-def _own_translations(options: Namespace, text: _Text) -> tuple[list[str], DecodeConfig | None]:
-    """The first system's lines, and how they were searched for, where they were not given."""
-    if options.hyp is not None:
-        return _as_many(options.hyp, text.n_lines, "the reference"), None
+def _own_translations(options: Namespace, text: _Text) -> tuple[list[str], DecodeConfig]:
+    """The run's translations, and how they were searched for."""
     translator = load_translator(options)
     translations = translator.translate(text.src)
     warn_of_split_lines(translator)

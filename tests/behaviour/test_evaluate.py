@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,18 @@ def test_a_file_of_translations_is_scored_without_a_model(folder: Path, capsys: 
         assert "|bs:50|seed:12345|" in signature
     assert values["signature"].startswith("nrefs:1|case:mixed|")
     assert (values["n_sentences"], values["n_resamples"], values["weights"]) == (40, 50, None)
+
+
+@pytest.mark.parametrize("source", [[], ["--src", "src"]])
+def test_translations_may_come_through_a_pipe(source: list[str], folder: Path) -> None:
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor() as pool:
+        writer = pool.submit(lambda: (folder / "pipe").write_bytes((folder / "a").read_bytes()))
+        main(["evaluate", "--hyp", "pipe", "--ref", "ref", "--json", "out.json", *source, *FEW])
+        writer.result()
+    main(["evaluate", "--hyp", "a", "--ref", "ref", "--json", "expected.json", *FEW])
+    found, expected = (json.loads((folder / name).read_text()) for name in ("out.json", "expected.json"))
+    assert found["bleu"] == expected["bleu"] > 50
 
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout"])
@@ -121,6 +135,14 @@ BAD: dict[str, tuple[list[str], str]] = {
     "a search for what is there": (
         ["--hyp", "a", "--ref", "ref", "--beam_size", "2"],
         "--beam_size: --hyp is translated",
+    ),
+    "translations of another length": (
+        ["--hyp", "short", "--src", "src", "--ref", "ref"],
+        "src has 40 lines and short has 1",
+    ),
+    "one stream for two": (
+        ["--hyp", "-", "--ref", "ref", "-"],
+        "--hyp and --ref: all are standard input; expected files for all but one of them",
     ),
     "a missing file": (["--hyp", "a", "--ref", "ref", "--against", "none"], "none: cannot be read"),
     "less than no resamples": (["--hyp", "a", "--ref", "ref", "--n_resamples", "-1"], "--n_resamples is -1"),
