@@ -52,7 +52,7 @@ def run(argv: list[str]) -> None:
     options = opt.parse(_parser(), argv)
     _check_what_is_given(options)
     from accel_tx.inference.comparison import score_systems
-    from accel_tx.inference.external_metric import check_command, external_score
+    from accel_tx.inference.external_metric import check_command
     from accel_tx.inference.line_metrics import METRICS, TOKENIZERS, line_metric
     from accel_tx.inference.resampling import Resampling
 
@@ -65,18 +65,14 @@ def run(argv: list[str]) -> None:
     given = None if options.hyp is None else list(read_lines(options.hyp))
     text = _text_to_score(options, given)
     others = [_as_many(file, text.n_lines, "the reference") for file in options.against or []]
+    tokenize = options.tokenize or text.tokenize
+    metrics = {key: line_metric(key, text.references, tokenize, options.lowercase) for key in METRICS}
     own, decode = _own_translations(options, text) if given is None else (given, None)
     if options.output is not None:
         write_whole(Path(options.output), iter(own))
     systems, drawn = [own, *others], Resampling(options.n_resamples, options.n_trials, options.seed)
-    found = {}
-    for key in METRICS:
-        metric = line_metric(key, text.references, options.tokenize or text.tokenize, options.lowercase)
-        found[key] = score_systems(metric, systems, drawn)
-    comet = None
-    if options.comet is not None:
-        reference, timeout_s = text.references[0], options.comet_timeout_s
-        comet = [external_score(options.comet, text.src, lines, reference, timeout_s) for lines in systems]
+    found = {key: score_systems(metric, systems, drawn) for key, metric in metrics.items()}
+    comet, failed = _comet(options, text, systems)
     with told_beside(_outputs(options)):
         if others:
             names = [options.hyp or f"{options.run_dir} {options.weights}", *options.against]
@@ -87,6 +83,8 @@ def run(argv: list[str]) -> None:
         searched = {"decode": None if decode is None else dataclasses.asdict(decode)}
         values = {**_as_dict(options, found, comet, drawn, text), **searched}
         write_whole(Path(options.json), iter([json.dumps(values, indent=1, ensure_ascii=False)]))
+    if failed is not None:
+        raise failed
 
 
 def _parser() -> ArgumentParser:
@@ -223,6 +221,19 @@ def _own_translations(options: Namespace, text: _Text) -> tuple[list[str], Decod
     translations = translator.translate(text.src)
     warn_of_split_lines(translator)
     return translations, translator.decode
+
+
+def _comet(options: Namespace, text: _Text, systems: list[list[str]]) -> tuple[list[float] | None, UserError | None]:
+    """A score a system, or why there is none: a program that fails must not cost the other scores."""
+    from accel_tx.inference.external_metric import external_score
+
+    if options.comet is None:
+        return None, None
+    reference, timeout_s = text.references[0], options.comet_timeout_s
+    try:
+        return [external_score(options.comet, text.src, lines, reference, timeout_s) for lines in systems], None
+    except UserError as error:
+        return None, error
 
 
 def _as_dict(

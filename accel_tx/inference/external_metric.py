@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import shlex
+import shutil
 import signal
 import string
 import subprocess
@@ -17,7 +18,7 @@ from accel_tx.config import UserError
 
 
 def check_command(command: str) -> None:
-    """Raise UserError unless the template names {hyp}, something to compare it with, and nothing else."""
+    """Raise UserError unless the template names {hyp}, something to compare it with, nothing else, and a program."""
     try:
         words = shlex.split(command)
         fields = {name for word in words for _, name, _, _ in string.Formatter().parse(word) if name is not None}
@@ -28,6 +29,8 @@ def check_command(command: str) -> None:
             f"--comet {command!r}: has {', '.join(f'{{{name}}}' for name in sorted(fields)) or 'no file'}; expected "
             "{hyp} and {src} or {ref} or both, where the paths of the files belong"
         )
+    if shutil.which(words[0]) is None:
+        raise UserError(f"--comet: {words[0]} is no program that can be started; is its environment made?")
 
 
 def external_score(

@@ -149,9 +149,41 @@ BAD: dict[str, tuple[list[str], str]] = {
     "an unknown tokenizer": (["--hyp", "a", "--ref", "ref", "--tokenize", "14a"], "--tokenize 14a: expected one of"),
     "a failing command": (
         ["--hyp", "a", "--ref", "ref", "--comet", "/no_such_place {ref} {hyp}"],
-        "/no_such_place cannot be started",
+        "/no_such_place is no program that can be started",
     ),
 }
+
+
+@pytest.mark.parametrize("others", [[], ["--against", "b"]])
+def test_a_metric_of_another_program_that_fails_costs_no_other_score(
+    others: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comet = f"{sys.executable} -c 'import sys; sys.exit(\"no such model\")' {{hyp}} {{ref}}"
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--hyp", "a", "--ref", "ref", *others, "--json", "out.json", "--comet", comet, *FEW])
+    told = capsys.readouterr()
+    values = json.loads((folder / "out.json").read_text())
+
+    assert ended.value.code == 2
+    assert told.err == f"accel_tx: --comet: {sys.executable} ended with status 1: no such model\n"
+    assert "BLEU" in told.out
+    assert "COMET" not in told.out
+    assert values["bleu"] > 50
+    assert "comet" not in values
+
+
+def test_a_metric_that_cannot_be_had_is_told_before_the_translating(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacks(**_: object) -> None:
+        raise RuntimeError("Please install it")
+
+    monkeypatch.setattr("accel_tx.inference.line_metrics.BLEU", lacks)
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--run_dir", "no such run", "--src", "src", "--ref", "ref", "--tokenize", "ja-mecab"])
+    assert ended.value.code == 2
+    told = "tokenize ja-mecab: sacreBLEU cannot use it here (Please install it)"
+    assert capsys.readouterr() == ("", f"accel_tx: {told}\n")
 
 
 def test_files_that_cannot_be_written_are_told_before_anything_is_loaded(

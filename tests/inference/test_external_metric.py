@@ -76,8 +76,11 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
+    command = f"{tmp_path}/no_such_program {{src}} {{hyp}}"
     with pytest.raises(UserError, match="no_such_program cannot be started"):
-        external_score(f"{tmp_path}/no_such_program {{src}} {{hyp}}", *TEXTS, timeout_s=5)
+        external_score(command, *TEXTS, timeout_s=5)
+    with pytest.raises(UserError, match="no_such_program is no program that can be started; is its environment made"):
+        check_command(command)
 
 
 @pytest.mark.parametrize("command", ["comet-score", "score {src} {ref}", "score {hyp}", "score {src} {hyp} {mt}"])
