@@ -15,15 +15,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from accel_tx.config import UserError
+from accel_tx.inference.parts import one_line
 
 
 def check_command(command: str) -> None:
     """Raise UserError unless the template names {hyp}, something to compare it with, nothing else, and a program."""
     try:
         words = shlex.split(command)
-        fields = {name for word in words for _, name, _, _ in string.Formatter().parse(word) if name is not None}
+        parts = [part for word in words for part in string.Formatter().parse(word) if part[1] is not None]
     except ValueError as error:
         raise UserError(f"--comet {command!r}: cannot be taken apart ({error})") from None
+    fields = {name for _, name, _, _ in parts if name is not None}
+    if any(form or conversion for _, _, form, conversion in parts):
+        raise UserError(f"--comet {command!r}: has a field with a format; expected plain {{src}}, {{hyp}} and {{ref}}")
     if "hyp" not in fields or not {"hyp"} < fields <= {"src", "hyp", "ref"}:
         raise UserError(
             f"--comet {command!r}: has {', '.join(f'{{{name}}}' for name in sorted(fields)) or 'no file'}; expected "
@@ -38,14 +42,15 @@ def external_score(
 ) -> float:
     """Run the command on files of these lines; the score is the number that ends the last line which it prints.
 
-    `command` is a template: {src}, {hyp} and {ref} become paths. No shell sees it.
+    `command` is a template: {src}, {hyp} and {ref} become paths. No shell sees it. A text that holds an end of a line,
+    as one from JSON or parquet may, has a space there in the files.
     Raises: UserError if it cannot be started, fails, takes longer than `timeout_s`, or prints something else.
     """
     with TemporaryDirectory(prefix="accel_tx_metric_") as folder:
         paths = {}
         for name, lines in (("src", src), ("hyp", hypotheses), ("ref", references)):
             paths[name] = str(Path(folder) / name)
-            Path(paths[name]).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            Path(paths[name]).write_text("".join(f"{one_line(line)}\n" for line in lines), encoding="utf-8")
         words = [word.format(**paths) for word in shlex.split(command)]
         return _last_number(_printed(words, timeout_s), words[0])
 

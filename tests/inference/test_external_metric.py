@@ -33,6 +33,11 @@ def test_the_score_is_the_number_that_ends_the_last_line(tmp_path: Path) -> None
     assert external_score(script(tmp_path, COUNTS), *TEXTS, timeout_s=60) == 0.8125
 
 
+def test_a_text_of_several_lines_is_one_line_of_a_file(tmp_path: Path) -> None:
+    texts = (["a\nb", "été"], ["un\r", "deux"], ["le", "la"])
+    assert external_score(script(tmp_path, COUNTS), *texts, timeout_s=60) == 0.8125
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -86,6 +91,12 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["comet-score", "score {src} {ref}", "score {hyp}", "score {src} {hyp} {mt}"])
 def test_a_template_without_the_files_is_refused(command: str) -> None:
     with pytest.raises(UserError, match=r"expected \{hyp\} and \{src\} or \{ref\} or both"):
+        check_command(command)
+
+
+@pytest.mark.parametrize("command", ["x {hyp:{y}} {ref}", "x {hyp:d} {ref}", "x {hyp!r} {ref}"])
+def test_a_template_with_formats_is_refused(command: str) -> None:
+    with pytest.raises(UserError, match=r"has a field with a format; expected plain \{src\}, \{hyp\} and \{ref\}"):
         check_command(command)
 
 
