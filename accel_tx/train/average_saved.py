@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from accel_tx.config import LOWER_IS_BETTER, UserError
@@ -85,9 +86,7 @@ def write_average(run_dir: Path, folders: Sequence[Path], output: Path) -> list[
     Raises: UserError, and nothing is written, if one is damaged or of another run, or `output` holds something else.
     """
     _check_output(run_dir, output)
-    others = [*saved_weights(run_dir).values(), *(run_dir / name for name in ("best", "final"))]
-    own = next((path for path in others if path not in folders and (path / checkpoint.MODEL).is_file()), folders[0])
-    expected = _origin(own)
+    own, expected = _own_origin(run_dir, folders)
     for folder in folders:
         if _origin(folder) != expected:
             raise UserError(f"{folder}: is of another run than {own}; expected weights of one run")
@@ -98,6 +97,18 @@ def write_average(run_dir: Path, folders: Sequence[Path], output: Path) -> list[
     if failed is not None:
         raise UserError(failed)
     return names
+
+
+def _own_origin(run_dir: Path, folders: Sequence[Path]) -> tuple[Path, dict[str, str]]:
+    """Where the run's weights come from, by ones that are not averaged if any of them is whole and says it.
+
+    Raises: UserError.
+    """
+    for path in [*saved_weights(run_dir).values(), *(run_dir / name for name in ("best", "final"))]:
+        if path not in folders and (path / checkpoint.MODEL).is_file():
+            with suppress(UserError):  # nobody asked for these
+                return path, _origin(path)
+    return folders[0], _origin(folders[0])
 
 
 def _origin(folder: Path) -> dict[str, str]:

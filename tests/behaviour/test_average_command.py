@@ -158,6 +158,12 @@ def test_other_folders_and_damaged_checkpoints_are_left_alone(
     content[-1] ^= 1
     file.write_bytes(content)
     assert "is damaged: model.safetensors is damaged" in refusal(capsys, "--run_dir", copy, "--last", 2)
+    shutil.rmtree(copy / "validated")
+    for path in (copy / "checkpoints").glob("update_*/trainer_state.json"):
+        path.write_text("{")
+    main(["average", "--run_dir", str(copy), "--checkpoints", "best", "final"])
+    assert averaged(copy) == ["best", "final"]
+    capsys.readouterr()
     assert "holds no run" in refusal(capsys, "--run_dir", tmp_path, "--last", 2)
 
 
