@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from glob import glob
 from pathlib import Path
 
 from accel_tx.config import UserError
@@ -62,9 +63,10 @@ def files_of_run(run_dir: str | Path | None, *weights: str) -> list[Path]:
     """What `train` has written into a run folder, or `export` into a folder of its own, with the folders `weights`."""
     if run_dir is None:
         return []
-    tokenizers = [path.relative_to(run_dir).as_posix() for path in Path(run_dir).glob("tokenizer/*")]
+    # A folder that cannot be read has none; the command that reads it says why.
+    tokenizers = [f"tokenizer/{name}" for name in glob("*", root_dir=Path(run_dir) / "tokenizer")]
     names = [*_OF_RUN, *_OF_WEIGHTS, *tokenizers, *(f"{folder}/{name}" for folder in weights for name in _OF_WEIGHTS)]
-    return [path for name in names if (path := Path(run_dir) / name).exists()]
+    return [path for name in names if os.path.exists(path := Path(run_dir) / name)]
 
 
 def _paths(given: str | Path | Iterable[str | Path] | None) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glob import glob
 from pathlib import Path
 
 from accel_tx import options as opt
@@ -27,7 +28,7 @@ def run(argv: list[str]) -> None:
         if path.resolve() in (other.resolve() for other in run_dirs[:i]):
             raise UserError(f"--run_dirs: {path} is given twice; expected different runs")
     output = Path(options.output)
-    read = [file for path in run_dirs for file in (*files_of_run(path, "best", "final"), *path.glob("*.json"))]
+    read = [file for path in run_dirs for file in (*files_of_run(path, "best", "final"), *_json_files(path))]
     outputs = {"--output": options.output}
     check_outputs(outputs, {"a file of --run_dirs": read})
     from accel_tx.pages.run_report import run_report
@@ -37,3 +38,7 @@ def run(argv: list[str]) -> None:
     write_whole(output, iter([text]))
     with told_beside(outputs):
         print(f"{output}: {len(run_dirs)} run(s), {len(text.encode()) / 1e3:,.0f} kB")
+
+
+def _json_files(folder: Path) -> list[Path]:
+    return [folder / name for name in glob("*.json", root_dir=folder)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +29,17 @@ _MADE_BY = {
 
 def check_is_run(run_dir: Path) -> None:
     """Raise UserError unless this is a run folder, or one that `export` wrote."""
-    if (run_dir / "config.yaml").is_file():
+    if _is_file(run_dir / "config.yaml"):
         return
     expected = "expected a run folder made by `train`"
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such folder; {expected}")
     around = (*run_dir.parents, *run_dir.absolute().parents)
-    run = next((path for path in around if (path / "config.yaml").is_file() and (path / "tokenizer").is_dir()), None)
+    run = next((path for path in around if isfile(path / "config.yaml") and isdir(path / "tokenizer")), None)
     if run is None:
         raise UserError(f"{run_dir}: holds no run; {expected}")
     name = run_dir.absolute().relative_to(run.absolute()).as_posix()
-    weights = f", and --weights {name} where the command has it" if (run_dir / MODEL).is_file() else ""
+    weights = f", and --weights {name} where the command has it" if _is_file(run_dir / MODEL) else ""
     raise UserError(f"{run_dir}: holds no run but lies in one; give {run}{weights}")
 
 
@@ -48,7 +49,7 @@ def weights_folder(run_dir: Path, weights: str) -> Path:
     Raises: UserError that names what is there instead.
     """
     for folder in (run_dir, run_dir / weights):
-        if (folder / MODEL).is_file():
+        if _is_file(folder / MODEL):
             return folder
     found = [
         path.parent.relative_to(run_dir).as_posix()
@@ -69,6 +70,14 @@ def weights_folder(run_dir: Path, weights: str) -> Path:
     raise UserError(f"{run_dir / weights}: holds no weights; {run_dir} has {', '.join(shown)}; {advice}")
 
 
+def _is_file(path: Path) -> bool:
+    """Raises: UserError where nobody can tell: in a folder that may not be entered, or for a name that is too long."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a folder made by `train`") from None
+
+
 def _below(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if name.startswith(f"{folder}/")]
 
@@ -78,7 +87,7 @@ def load_scores(folder: Path) -> dict[str, Any]:
 
     Raises: UserError where that is missing or damaged.
     """
-    path = next((path for path in (folder / SCORES, folder / STATE) if path.is_file()), None)
+    path = next((path for path in (folder / SCORES, folder / STATE) if _is_file(path)), None)
     if path is None:
         raise UserError(f"{folder}: holds no weights of a run; has it been validated yet?")
     try:

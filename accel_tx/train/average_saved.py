@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from os.path import isfile
 from pathlib import Path
 
 from accel_tx.config import LOWER_IS_BETTER, UserError
@@ -69,7 +70,7 @@ def named(run_dir: Path, names: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for name in names:
         places = [run_dir / "checkpoints" / name, run_dir / name, Path(name)]
-        folder = next((place for place in places if (place / checkpoint.MODEL).is_file()), None)
+        folder = next((place for place in places if isfile(place / checkpoint.MODEL)), None)
         if folder is None:
             raise UserError(f"--checkpoints {name}: no weights there; see `checkpoints --run_dir {run_dir}`")
         if folder.resolve() in {path.resolve() for path in found}:
