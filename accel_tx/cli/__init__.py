@@ -7,7 +7,7 @@ import sys
 from contextlib import nullcontext
 from importlib import import_module
 
-from accel_tx.cli.outputs import ClosedOutput
+from accel_tx.cli.outputs import ClosedOutput, OutputError, own_failures
 from accel_tx.cli.termination import Terminated, sigterm_raises
 from accel_tx.config import RunError, UserError, nearest_of
 
@@ -75,17 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     _keep_standard_descriptors()
     try:
-        if not argv or argv[0] in ("-h", "--help"):
-            print(USAGE, end="")
-            return
-        if argv[0] not in _COMMANDS:
-            meant = nearest_of(argv[0], _COMMANDS)
-            raise UserError(f"unknown command {argv[0]!r}; did you mean {meant}? There are {', '.join(_COMMANDS)}")
-        if not {"-h", "--help"} & set(argv):
-            _check_processes(argv[0])
-        # `train` answers signals itself: it finishes the update and saves.
-        with nullcontext() if argv[0] == "train" else sigterm_raises():
-            import_module(f"accel_tx.cli.{argv[0].replace('-', '_')}").run(argv[1:])
+        with own_failures():
+            _run(argv)
     except (UserError, RunError) as error:
         rank = os.environ.get("RANK") or "0"
         print(f"accel_tx: {'' if rank == '0' else f'process {rank}: '}{error}", file=sys.stderr)
@@ -99,9 +90,33 @@ def main(argv: list[str] | None = None) -> None:
         sys.stderr.flush()
         os._exit(143 if is_terminated else 130)
     except BrokenPipeError:
-        # The reader of our output went away, as `head` does; Python must not flush to it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_standard_output()  # its reader went away, as `head` does
         sys.exit(141)
+    except OutputError as error:
+        _give_up_standard_output()
+        print(f"accel_tx: standard output: cannot be written ({error.strerror})", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE, end="", flush=True)
+        return
+    if argv[0] not in _COMMANDS:
+        meant = nearest_of(argv[0], _COMMANDS)
+        raise UserError(f"unknown command {argv[0]!r}; did you mean {meant}? There are {', '.join(_COMMANDS)}")
+    if not {"-h", "--help"} & set(argv):
+        _check_processes(argv[0])
+    # `train` answers signals itself: it finishes the update and saves.
+    with nullcontext() if argv[0] == "train" else sigterm_raises():
+        import_module(f"accel_tx.cli.{argv[0].replace('-', '_')}").run(argv[1:])
+    if argv[0] != "train":  # that one goes on where nobody can read what it prints
+        sys.stdout.flush()
+
+
+def _give_up_standard_output() -> None:
+    """What waits there goes nowhere: Python would flush it again at exit, and fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_processes(command: str) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from glob import glob
 from pathlib import Path
+from typing import Any, TextIO, TypeVar, cast
 
 from accel_tx.config import UserError
 from accel_tx.inference.lines import check_can_write, is_standard_output, is_stream
@@ -21,6 +22,7 @@ _OF_WEIGHTS = (
     *("model.safetensors", "ema.safetensors", "scores.json", "trainer_state.json", "manifest.json"),
     *("optimizer.bin", "scheduler.bin", "scaler.pt"),
 )
+_T = TypeVar("_T")
 Inputs = Mapping[str, str | Path | Iterable[str | Path] | None]
 """What each option names: None where it is not given, `-` for standard input."""
 
@@ -30,6 +32,45 @@ class ClosedOutput(io.TextIOWrapper):
 
     def __init__(self) -> None:
         super().__init__(io.BufferedWriter(io.FileIO(os.devnull, "w")), encoding="utf-8")
+
+
+class OutputError(OSError):
+    """Standard output cannot be written, as on a full disk."""
+
+
+class _StandardOutput:
+    """A stream whose failures can be told from those of any other file: OutputError, but for a reader that left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Of the stream."""
+        return self._told(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        """Of the stream."""
+        self._told(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        """The rest of it."""
+        return getattr(self._stream, name)
+
+    @staticmethod
+    def _told(do: Callable[[], _T]) -> _T:
+        try:
+            return do()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror) from error
+
+
+def own_failures() -> AbstractContextManager[object]:
+    """Inside, printing raises OutputError where standard output cannot be written."""
+    if isinstance(sys.stdout, ClosedOutput):
+        return nullcontext()
+    return redirect_stdout(cast("TextIO", _StandardOutput(sys.stdout)))
 
 
 def check_outputs(outputs: Mapping[str, str | None], inputs: Inputs) -> None:
