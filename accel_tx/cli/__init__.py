@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import nullcontext
@@ -74,6 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run one command; exits with one line and status 2 on bad input, or status 1 if a run cannot go on."""
     argv = sys.argv[1:] if argv is None else argv
     _keep_standard_descriptors()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks is printed as \\x.., as on standard error
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with own_failures():
             _run(argv)

@@ -82,7 +82,7 @@ def run(argv: list[str]) -> None:
     if options.json is not None:
         searched = {"decode": None if decode is None else dataclasses.asdict(decode)}
         values = {**_as_dict(options, found, comet, drawn, text), **searched}
-        write_whole(Path(options.json), iter([json.dumps(values, indent=1, ensure_ascii=False)]))
+        write_whole(Path(options.json), iter([_as_text(values)]))
     if failed is not None:
         raise failed
 
@@ -256,3 +256,9 @@ def _as_dict(
         for system, score in zip(values["systems"], comet, strict=True):
             system["comet"] = {"score": score}
     return values
+
+
+def _as_text(values: dict[str, Any]) -> str:
+    """JSON, where a byte of a file's name that is not UTF-8 is written as \\udc.., which gives the name again."""
+    text = json.dumps(values, indent=1, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -74,7 +74,15 @@ def own_failures() -> AbstractContextManager[object]:
 
 
 def check_outputs(outputs: Mapping[str, str | None], inputs: Inputs) -> None:
-    """Raise UserError if a file to write, by option, cannot be written, or is also an input or another output."""
+    """Raise UserError if a file to write, by option, cannot be written, or is also an input or another output.
+
+    Two on standard output, where one would stand behind the other, are refused as well.
+    """
+    on_standard_output = [option for option, name in outputs.items() if is_standard_output(name)]
+    if len(on_standard_output) > 1:
+        raise UserError(
+            f"{' and '.join(on_standard_output)}: both are standard output; expected a file for one of them"
+        )
     for name in filter(None, outputs.values()):
         check_can_write(Path(name))
     check_apart(outputs, inputs)
@@ -83,7 +91,7 @@ def check_outputs(outputs: Mapping[str, str | None], inputs: Inputs) -> None:
 def check_apart(outputs: Mapping[str, str | Path | None], inputs: Inputs) -> None:
     """Raise UserError if a file or folder to write is also an input, or holds one, or is another output.
 
-    Devices and pipes, such as /dev/null, may be named as often as one likes.
+    Devices and pipes, such as /dev/null, may be named as often as one likes, but see `check_outputs`.
     """
     taken = [(option, path) for option, given in inputs.items() for path in _paths(given)]
     for option, name in outputs.items():
@@ -119,4 +127,5 @@ def _is_in(path: Path, place: Path) -> bool:
     with suppress(OSError):  # one of them is not there
         if os.path.samefile(path, place):
             return True
-    return path.resolve().is_relative_to(place.resolve())
+    # Not Path.resolve, which raises for a link to itself in some versions of Python.
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(place))

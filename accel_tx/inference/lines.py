@@ -81,7 +81,9 @@ def _open_beside(path: Path) -> Iterator[tuple[BinaryIO, Path | None]]:
             with open(path if number is None else os.dup(number), "wb") as file:
                 yield file, None
             return
-        target = path.resolve()
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():  # nothing that is resolved is one otherwise
+            raise UserError(f"{path}: cannot be written (a symbolic link that leads back to itself)")
         if target.is_dir() or not target.name:
             raise UserError(f"{path}: is a folder; expected a file to write")
         with _new_file_beside(target) as file:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ import pytest
 from accel_tx.cli import main
 from accel_tx.config import Config
 from accel_tx.train.loop import train
+from tests.conftest import REPOSITORY
 from tests.inference.system_texts import damaged, references
 
 REFERENCES = references(40)
@@ -152,6 +155,21 @@ BAD: dict[str, tuple[list[str], str]] = {
         "/no_such_place is no program that can be started",
     ),
 }
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_name_that_is_not_utf8_is_told_and_written(encoding: str, folder: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    shutil.copy("a", name)
+    given = ["evaluate", "--hyp", name, "--ref", "ref", "--against", "b", "--json", "out.json", *FEW]
+    done = subprocess.run(
+        [sys.executable, "-m", "accel_tx", *given],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"caf\\udce9" in done.stdout
+    assert json.loads((folder / "out.json").read_text("utf-8"))["systems"][0]["file"] == name
 
 
 @pytest.mark.parametrize("others", [[], ["--against", "b"]])

@@ -113,10 +113,34 @@ def test_the_file_that_standard_input_comes_from_is_an_input(folder: Path) -> No
 
 def test_devices_and_pipes_may_be_named_more_than_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo("pipe")
-    for name in ("/dev/null", "/dev/stdout", "-", "pipe"):
+    for name in ("/dev/null", "/dev/stderr", "pipe"):
         with pytest.raises(SystemExit):
             main(["evaluate", *OF_RUN, "--src", "a", "--ref", "b", "--output", name, "--json", name])
         assert "run: holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [("-", "-"), ("/dev/stdout", "-")])
+def test_two_outputs_are_not_both_standard_output(
+    names: tuple[str, str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", *OF_RUN, "--src", "a", "--ref", "b", "--output", names[0], "--json", names[1]])
+    assert ended.value.code == 2
+    told = "--output and --json: both are standard output; expected a file for one of them"
+    assert capsys.readouterr() == ("", f"accel_tx: {told}\n")
+
+
+@pytest.mark.parametrize("option", ["--json", "--hyp"])
+def test_a_link_to_itself_is_one_line(option: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "loop").symlink_to("loop")
+    given = {"--hyp": "a", "--json": "out.json", option: "loop"}
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--ref", "b", *(word for pair in given.items() for word in pair)])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("accel_tx: loop: cannot be ")
+    assert told.count("\n") == 1
+    assert (folder / "loop").is_symlink()
 
 
 def test_of_a_run_only_what_train_writes_is_an_input(folder: Path) -> None:
