@@ -56,11 +56,19 @@ def _field_names(section: type) -> list[str]:
 def parse(parser: ArgumentParser, argv: list[str], **kwargs: Any) -> Namespace:
     """Parse the command line. Raises: UserError for what does not fit, and for an option with an empty value."""
     options = _one_line_errors("command line", parser, lambda: parser.parse_args(argv, **kwargs))
-    for name, value in vars(options).items():
-        # As where a variable of a shell is not set; as a path it would mean this folder.
-        if value == "" or (isinstance(value, list) and "" in value):
-            raise UserError(f"command line: --{name} is empty; expected a value (is a shell variable unset?)")
+    name = _empty_one(parser, options)
+    if name is not None:
+        raise UserError(f"command line: --{name} is empty; expected a value (is a shell variable unset?)")
     return options
+
+
+def _empty_one(parser: ArgumentParser, options: Namespace) -> str | None:
+    """A field or option with an empty value, as of a shell's variable that is not set: a path would mean this folder."""
+    for name, value in options.items():
+        is_empty = value == "" or (isinstance(value, list) and "" in value)
+        if is_empty and value != parser.get_default(name):
+            return name
+    return None
 
 
 def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, Namespace]:
@@ -77,6 +85,9 @@ def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, 
         raise UserError("command line: --config is missing; expected a YAML file, such as configs/quickstart.yaml")
     values = load_yaml(Path(path))
     from_file = _one_line_errors(path, parser, lambda: parser.parse_object({"config": path, **values}))
+    name = _empty_one(parser, from_file)
+    if name is not None:
+        raise UserError(f"{path}: {name} is empty; expected a value, or leave it out")
     options = parse(parser, argv, namespace=from_file)
     try:
         return build_config({name: options[name].as_dict() for name in SECTIONS}), options

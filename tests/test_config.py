@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -313,3 +313,28 @@ def test_a_config_file_that_does_not_fit_is_named_with_its_fault(text: str, mess
     assert str(path) in str(error.value)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_null_is_refused_where_a_field_needs_a_value(section: str) -> None:
+    hints = get_type_hints(SECTIONS[section])
+    needed = [f.name for f in dataclasses.fields(SECTIONS[section]) if type(None) not in get_args(hints[f.name])]
+    assert needed
+    for name in needed:
+        with pytest.raises(UserError, match=rf"^{section}\.{name} is null; expected a value, or leave it out$"):
+            config_with(**{section: {name: None}})
+
+
+@pytest.mark.parametrize("option", ["data.test_corpus", "data.train_src", "data.cache_dir"])
+def test_an_empty_value_is_refused_on_the_command_line_and_in_the_file(option: str, tmp_path: Path) -> None:
+    quickstart = str(REPOSITORY / "configs" / "quickstart.yaml")
+    parser = config_parser("train", "")
+    with pytest.raises(UserError, match=rf"^command line: --{option} is empty; expected a value \(is a shell variable"):
+        parse_with_config(parser, ["--config", quickstart, f"--{option}="])
+    section, _, name = option.partition(".")
+    path = tmp_path / "empty.yaml"
+    path.write_text(f"{section}:\n  {name}: ''\n", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"empty\.yaml: {option} is empty; expected a value, or leave it out$"):
+        parse_with_config(parser, ["--config", str(path)])
+    config, _ = parse_with_config(parser, ["--config", quickstart, "--clean.without="])
+    assert config.clean.without == ""

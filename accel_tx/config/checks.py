@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from accel_tx.config.errors import UserError
 
@@ -41,10 +41,16 @@ def at_most(prefix: str, section: Any, high: int, *names: str) -> None:
             raise UserError(f"{prefix}.{name} is {value}; expected at most {high}")
 
 
-def numbers(prefix: str, section: Any) -> None:
-    """Refuse `.nan`, which no comparison finds; infinity is a limit that nothing reaches."""
+def all_given(prefix: str, section: Any) -> None:
+    """Refuse null where a field has to have a value, and `.nan`, which no comparison finds.
+
+    Infinity is a limit that nothing reaches.
+    """
+    hints = get_type_hints(type(section))
     for f in dataclasses.fields(section):
         value = getattr(section, f.name)
+        if value is None and type(None) not in get_args(hints[f.name]):
+            raise UserError(f"{prefix}.{f.name} is null; expected a value, or leave it out")
         for number in value if isinstance(value, list | tuple) else (value,):
             if isinstance(number, float) and math.isnan(number):
                 raise UserError(f"{prefix}.{f.name} is {value}; expected a number")

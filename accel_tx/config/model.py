@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from accel_tx.config.checks import at_least, in_range, numbers
+from accel_tx.config.checks import all_given, at_least, in_range
 from accel_tx.config.errors import UserError
 
 
@@ -25,6 +25,7 @@ class TokenizerConfig:
     """Training pairs that the vocabulary is learned from, drawn by content hash where there are more (null: all)."""
 
     def __post_init__(self) -> None:
+        all_given("tokenizer", self)
         floor = 300 if self.kind == "bpe" else 10
         if self.vocab_size < floor:
             raise UserError(f"tokenizer.vocab_size is {self.vocab_size}; expected at least {floor} for {self.kind}")
@@ -73,7 +74,7 @@ class ModelConfig:
     """Longest sequence in tokens, on either side."""
 
     def __post_init__(self) -> None:
-        numbers("model", self)
+        all_given("model", self)
         at_least("model", self, 1, "d_model", "d_ff", "n_heads", "n_encoder_layers", "n_decoder_layers")
         at_least("model", self, 2, "max_positions")
         if self.d_model % self.n_heads:

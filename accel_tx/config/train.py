@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from accel_tx.config.checks import at_least, at_most, exactly_one, in_range, numbers
+from accel_tx.config.checks import all_given, at_least, at_most, exactly_one, in_range
 from accel_tx.config.errors import UserError
 
 _ONE_CYCLE = ("one_cycle",)
@@ -70,7 +70,7 @@ class OptimConfig:
     alpha / 4 times KL(1|2) + KL(2|1), half of the paper's (0: one pass)."""
 
     def __post_init__(self) -> None:
-        numbers("optim", self)
+        all_given("optim", self)
         for name in ("max_lr", "eps", "div_factor", "final_div_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"optim.{name} is {getattr(self, name)}; expected a finite number above 0")
@@ -170,7 +170,7 @@ class TrainConfig:
     """Processes that collate batches ahead of the training (0: the training process does)."""
 
     def __post_init__(self) -> None:
-        numbers("train", self)
+        all_given("train", self)
         exactly_one(self, "train", "max_updates", "epochs")
         exactly_one(self, "train", "max_tokens", "batch_size")
         at_least("train", self, 1, "max_updates", "epochs", "batch_size", "micro_batches_per_update")
@@ -224,7 +224,7 @@ class ValidationConfig:
     """Write the cross-attention of the first of them to TensorBoard as a picture, where matplotlib is installed."""
 
     def __post_init__(self) -> None:
-        numbers("validation", self)
+        all_given("validation", self)
         at_least("validation", self, 1, "every_updates", "beam_size")
         name = self.best_metric.partition("/")[0]
         if name not in BEST_METRICS:

@@ -22,19 +22,30 @@ FREE_WORDS = 5
 FREE_CHARS = 20
 # The rules on numbers, addresses and markup read text in Python, and have nothing to say of sides longer than this.
 MOST_CHARS_COMPARED = 5_000
-_CLOSERS = " \t\u00a0\u202f\"'”’»›)]}*_"
-_ENDS = ".!?…:;。．！？：；؟۔।॥։።៖។။"
+# What may stand behind the mark at the end: spaces, characters that show nothing, and the quotes and brackets of all
+# languages, of which some close in one what they open in another.
+_CLOSERS = (
+    " \t\r\n\u00a0\u202f\u3000\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\"'“”„‘’‚«»‹›)]}*_「」『』〉》】〕）］｝｣"
+)
+_ENDS = ".!?…:;。．！？：；؟۔।॥։።៖។။｡\u037e؛"
 _NO_TERMINAL_PUNCTUATION = {"th", "lo", "bo", "dz"}
 _MAYBE_URL = r"://|www\.|@"
+# Scripts that write no space, or none around what is in Latin letters: an address or placeholder ends before them.
+_CJK = "\u3000-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef"
+_WORD = rf"[^\W{_CJK}]"
 # The bounds and the look behind keep the time linear in the length of a line without spaces.
 _URL = re.compile(
-    r"(?:[a-z][a-z0-9+.-]{0,30}://|www\.)(?:[^\s/@<>\"]{0,200}@)?([^\s/?#<>()\[\]\"'«»“”‘’]+)", re.IGNORECASE
+    r"(?:[a-z][a-z0-9+.-]{0,30}://|www\.)(?:[^\s/@<>\"]{0,200}@)?" + rf"([^\s/?#<>()\[\]\"'«»“”‘’{_CJK}]+)",
+    re.IGNORECASE,
 )
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_EMAIL = re.compile(rf"(?<!{_WORD})(?<![.+-])(?:{_WORD}|[.+-])+@(?:{_WORD}|-)+(?:\.(?:{_WORD}|-)+)+")
 _MAYBE_MARKUP = r"<[/!A-Za-z]|&[#A-Za-z]|[{%$]"
 _TAG = r"<(?P<tag>/?[A-Za-z][\w:-]*)(?:\s[^<>]*)?/?>|<!--"
 _ENTITY = r"&(?:[A-Za-z][A-Za-z0-9]{1,30}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});"
-_PLACEHOLDER = r"\$?\{[\w.:-]*\}|(?<![\w%])%(?:\(\w+\))?(?:\d+\$)?(?:[sdifuxq@](?!\w)|\d+(?![\w.,%]))"
+_PLACEHOLDER = (
+    rf"\$?\{{[\w.:-]*\}}|(?<!{_WORD})(?<!%)%(?:\(\w+\))?(?:\d+\$)?"
+    rf"(?:[sdifuxq@](?!{_WORD})|\d+(?!{_WORD}|[.,%]))"
+)
 _MARKUP = re.compile(f"{_TAG}|{_ENTITY}|{_PLACEHOLDER}")
 
 
