@@ -63,7 +63,7 @@ def parse(parser: ArgumentParser, argv: list[str], **kwargs: Any) -> Namespace:
 
 
 def _empty_one(parser: ArgumentParser, options: Namespace) -> str | None:
-    """A field or option with an empty value, as of a shell's variable that is not set: a path would mean this folder."""
+    """A field or option with an empty value, as of an unset shell variable: a path would mean this folder."""
     for name, value in options.items():
         is_empty = value == "" or (isinstance(value, list) and "" in value)
         if is_empty and value != parser.get_default(name):
