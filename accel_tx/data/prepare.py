@@ -25,7 +25,7 @@ from accel_tx.data.encode import BYTES_PER_POSITION, check_text_lengths, encode,
 from accel_tx.data.mixture import Segment, weighted_segments
 from accel_tx.data.progress import progress_on_terminal_only
 from accel_tx.data.selection import select
-from accel_tx.data.split import split_off_validation
+from accel_tx.data.split import has_target_of, split_off_validation
 from accel_tx.data.statistics import describe_text
 from accel_tx.data.token_pairs import TokenPairs, open_table
 from accel_tx.data.tokenizer import TokenizerPair
@@ -129,7 +129,25 @@ def _split(
     if any(map(len, split.shared)):
         meaning, counts = "source in no group that is held out", list(map(len, split.shared))
         report = report.with_dropped("shared with validation", meaning, counts, _first_pairs(split.shared))
-    return split.train, split.valid, split.n_valid, report, [split.note] if split.note else []
+    train, report = _drop_held_out_targets(split.train, split.valid, config, report)
+    return train, split.valid, split.n_valid, report, [split.note] if split.note else []
+
+
+def _drop_held_out_targets(
+    train: Sequence[datasets.Dataset], valid: datasets.Dataset, config: Config, report: CleanReport
+) -> tuple[list[datasets.Dataset], CleanReport]:
+    """Without pairs whose target was held out with another source, where the rule `overlap` is in force."""
+    rules = [entry.clean_config(config.clean).rules() for entry in config.data.entries()]
+    leaks = [
+        has_target_of(pairs, valid, of_entry["overlap"]) if "overlap" in of_entry else np.zeros(len(pairs), bool)
+        for pairs, of_entry in zip(train, rules, strict=True)
+    ]
+    if not any(rows.any() for rows in leaks):
+        return list(train), report
+    dropped = [select(pairs, rows) for pairs, rows in zip(train, leaks, strict=True)]
+    meaning = "no long target that is held out with another source"
+    report = report.with_dropped("target held out", meaning, list(map(len, dropped)), _first_pairs(dropped))
+    return [select(pairs, ~rows) for pairs, rows in zip(train, leaks, strict=True)], report
 
 
 def _first_pairs(dropped: Iterable[datasets.Dataset]) -> list[tuple[str, str]]:

@@ -54,6 +54,27 @@ def test_ids_on_disk_are_those_of_the_tokenizer_and_the_references_are_raw(
     assert isinstance(data.valid_src, pa.ChunkedArray), "not a Python object a sentence"
 
 
+@pytest.mark.parametrize("preset", ["light", "none"])
+def test_a_target_held_out_with_another_source_is_not_trained_on(
+    preset: str, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    pairs = [(f"{way} number {i}", f"la phrase numéro {i} est ici") for i in range(100) for way in ("one", "another")]
+    pairs += [(f"short {i}", f"oui {i % 5}") for i in range(100)]
+    config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", pairs)))
+    data = prepare_data(dataclasses.replace(config, clean=CleanConfig(preset=preset, near_duplicates=False)))
+    trained = set(data.tokenizers.tgt.decode(data.train[i].tgt.tolist() for i in range(len(data.train))))
+    held_out = set(data.valid_tgt.to_pylist())
+    long = {text for text in held_out if text.startswith("la")}
+    assert len(long) > 10
+    if preset == "none":
+        assert trained & long
+        return
+    assert not trained & long
+    assert trained & held_out, "a short target stands in any corpus"
+    dropped = data.report.dropped["target held out"]
+    assert dropped == len(pairs) - len(data.train) - len(data.valid) > 5
+
+
 def test_both_directions_double_the_training_pairs_and_nothing_else(tiny_config: MakeConfig, tmp_path: Path) -> None:
     corpus = str(write_tsv(tmp_path / "c.tsv", [(src, f"{tgt} !") for src, tgt in rows(50)]))
     one_way, both_ways = (
