@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,7 +33,7 @@ class Corpus:
     valid: datasets.Dataset | None
     """None where the corpora bring none."""
     test: datasets.Dataset | None
-    """None where none is given."""
+    """None where none is given and the corpora bring none."""
     valid_sets: dict[str, datasets.Dataset]
     """Further validation sets by name."""
 
@@ -45,7 +45,8 @@ class _Sources:
     train: tuple[_Source, ...]
     valid: tuple[_Source, ...]
     """All that the corpora bring, or the one that is given on its own."""
-    test: _Source | None
+    test: tuple[_Source, ...]
+    """Likewise."""
     valid_sets: dict[str, _Source]
 
 
@@ -77,13 +78,10 @@ def load_corpus(config: DataConfig, work_dir: Path) -> Corpus:
         if pairs is None:
             raise UserError(f"{source.shown}: has no split train; expected one, and validation where there is one")
         train.append(pairs)
-    loaded = [
-        _map_into_memory(source, work_dir, f"valid_{n}" if n else "valid") for n, source in enumerate(sources.valid)
-    ]
-    valid = [pairs for pairs in loaded if pairs is not None]
-    if not valid and config.valid_corpus:
+    valid = _map_held_out(sources.valid, work_dir, "valid")
+    if valid is None and config.valid_corpus:
         raise UserError(f"data.valid_corpus {config.valid_corpus}: has no split validation; expected one")
-    test = _map_into_memory(sources.test, work_dir, "test") if sources.test else None
+    test = _map_held_out(sources.test, work_dir, "test")
     if test is None and config.test_corpus:
         raise UserError(f"data.test_corpus {config.test_corpus}: has no split test; expected one")
     more = {}
@@ -92,7 +90,7 @@ def load_corpus(config: DataConfig, work_dir: Path) -> Corpus:
         if pairs is None:
             raise UserError(f"data.valid_sets {name} {source.shown}: has no split validation; expected one")
         more[name] = pairs
-    return Corpus(tuple(train), datasets.concatenate_datasets(valid) if valid else None, test, more)
+    return Corpus(tuple(train), valid, test, more)
 
 
 def input_fingerprint(config: DataConfig) -> str:
@@ -103,8 +101,8 @@ def input_fingerprint(config: DataConfig) -> str:
     """
     sources = _find_sources(config)
     parts: list[object] = [config.src_lang, config.tgt_lang, config.group_column]
-    for split in (sources.train, sources.valid, (sources.test,)):
-        parts.append([source and _identity(source) for source in split])
+    for split in (sources.train, sources.valid, sources.test):
+        parts.append([_identity(source) for source in split])
     parts += [[name, _identity(source)] for name, source in sources.valid_sets.items()]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -112,7 +110,7 @@ def input_fingerprint(config: DataConfig) -> str:
 def input_files(config: DataConfig) -> list[Path]:
     """All local files that the input is read from. Raises: UserError as `input_fingerprint`."""
     found = _find_sources(config)
-    sources = [*found.train, *found.valid, *found.valid_sets.values(), *([found.test] if found.test else [])]
+    sources = [*found.train, *found.valid, *found.test, *found.valid_sets.values()]
     return [file for source in sources for file in source.files]
 
 
@@ -142,28 +140,34 @@ def _map_into_memory(source: _Source, work_dir: Path, split: str) -> datasets.Da
     return datasets.Dataset.from_file(str(path))
 
 
+def _map_held_out(sources: Sequence[_Source], work_dir: Path, split: str) -> datasets.Dataset | None:
+    """All that there is of a split, end to end; None if it turns out that there is nothing."""
+    names = [f"{split}_{n}" if n else split for n in range(len(sources))]
+    loaded = [_map_into_memory(source, work_dir, name) for source, name in zip(sources, names, strict=True)]
+    found = [pairs for pairs in loaded if pairs is not None]
+    return datasets.concatenate_datasets(found) if found else None
+
+
 def _find_sources(config: DataConfig) -> _Sources:
-    """All splits; a validation set given on its own goes before those of the corpora."""
+    """All splits; validation or test text given on its own goes before that of the corpora."""
     columns = readers.Columns(config.src_lang, config.tgt_lang)
     with_group = dataclasses.replace(columns, group=config.group_column)
     valid: list[_Source | None] = []
+    test: list[_Source | None] = []
     if config.train_src and config.train_tgt:
         train = [_line_files("train_", config.train_src, config.train_tgt, with_group)]
     else:
         key = "data.corpora" if config.corpora else "data.corpus"
         found = [_find_corpus(f"{key} {entry.corpus}", entry, config, with_group) for entry in config.entries()]
-        train, valid = [split for split, _ in found], [split for _, split in found]
+        train, valid, test = (list(splits) for splits in zip(*found, strict=True))
     if config.valid_src and config.valid_tgt:
         valid = [_line_files("valid_", config.valid_src, config.valid_tgt, columns)]
     elif config.valid_corpus:
         valid = [_find_split("data.valid_corpus", config.valid_corpus, "validation", config, columns)]
-    test = None
     if config.test_src and config.test_tgt:
-        test = _line_files("test_", config.test_src, config.test_tgt, columns)
+        test = [_line_files("test_", config.test_src, config.test_tgt, columns)]
     elif config.test_corpus:
-        test = _find_split("data.test_corpus", config.test_corpus, "test", config, columns)
-    elif not config.corpora and not config.train_src:
-        test = _test_beside(config, columns)
+        test = [_find_split("data.test_corpus", config.test_corpus, "test", config, columns)]
     more = {}
     for entry in config.valid_set_entries():
         key = f"data.valid_sets {entry.name}"
@@ -171,40 +175,35 @@ def _find_sources(config: DataConfig) -> _Sources:
             more[entry.name] = _find_split(key, entry.corpus, "validation", config, columns)
         elif entry.src and entry.tgt:
             more[entry.name] = _line_files(f"valid_sets {entry.name}: ", entry.src, entry.tgt, columns)
-    return _Sources(tuple(train), tuple(source for source in valid if source), test, more)
-
-
-def _test_beside(config: DataConfig, columns: readers.Columns) -> _Source | None:
-    """The test split in the folder of the training split, if there is one."""
-    path = Path(config.corpus).expanduser()
-    is_plain_folder = path.is_dir() and config.subset is None and not has_hub_header(path)
-    return _split_in_folder(path, "test", columns) if is_plain_folder else None
+    held_out = [tuple(source for source in split if source) for split in (valid, test)]
+    return _Sources(tuple(train), held_out[0], held_out[1], more)
 
 
 def _find_corpus(
     where: str, entry: CorpusEntry, config: DataConfig, columns: readers.Columns
-) -> tuple[_Source, _Source | None]:
-    """The training split of a corpus and the validation split, if there could be one."""
+) -> tuple[_Source, _Source | None, _Source | None]:
+    """The training split of a corpus, and the validation and the test split if there could be one."""
     plain = dataclasses.replace(columns, group=None)
     if entry.corpus == "phrasebook":
         return (
             _phrasebook("train", config.phrasebook_train_pairs, config, columns),
             _phrasebook("validation", config.phrasebook_valid_pairs, config, plain),
+            None,
         )
     path = Path(entry.corpus).expanduser()
     if path.is_dir():
         if entry.subset is not None or has_hub_header(path):
             hub = HubDataset(str(path), entry.subset, path, config.streaming)
-            return _hub_split(hub, "train", columns), _hub_split(hub, "validation", plain)
-        train = _split_in_folder(path, "train", columns)
-        return train or _nothing_usable(where, path, "train", columns), _split_in_folder(path, "validation", plain)
+            return _hub_splits(hub, columns, plain)
+        train = _split_in_folder(path, "train", columns) or _nothing_usable(where, path, "train", columns)
+        return train, _split_in_folder(path, "validation", plain), _split_in_folder(path, "test", plain)
     if path.exists():
-        return _one_file(where, path, columns), None
+        return _one_file(where, path, columns), None, None
     suffixes = (*readers.READERS, ".gz", ".txt")
     if entry.corpus.startswith((".", "/", "~")) or entry.corpus.count("/") > 1 or path.name.endswith(suffixes):
         raise UserError(f"{where}: no such file or folder; expected {_FORMS}, or a folder of these")
     hub = HubDataset(entry.corpus, entry.subset, None, config.streaming)
-    return _hub_split(hub, "train", columns), _hub_split(hub, "validation", plain)
+    return _hub_splits(hub, columns, plain)
 
 
 def _find_split(key: str, given: str, split: str, config: DataConfig, columns: readers.Columns) -> _Source:
@@ -215,6 +214,12 @@ def _find_split(key: str, given: str, split: str, config: DataConfig, columns: r
     if has_hub_header(path):
         return _hub_split(HubDataset(str(path), config.subset, path, config.streaming), split, columns)
     return _split_in_folder(path, split, columns) or _nothing_usable(f"{key} {given}", path, split, columns)
+
+
+def _hub_splits(
+    hub: HubDataset, columns: readers.Columns, plain: readers.Columns
+) -> tuple[_Source, _Source | None, _Source | None]:
+    return _hub_split(hub, "train", columns), _hub_split(hub, "validation", plain), None
 
 
 def _hub_split(hub: HubDataset, split: str, columns: readers.Columns) -> _Source:

@@ -19,7 +19,7 @@ import pytest
 
 from accel_tx.config import DataConfig, UserError
 from accel_tx.data import readers, text_file
-from accel_tx.data.corpus import input_fingerprint, load_corpus
+from accel_tx.data.corpus import input_files, input_fingerprint, load_corpus
 
 Pairs = list[tuple[str, str]]
 CORPORA = Path(__file__).parents[3] / "shared/corpora"
@@ -317,6 +317,23 @@ def test_a_folder_brings_its_own_test_split(tmp_path: Path) -> None:
     write_tsv(tmp_path / "train.tsv", [("a", "b")])
     write_tsv(tmp_path / "test.tsv", [("t", "u")])
     assert pairs_of(load_corpus(DataConfig(corpus=str(tmp_path)), tmp_path / "work").test) == [("t", "u")]
+
+
+def test_several_corpora_bring_all_their_test_splits(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        write_tsv(tmp_path / name / "train.tsv", [(name, "x")])
+    entries = [{"name": name, "corpus": str(tmp_path / name)} for name in ("a", "b", "c")]
+    without = input_fingerprint(DataConfig(corpora=entries))
+    for name in ("a", "c"):
+        write_tsv(tmp_path / name / "test.tsv", [(f"{name} of the test", "y")])
+    config = DataConfig(corpora=entries)
+    test = load_corpus(config, tmp_path / "work").test
+    assert pairs_of(test) == [("a of the test", "y"), ("c of the test", "y")]
+    assert input_fingerprint(config) != without
+    assert {path.name for path in input_files(config)} == {"train.tsv", "test.tsv"}
+    given = DataConfig(corpora=entries, test_corpus=str(tmp_path / "a/train.tsv"))
+    assert pairs_of(load_corpus(given, tmp_path / "work").test) == [("a", "x")], "one given on its own replaces them"
 
 
 def test_several_corpora_come_each_on_its_own_with_all_their_validation(tmp_path: Path) -> None:
