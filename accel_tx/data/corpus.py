@@ -21,6 +21,7 @@ from accel_tx.data import readers
 from accel_tx.data.hub import HubDataset, has_hub_header
 
 _STEMS = {"train": ("train",), "validation": ("valid", "val", "validation", "dev"), "test": ("test",)}
+"""How a split may be called: a file in a folder, or a split in the Hub's layout."""
 _FORMS = ".tsv .csv .jsonl .json (each also .gz) or .parquet"
 
 
@@ -80,17 +81,21 @@ def load_corpus(config: DataConfig, work_dir: Path) -> Corpus:
         train.append(pairs)
     valid = _map_held_out(sources.valid, work_dir, "valid")
     if valid is None and config.valid_corpus:
-        raise UserError(f"data.valid_corpus {config.valid_corpus}: has no split validation; expected one")
+        raise _no_split(f"data.valid_corpus {config.valid_corpus}", "validation")
     test = _map_held_out(sources.test, work_dir, "test")
     if test is None and config.test_corpus:
-        raise UserError(f"data.test_corpus {config.test_corpus}: has no split test; expected one")
+        raise _no_split(f"data.test_corpus {config.test_corpus}", "test")
     more = {}
     for n, (name, source) in enumerate(sources.valid_sets.items()):
         pairs = _map_into_memory(source, work_dir, f"valid_set_{n}")
         if pairs is None:
-            raise UserError(f"data.valid_sets {name} {source.shown}: has no split validation; expected one")
+            raise _no_split(f"data.valid_sets {name} {source.shown}", "validation")
         more[name] = pairs
     return Corpus(tuple(train), valid, test, more)
+
+
+def _no_split(where: str, split: str) -> UserError:
+    return UserError(f"{where}: has no split {'|'.join(_STEMS[split])}; expected one")
 
 
 def input_fingerprint(config: DataConfig) -> str:
@@ -219,12 +224,12 @@ def _find_split(key: str, given: str, split: str, config: DataConfig, columns: r
 def _hub_splits(
     hub: HubDataset, columns: readers.Columns, plain: readers.Columns
 ) -> tuple[_Source, _Source | None, _Source | None]:
-    return _hub_split(hub, "train", columns), _hub_split(hub, "validation", plain), None
+    return _hub_split(hub, "train", columns), _hub_split(hub, "validation", plain), _hub_split(hub, "test", plain)
 
 
 def _hub_split(hub: HubDataset, split: str, columns: readers.Columns) -> _Source:
     """One split, which may turn out not to exist."""
-    batches = functools.partial(hub.batches, split, columns)
+    batches = functools.partial(hub.batches, _STEMS[split], columns)
     return _Source(hub.shown, f"{hub.identity} {split}", hub.files, columns, batches)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -57,15 +57,24 @@ class HubDataset:
         """What decides the pairs apart from the content of `files` and the split."""
         return json.dumps(["datasets", "" if self.folder else self.name, self.subset])
 
-    def batches(self, split: str, columns: readers.Columns, work_dir: Path) -> Iterator[pa.RecordBatch] | None:
-        """Read a split; None if there is none of that name."""
+    def batches(
+        self, names: Sequence[str], columns: readers.Columns, work_dir: Path
+    ) -> Iterator[pa.RecordBatch] | None:
+        """Read the split that has one of these names; None if there is none.
+
+        Raises: UserError if several have.
+        """
         if work_dir not in self._loaded:
             with self._failures_told(), progress_on_terminal_only():
                 self._loaded[work_dir] = self._load(work_dir)
         loaded = self._loaded[work_dir]
-        if split not in loaded:
-            return None
-        return self._read(loaded[split], f"{self.shown}, split {split}", columns)
+        found = [name for name in names if name in loaded]
+        if len(found) > 1:
+            raise UserError(
+                f"{self.shown}: has the splits {' and '.join(found)}, which could all be meant; "
+                "expected one of them, give the text as a file in data.valid_corpus"
+            )
+        return self._read(loaded[found[0]], f"{self.shown}, split {found[0]}", columns) if found else None
 
     def _load(self, work_dir: Path) -> Any:
         if self.streaming:

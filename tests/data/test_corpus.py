@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -356,7 +356,7 @@ def test_streaming_reads_the_same_pairs_and_keeps_no_copy(tmp_path: Path) -> Non
     corpus = load_corpus(config, tmp_path / "work")
     assert pairs_of(corpus.train[0]) == [("one", "un"), *ODD]
     assert pairs_of(corpus.valid) == [("two", "deux")]
-    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["train.arrow", "valid.arrow"]
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["test.arrow", "train.arrow", "valid.arrow"]
 
 
 def parquet_text(values: list[Any], kind: pa.DataType | None = None) -> pa.Array:
@@ -507,17 +507,17 @@ def test_validation_given_on_its_own_replaces_that_of_the_corpus(tmp_path: Path)
     assert "looked for valid|val|validation|dev" in error_of(tmp_path, corpus=str(folder), valid_corpus=str(other))
 
 
-def make_hub_folder(folder: Path, valid: bool = True) -> None:
-    splits = {"train": [("one", "un"), *ODD], "validation": [("two", "deux")], "test": [("three", "trois")]}
+def make_hub_folder(folder: Path, valid: bool = True, names: Sequence[str] = ("validation",)) -> None:
+    splits = {"train": [("one", "un"), *ODD], "test": [("three", "trois")]}
+    splits |= {name: [("two", "deux")] for name in names if valid}
     header = "---\nconfigs:\n- config_name: en-fr\n  data_files:\n"
     (folder / "en-fr").mkdir(parents=True)
     for split, pairs in splits.items():
-        if split != "validation" or valid:
-            header += f"  - split: {split}\n    path: en-fr/{split}-*\n"
-            half = len(pairs) // 2
-            write_parquet_nested(folder / f"en-fr/{split}-00000-of-00002.parquet", pairs[:half] or pairs)
-            if half:
-                write_parquet_nested(folder / f"en-fr/{split}-00001-of-00002.parquet", pairs[half:])
+        header += f"  - split: {split}\n    path: en-fr/{split}-*\n"
+        half = len(pairs) // 2
+        write_parquet_nested(folder / f"en-fr/{split}-00000-of-00002.parquet", pairs[:half] or pairs)
+        if half:
+            write_parquet_nested(folder / f"en-fr/{split}-00001-of-00002.parquet", pairs[half:])
     (folder / "README.md").write_text(header + "---\n# A dataset\n")
 
 
@@ -532,7 +532,27 @@ def test_the_hubs_own_layout_is_read_from_a_folder(tmp_path: Path, subset: str |
     else:
         assert corpus.valid is None
         message = error_of(tmp_path, valid_corpus=str(tmp_path / "hub"), **write_plain(tmp_path, [("a", "b")]))
-        assert "has no split validation" in message
+        assert "has no split valid|val|validation|dev; expected one" in message
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["valid", "val", "dev"])
+def test_the_hubs_layout_may_call_its_validation_as_a_folder_of_files_does(
+    tmp_path: Path, name: str, streaming: bool
+) -> None:
+    make_hub_folder(tmp_path / "hub", names=[name])
+    corpus = load_corpus(DataConfig(corpus=str(tmp_path / "hub"), streaming=streaming), tmp_path / "work")
+    assert pairs_of(corpus.valid) == [("two", "deux")]
+    assert pairs_of(corpus.test) == [("three", "trois")]
+
+
+def test_several_validation_splits_in_the_hubs_layout_are_one_line(tmp_path: Path) -> None:
+    make_hub_folder(tmp_path / "hub", names=["dev", "val"])
+    expected = "hub: has the splits val and dev, which could all be meant; expected one of them"
+    assert expected in error_of(tmp_path, corpus=str(tmp_path / "hub"))
+    own = write_plain(tmp_path, [("a", "b")])
+    given = {"valid_src": own["train_src"], "valid_tgt": own["train_tgt"]}
+    assert load(tmp_path, corpus=str(tmp_path / "hub"), **given)[0] == ("one", "un")
 
 
 def test_the_hubs_layout_gives_validation_alone_too(tmp_path: Path) -> None:
@@ -599,8 +619,8 @@ def test_a_hub_dataset_is_asked_for_by_id_and_subset(tmp_path: Path, monkeypatch
     config = DataConfig(corpus="Helsinki-NLP/opus_books", subset="en-fr")
     corpus = load_corpus(config, tmp_path / "work")
     assert pairs_of(corpus.train[0]) == [("one", "un")]
-    assert corpus.valid is None
-    assert asked == [("Helsinki-NLP/opus_books", "en-fr")], "one load serves both splits"
+    assert (corpus.valid, corpus.test) == (None, None)
+    assert asked == [("Helsinki-NLP/opus_books", "en-fr")], "one load serves all splits"
     other = DataConfig(corpus="Helsinki-NLP/opus_books", subset="de-en")
     assert input_fingerprint(config) != input_fingerprint(other)
 
