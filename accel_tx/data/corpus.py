@@ -163,7 +163,7 @@ def _find_sources(config: DataConfig) -> _Sources:
         train = [_line_files("train_", config.train_src, config.train_tgt, with_group)]
     else:
         key = "data.corpora" if config.corpora else "data.corpus"
-        found = [_find_corpus(f"{key} {entry.corpus}", entry, config, with_group) for entry in config.entries()]
+        found = [_find_corpus(key, entry, config, with_group) for entry in config.entries()]
         train, valid, test = (list(splits) for splits in zip(*found, strict=True))
     if config.valid_src and config.valid_tgt:
         valid = [_line_files("valid_", config.valid_src, config.valid_tgt, columns)]
@@ -185,7 +185,7 @@ def _find_sources(config: DataConfig) -> _Sources:
 
 
 def _find_corpus(
-    where: str, entry: CorpusEntry, config: DataConfig, columns: readers.Columns
+    key: str, entry: CorpusEntry, config: DataConfig, columns: readers.Columns
 ) -> tuple[_Source, _Source | None, _Source | None]:
     """The training split of a corpus, and the validation and the test split if there could be one."""
     plain = dataclasses.replace(columns, group=None)
@@ -195,10 +195,11 @@ def _find_corpus(
             _phrasebook("validation", config.phrasebook_valid_pairs, config, plain),
             None,
         )
+    where = f"{key} {entry.corpus}"
     path = Path(entry.corpus).expanduser()
     if path.is_dir():
         if entry.subset is not None or has_hub_header(path):
-            hub = HubDataset(str(path), entry.subset, path, config.streaming)
+            hub = HubDataset(key, str(path), entry.subset, path, config.streaming)
             return _hub_splits(hub, columns, plain)
         train = _split_in_folder(path, "train", columns) or _nothing_usable(where, path, "train", columns)
         return train, _split_in_folder(path, "validation", plain), _split_in_folder(path, "test", plain)
@@ -207,7 +208,7 @@ def _find_corpus(
     suffixes = (*readers.READERS, ".gz", ".txt")
     if entry.corpus.startswith((".", "/", "~")) or entry.corpus.count("/") > 1 or path.name.endswith(suffixes):
         raise UserError(f"{where}: no such file or folder; expected {_FORMS}, or a folder of these")
-    hub = HubDataset(entry.corpus, entry.subset, None, config.streaming)
+    hub = HubDataset(key, entry.corpus, entry.subset, None, config.streaming)
     return _hub_splits(hub, columns, plain)
 
 
@@ -217,7 +218,7 @@ def _find_split(key: str, given: str, split: str, config: DataConfig, columns: r
     if not path.is_dir():
         return _one_file(f"{key} {given}", path, columns)
     if has_hub_header(path):
-        return _hub_split(HubDataset(str(path), config.subset, path, config.streaming), split, columns)
+        return _hub_split(HubDataset(key, str(path), config.subset, path, config.streaming), split, columns)
     return _split_in_folder(path, split, columns) or _nothing_usable(f"{key} {given}", path, split, columns)
 
 

@@ -40,7 +40,9 @@ def has_hub_header(folder: Path) -> bool:
 class HubDataset:
     """A dataset in the Hub's layout, loaded once for all of its splits: a local folder, or an id to fetch."""
 
-    def __init__(self, name: str, subset: str | None, folder: Path | None, streaming: bool) -> None:
+    def __init__(self, option: str, name: str, subset: str | None, folder: Path | None, streaming: bool) -> None:
+        """`option` is what brought the dataset, for messages: data.corpus, data.valid_corpus, …"""
+        self.option = option
         self.name, self.subset, self.folder, self.streaming = name, subset, folder, streaming
         self.shown = name if subset is None else f"{name}, subset {subset}"
         self._loaded: dict[Path, Any] = {}
@@ -98,14 +100,29 @@ class HubDataset:
     def _failures_told(self) -> Iterator[None]:
         try:
             yield
-        except UserError:
+        except (UserError, MemoryError):
             raise
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        except Exception as error:  # `datasets` lets through whatever its many builders and readers raise
             if is_disk_full(error):
                 raise
+            cause = _innermost(error)
             task = "read this folder" if self.folder else "get it from the Hub"
+            check = "its files and data.subset" if self.folder else "the name, data.subset and the network"
             raise UserError(
-                f"data.corpus {self.shown}: datasets.load_dataset could not {task} "
-                f"({type(error).__name__}: {one_line(error)}); check the name, data.subset and the network, "
+                f"{self.option} {self.shown}: datasets.load_dataset could not {task} "
+                f"({type(cause).__name__}{_told(cause)}); check {check}, "
                 "or give a local folder or file, or phrasebook"
             ) from None
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What the error was raised from in the end: `datasets` itself only says that generating failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _told(cause: BaseException) -> str:
+    if isinstance(cause, StopIteration):
+        return ": a data file is empty"
+    return f": {one_line(cause)}" if str(cause).strip() else ""

@@ -595,6 +595,35 @@ def test_a_readme_with_a_broken_header_is_named(tmp_path: Path) -> None:
     assert "README.md: its header is not valid YAML" in error_of(tmp_path, corpus=str(tmp_path))
 
 
+_ROWS = b"".join(b'{"en": "%s", "fr": "x"}\n' % os.urandom(20).hex().encode() for _ in range(2_000))
+BROKEN_SHARDS: dict[str, tuple[dict[str, bytes], str]] = {
+    "cut_gz": ({"train.jsonl.gz": gzip.compress(_ROWS)[:-500]}, "EOFError: Compressed file ended before"),
+    "empty": ({"train.jsonl": b""}, "StopIteration: a data file is empty"),
+    "types": (
+        {"train0.jsonl": b'{"translation": {"en": "a", "fr": "b"}}\n', "train1.jsonl": b'{"translation": "b"}\n'},
+        "TypeError: Couldn't cast array of type string",
+    ),
+    "csv": ({"train.csv": b"en,fr\na,b\na,b,c\n"}, "ParserError: Error tokenizing data"),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("case", BROKEN_SHARDS)
+def test_a_broken_file_in_the_hubs_layout_is_one_line_with_the_cause(
+    tmp_path: Path, case: str, streaming: bool
+) -> None:
+    files, expected = BROKEN_SHARDS[case]
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    header = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train*\n---\n"
+    (folder / "README.md").write_text(header)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    entries = [{"name": "hub", "corpus": str(folder)}, {"name": "own", "corpus": "phrasebook"}]
+    message = error_of(tmp_path, corpora=entries, streaming=streaming)
+    assert message.startswith(f"data.corpora {folder}: datasets.load_dataset could not read this folder ({expected}")
+
+
 @pytest.mark.parametrize("corpus", ["Helsinki-NLP/opus_books", "phrasebok"])
 def test_a_hub_that_cannot_be_reached_is_one_line_with_the_alternatives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: str
