@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
@@ -196,7 +197,7 @@ def _find_corpus(
             None,
         )
     where = f"{key} {entry.corpus}"
-    path = Path(entry.corpus).expanduser()
+    path = _path(where, entry.corpus)
     if path.is_dir():
         if entry.subset is not None or has_hub_header(path):
             hub = HubDataset(key, str(path), entry.subset, path, config.streaming)
@@ -214,7 +215,7 @@ def _find_corpus(
 
 def _find_split(key: str, given: str, split: str, config: DataConfig, columns: readers.Columns) -> _Source:
     """A file, or one split of a folder."""
-    path = Path(given).expanduser()
+    path = _path(f"{key} {given}", given)
     if not path.is_dir():
         return _one_file(f"{key} {given}", path, columns)
     if has_hub_header(path):
@@ -263,10 +264,25 @@ def _phrasebook(
 
 
 def _line_files(key: str, src: str, tgt: str, columns: readers.Columns) -> _Source:
-    paths = Path(src).expanduser(), Path(tgt).expanduser()
-    for side, path in zip(("src", "tgt"), paths, strict=True):
-        _check_is_file(f"data.{key}{side} {path}", path, "plain text, one sentence a line, also .gz")
-    return _plain_pair(*paths, columns)
+    paths = []
+    for side, given in (("src", src), ("tgt", tgt)):
+        where = f"data.{key}{side} {given}"
+        paths.append(_path(where, given))
+        _check_is_file(where, paths[-1], "plain text, one sentence a line, also .gz")
+    return _plain_pair(paths[0], paths[1], columns)
+
+
+def _path(where: str, given: str) -> Path:
+    """The path that was given, which need not exist; a UserError for one that the system does not let us look at."""
+    try:
+        path = Path(given).expanduser()
+        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except RuntimeError:  # of expanduser
+        raise UserError(f"{where}: no such user; expected an absolute path, or ~/ for your own home") from None
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({error.strerror}); expected a readable file or folder") from None
+    return path
 
 
 def _plain_pair(src: Path, tgt: Path, columns: readers.Columns) -> _Source:

@@ -27,7 +27,10 @@ def has_hub_header(folder: Path) -> bool:
     readme = folder / "README.md"
     if not readme.is_file():
         return False
-    text = readme.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = readme.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{readme}: cannot be read ({error.strerror}); expected a readable file") from None
     if not text.startswith("---\n"):
         return False
     try:

@@ -425,6 +425,13 @@ MISSING: dict[str, tuple[dict[str, str], str]] = {
     "plain_folder": ({"train_src": ".", "train_tgt": "no.fr"}, "data.train_src .: is not a file"),
     "valid_corpus": ({"valid_corpus": "a/b"}, "data.valid_corpus a/b: no such file; expected .tsv"),
     "valid_plain": ({"valid_src": "no.en", "valid_tgt": "no.fr"}, "data.valid_src no.en: no such file"),
+    # From Python 3.14 on, Path only says that there is no such file.
+    "long": ({"corpus": "n" * 300}, f"data.corpus {'n' * 300}"),
+    "long_valid": ({"valid_corpus": "n" * 300}, f"data.valid_corpus {'n' * 300}: "),
+    "long_plain": ({"train_src": "n" * 300, "train_tgt": "no.fr"}, f"data.train_src {'n' * 300}: "),
+    "user": ({"corpus": "~nosuchuser/x"}, "data.corpus ~nosuchuser/x: no such user"),
+    "user_test": ({"test_corpus": "~nosuchuser/x"}, "data.test_corpus ~nosuchuser/x: no such user"),
+    "user_plain": ({"valid_src": "~nosuchuser/x", "valid_tgt": "y"}, "data.valid_src ~nosuchuser/x: no such user"),
 }
 
 
@@ -436,6 +443,25 @@ def test_missing_input_is_the_same_error_for_the_fingerprint(tmp_path: Path, cas
     with pytest.raises(UserError) as caught:
         input_fingerprint(DataConfig(**fields))  # type: ignore[arg-type]
     assert str(caught.value) == message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+@pytest.mark.parametrize("option", ["corpus", "valid_corpus", "test_corpus"])
+def test_a_folder_that_may_not_be_looked_at_is_one_line(tmp_path: Path, option: str) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0)
+    expected = f"data.{option} {folder}: cannot be read (Permission denied); expected a readable file or folder"
+    try:
+        assert error_of(tmp_path, **{option: str(folder)}) == expected
+    finally:
+        folder.chmod(0o700)  # pytest removes it
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+def test_a_readme_that_may_not_be_read_is_one_line(tmp_path: Path) -> None:
+    write_tsv(tmp_path / "train.tsv", [("a", "b")])
+    (tmp_path / "README.md").touch(mode=0)
+    assert "README.md: cannot be read (Permission denied)" in error_of(tmp_path, corpus=str(tmp_path))
 
 
 def test_a_folder_of_plain_files_is_found_by_whole_names(tmp_path: Path) -> None:
