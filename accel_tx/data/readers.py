@@ -205,9 +205,10 @@ def _json_pair(where: str, line: str, columns: Columns) -> tuple[str, ...]:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: is not valid JSON ({one_line(error)}); expected one object a line") from None
-    pair = row["translation"] if isinstance(row, dict) and "translation" in row else row
-    if not isinstance(pair, dict):
-        raise UserError(f"{where}: holds {_json_name(pair)}; expected one JSON object a line with two texts")
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: holds {_json_name(row)}; expected one JSON object a line with two texts")
+    # As in Arrow tables: a `translation` that is no object is a column like any other.
+    pair = row["translation"] if isinstance(row.get("translation"), dict) else row
     src, tgt = (_json_text(where, name, pair[name]) for name in _pair_names(f"{where}, keys", list(pair), columns))
     if columns.group is None:
         return src, tgt

@@ -129,6 +129,17 @@ def test_text_comes_back_exactly_and_in_order_whatever_the_format(tmp_path: Path
     assert load(tmp_path, corpus=str(path)) == pairs
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_translation_that_is_text_is_a_column_like_any_other(tmp_path: Path, suffix: str) -> None:
+    rows = [{"translation": "by hand", "src": "one", "tgt": "un"}, {"translation": None, "src": "two", "tgt": "deux"}]
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    assert load(tmp_path, corpus=str(path)) == [("one", "un"), ("two", "deux")]
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_plain_files_come_back_exactly_and_in_order(tmp_path: Path, packed: bool) -> None:
     pairs = many_pairs()
@@ -215,6 +226,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "json_list": ("x.json", b'[{"en": "a", "fr": "b"}]\n', "line 1: holds a list; expected one JSON object a line"),
     "json_missing": ("x.jsonl", b'{"en": "a"}\n', "line 1, keys: found en; expected the names en and fr"),
     "json_missing_nested": ("x.jsonl", b'{"translation": {"fr": "a"}}', "line 1, keys: found fr; expected"),
+    "json_missing_text": ("x.jsonl", b'{"translation": "a"}', "line 1, keys: found translation; expected the names"),
     "json_null": ("x.jsonl", b'{"en": "a", "fr": "b"}\n{"en": "a", "fr": null}\n', "line 2: fr is null; expected text"),
     "json_number": ("x.jsonl", b'{"en": 5, "fr": "b"}\n', "line 1: en is 5; expected text"),
     "json_surrogate": ("x.jsonl", b'{"en": "\\ud800", "fr": "b"}\n', "line 1: en has half a surrogate pair"),
