@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accel_tx.config import Config, UserError
 from accel_tx.data.token_pairs import TokenPairs, open_table
@@ -103,8 +103,8 @@ def load_prepared(folder: Path) -> PreparedData:
 
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        train = [(open_table(folder, segment["files"]), segment["times"]) for segment in meta["train"]]
-        valid = open_table(folder, meta["valid"]["files"])
+        train = [(_open_whole(folder, segment), segment["times"]) for segment in meta["train"]]
+        valid = _open_whole(folder, meta["valid"])
         return PreparedData(
             folder=folder,
             train=TokenPairs.from_tables(train),
@@ -121,6 +121,15 @@ def load_prepared(folder: Path) -> PreparedData:
         raise UserError(
             f"{folder}: the prepared data is damaged ({error}); remove this folder and start again"
         ) from None
+
+
+def _open_whole(folder: Path, encoded: Mapping[str, Any]) -> pa.Table:
+    """The files of an `Encoded`. Raises: ValueError if pairs are missing: a stream cut between batches still opens."""
+    table = open_table(folder, encoded["files"])
+    if table.num_rows != encoded["n_pairs"]:
+        names = ", ".join(encoded["files"])
+        raise ValueError(f"{names}: {table.num_rows:,} pairs, where meta.json says {encoded['n_pairs']:,}")
+    return table
 
 
 def _in_both_directions(data: PreparedData) -> PreparedData:

@@ -14,6 +14,7 @@ import pytest
 from accel_tx.config import CleanConfig, Config, UserError
 from accel_tx.data import prepare
 from accel_tx.data.dataset import cache_folder, prepare_data
+from accel_tx.data.token_pairs import open_table
 
 MakeConfig = Callable[..., Config]
 
@@ -118,6 +119,22 @@ def test_prepared_data_with_a_report_of_another_version_is_one_line(tiny_config:
     meta = prepare_data(config).folder / "meta.json"
     meta.write_text(meta.read_text(encoding="utf-8").replace('"meanings"', '"meaning"'), encoding="utf-8")
     with pytest.raises(UserError, match="the prepared data is damaged"):
+        prepare_data(config)
+
+
+@pytest.mark.parametrize("name", ["train_0.arrow", "valid.arrow"])
+def test_prepared_data_that_was_cut_between_batches_is_one_line(
+    tiny_config: MakeConfig, tmp_path: Path, name: str
+) -> None:
+    config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", rows(50))))
+    path = prepare_data(config).folder / name
+    table = open_table(path.parent, [name])
+    with pa.OSFile(str(tmp_path / "cut"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table[:-1])
+    (tmp_path / "cut").replace(path)
+    n = len(table)
+    expected = rf"the prepared data is damaged \({name}: {n - 1} pairs, where meta.json says {n}\); remove this folder"
+    with pytest.raises(UserError, match=expected):
         prepare_data(config)
 
 
