@@ -41,11 +41,12 @@ def report_page(
 def _header(title: str, report: CleanReport, config: Config, forecast: Mapping[str, Any] | None) -> str:
     statistics = report.statistics
     tokens = statistics["tokens"]
-    weighted = any(part.weight != 1 for part in report.parts)
+    counted = ["weights applied"] if any(part.weight != 1 for part in report.parts) else []
+    counted += ["in one direction"] if config.data.both_directions else []
     tiles = [
         ("pairs read", f"{report.n_read:,}", ""),
         ("kept", f"{report.n_kept:,}", _percent(report.n_kept, report.n_read)),
-        ("for training", f"{tokens['train']['src']['n']:,}", "weights applied" if weighted else ""),
+        ("for training", f"{tokens['train']['src']['n']:,}", ", ".join(counted)),
         ("for validation", f"{tokens['valid']['src']['n']:,}", ""),
     ]
     if forecast:

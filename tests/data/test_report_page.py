@@ -48,6 +48,16 @@ def test_the_page_tells_the_notes_where_there_are_any(
     assert found.text[found.text.index("Notes") + 1] == MEAN
 
 
+def test_the_page_says_that_it_counts_one_of_both_directions(
+    mean_page: tuple[str, PreparedData], tiny_config: Callable[..., Config]
+) -> None:
+    page, data = mean_page
+    assert "in one direction" not in page
+    both_ways = outline(report_page(data.report, tiny_config(data={"both_directions": True})))
+    at = both_ways.text.index(f"{len(data.train):,}")
+    assert "".join(both_ways.text[at + 1 : at + 3]) == "for training in one direction"
+
+
 def test_the_page_needs_nothing_from_elsewhere(mean_page: tuple[str, PreparedData]) -> None:
     page, _ = mean_page
     assert outline(page).addresses == []
