@@ -231,7 +231,8 @@ def _hub_splits(
 
 def _hub_split(hub: HubDataset, split: str, columns: readers.Columns) -> _Source:
     """One split, which may turn out not to exist."""
-    batches = functools.partial(hub.batches, _STEMS[split], columns)
+    names = split, *(stem for stem in _STEMS[split] if stem != split)
+    batches = functools.partial(hub.batches, names, columns)
     return _Source(hub.shown, f"{hub.identity} {split}", hub.files, columns, batches)
 
 

@@ -65,16 +65,16 @@ class HubDataset:
     def batches(
         self, names: Sequence[str], columns: readers.Columns, work_dir: Path
     ) -> Iterator[pa.RecordBatch] | None:
-        """Read the split that has one of these names; None if there is none.
+        """Read the split with the first of these names, else the one that has another of them; None if there is none.
 
-        Raises: UserError if several have.
+        Raises: UserError if several of the others are there.
         """
         if work_dir not in self._loaded:
             with self._failures_told(), progress_on_terminal_only():
                 self._loaded[work_dir] = self._load(work_dir)
         loaded = self._loaded[work_dir]
         found = [name for name in names if name in loaded]
-        if len(found) > 1:
+        if len(found) > 1 and found[0] != names[0]:
             raise UserError(
                 f"{self.shown}: has the splits {' and '.join(found)}, which could all be meant; "
                 "expected one of them, give the text as a file in data.valid_corpus"

@@ -585,6 +585,9 @@ def test_the_hubs_layout_may_call_its_validation_as_a_folder_of_files_does(
 
 
 def test_several_validation_splits_in_the_hubs_layout_are_one_line(tmp_path: Path) -> None:
+    make_hub_folder(tmp_path / "named", names=["dev", "validation", "val"])
+    corpus = load_corpus(DataConfig(corpus=str(tmp_path / "named")), tmp_path / "work")
+    assert pairs_of(corpus.valid) == [("two", "deux")], "the split of that very name"
     make_hub_folder(tmp_path / "hub", names=["dev", "val"])
     expected = "hub: has the splits val and dev, which could all be meant; expected one of them"
     assert expected in error_of(tmp_path, corpus=str(tmp_path / "hub"))
