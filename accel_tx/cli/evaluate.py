@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
-from accel_tx.cli.outputs import Inputs, check_apart, check_outputs, files_of_run, told_beside
+from accel_tx.cli.outputs import Inputs, check_outputs, files_of_run, told_beside
 from accel_tx.cli.score_table import print_comparison, print_scores
+from accel_tx.cli.scored_text import ScoredText, lines_beside, text_of_files, text_of_run
 from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_split_lines
 from accel_tx.config import DecodeConfig, UserError
 from accel_tx.inference.lines import read_lines, write_whole
-from accel_tx.inference.stream import readable
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -25,26 +23,6 @@ if TYPE_CHECKING:
 
 
 _INPUTS = ("hyp", "src", "ref", "against")
-
-
-@dataclass(frozen=True)
-class _Text:
-    """What is scored."""
-
-    src: list[str]
-    """Empty where translations are given and no source."""
-    references: list[list[str]]
-    """One list of lines a file."""
-    tokenize: str = "13a"
-    """sacreBLEU's tokenizer, where the user names no other."""
-
-    @property
-    def n_lines(self) -> int:
-        return len(self.references[0])
-
-    def references_sha256(self) -> str:
-        """By which `report` knows scores that may be compared."""
-        return hashlib.sha256(json.dumps(self.references).encode()).hexdigest()
 
 
 def run(argv: list[str]) -> None:
@@ -64,7 +42,7 @@ def run(argv: list[str]) -> None:
     # Once: what came through a pipe is gone afterwards.
     given = None if options.hyp is None else list(read_lines(options.hyp))
     text = _text_to_score(options, given)
-    others = [_as_many(file, text.n_lines, "the reference") for file in options.against or []]
+    others = [lines_beside(file, text.n_lines, "the reference") for file in options.against or []]
     tokenize = options.tokenize or text.tokenize
     metrics = {key: line_metric(key, text.references, tokenize, options.lowercase) for key in METRICS}
     own, decode = _own_translations(options, text) if given is None else (given, None)
@@ -89,7 +67,7 @@ def run(argv: list[str]) -> None:
 
 def _parser() -> ArgumentParser:
     parser = opt.plain_parser(
-        "evaluate", "Score translations: of a run on a file or on its own validation set, or of a file (--hyp)."
+        "evaluate", "Score translations: of a run on files or on a set of its own, or of a file (--hyp)."
     )
     add_run_options(parser, required=False)
     parser.add_argument(
@@ -100,6 +78,7 @@ def _parser() -> ArgumentParser:
         "--ref", type=str, nargs="+", help="reference translations, line beside line; several files too"
     )
     parser.add_argument("--valid_set", type=str | None, help="that one of the run's data.valid_sets, in place of files")
+    parser.add_argument("--test", action="store_true", help="the run's test text (data.test_corpus), in place of files")
     parser.add_argument("--against", type=str, nargs="+", help="translations of other systems, line beside line")
     parser.add_argument("--output", type=str | None, help="also write the run's translations to this file")
     parser.add_argument("--json", type=str | None, help="also write the scores to this file")
@@ -107,7 +86,7 @@ def _parser() -> ArgumentParser:
         "--tokenize",
         type=str | None,
         help="sacreBLEU's tokenizer, such as `none` for text already tokenized; default: 13a, or validation.tokenize "
-        "for a validation set of the run",
+        "for a set of the run",
     )
     parser.add_argument("--lowercase", action="store_true", help="fold case (the signatures tell)")
     parser.add_argument("--n_resamples", type=int, default=1_000, help="bootstrap resamples, 0: no intervals")
@@ -138,8 +117,13 @@ def _check_what_is_given(options: Namespace) -> None:
             raise UserError("--comet: --src is missing; expected the source sentences, line beside line")
     elif (options.src is None) != (options.ref is None):
         raise UserError("--src and --ref: only one is given; expected both, or neither for the validation set")
-    if options.valid_set is not None and (options.hyp or options.ref):
-        raise UserError("--valid_set: --hyp or --ref is given as well; expected a run's own set, or files")
+    own_sets = [
+        option for option, given in (("--valid_set", options.valid_set is not None), ("--test", options.test)) if given
+    ]
+    if own_sets and (options.hyp or options.ref):
+        raise UserError(f"{own_sets[0]}: --hyp or --ref is given as well; expected a run's own set, or files")
+    if len(own_sets) > 1:
+        raise UserError("--valid_set and --test: both are given; expected one of them")
     read = [(name, file) for name in _INPUTS for file in _files(options[name])]
     if len(piped := [f"--{name}" for name, file in read if file == "-"]) > 1:
         raise UserError(f"{' and '.join(piped)}: all are standard input; expected files for all but one of them")
@@ -163,59 +147,14 @@ def _inputs(options: Namespace) -> Inputs:
     return {**given, "a file of --run_dir": files_of_run(options.run_dir, options.weights)}
 
 
-def _text_to_score(options: Namespace, given: list[str] | None) -> _Text:
-    """`given`: the lines of --hyp."""
-    if options.ref is None:
-        return _validation_set(options)
-    src = None if options.src is None else list(read_lines(options.src))
-    first, lines = (options.hyp, given) if src is None else (options.src, src)
-    if not lines:
-        raise UserError(f"{readable(first)}: is empty; expected one sentence a line")
-    if given is not None:
-        _check_as_many(given, options.hyp, len(lines), first)
-    references = [_as_many(file, len(lines), first) for file in options.ref]
-    if not any(line.strip() for reference in references for line in reference):
-        raise UserError(f"{', '.join(options.ref)}: holds only empty lines; expected reference translations")
-    return _Text(src or [], references)
+def _text_to_score(options: Namespace, translations: list[str] | None) -> ScoredText:
+    if options.ref is not None:
+        hyp = None if translations is None else (options.hyp, translations)
+        return text_of_files(options.src, options.ref, hyp)
+    return text_of_run(Path(options.run_dir), options.weights, options.valid_set, options.test, _outputs(options))
 
 
-def _validation_set(options: Namespace) -> _Text:
-    from accel_tx.data.corpus import input_files
-    from accel_tx.data.dataset import prepare_data
-    from accel_tx.inference.translator import load_run_config
-    from accel_tx.inference.weights import load_scores, weights_folder
-
-    run_dir = Path(options.run_dir)
-    config = load_run_config(run_dir)
-    check_apart(_outputs(options), {"a file of the run's corpus": input_files(config.data)})
-    folder = weights_folder(run_dir, options.weights)
-    trained_on = load_scores(folder).get("data_sha256")
-    if trained_on is None:
-        raise UserError(f"{folder}: does not say what its weights were trained on (data_sha256); give --src and --ref")
-    data = prepare_data(config)
-    if data.sha256 != trained_on:
-        raise UserError(f"{run_dir}: its corpus has changed since the training; give --src and --ref")
-    if options.valid_set is None:
-        return _Text(data.valid_src.to_pylist(), [data.valid_tgt.to_pylist()], config.validation.tokenize)
-    if options.valid_set not in data.valid_sets:
-        names = ", ".join(data.valid_sets) or "none (data.valid_sets)"
-        raise UserError(f"--valid_set {options.valid_set}: the run has {names}; leave it out for its main one")
-    own = data.valid_sets[options.valid_set]
-    return _Text(own.src.to_pylist(), [own.tgt.to_pylist()], config.validation.tokenize)
-
-
-def _as_many(file: str, n_lines: int, other: str) -> list[str]:
-    return _check_as_many(list(read_lines(file)), file, n_lines, other)
-
-
-def _check_as_many(lines: list[str], file: str, n_lines: int, other: str) -> list[str]:
-    if len(lines) != n_lines:
-        found = f"{readable(other)} has {n_lines} lines and {readable(file)} has {len(lines)}"
-        raise UserError(f"{found}; expected as many")
-    return lines
-
-
-def _own_translations(options: Namespace, text: _Text) -> tuple[list[str], DecodeConfig]:
+def _own_translations(options: Namespace, text: ScoredText) -> tuple[list[str], DecodeConfig]:
     """The run's translations, and how they were searched for."""
     translator = load_translator(options)
     translations = translator.translate(text.src)
@@ -223,7 +162,9 @@ def _own_translations(options: Namespace, text: _Text) -> tuple[list[str], Decod
     return translations, translator.decode
 
 
-def _comet(options: Namespace, text: _Text, systems: list[list[str]]) -> tuple[list[float] | None, UserError | None]:
+def _comet(
+    options: Namespace, text: ScoredText, systems: list[list[str]]
+) -> tuple[list[float] | None, UserError | None]:
     """A score a system, or why there is none: a program that fails must not cost the other scores."""
     from accel_tx.inference.external_metric import external_score
 
@@ -237,7 +178,7 @@ def _comet(options: Namespace, text: _Text, systems: list[list[str]]) -> tuple[l
 
 
 def _as_dict(
-    options: Namespace, found: dict[str, MetricScores], comet: list[float] | None, drawn: Resampling, text: _Text
+    options: Namespace, found: dict[str, MetricScores], comet: list[float] | None, drawn: Resampling, text: ScoredText
 ) -> dict[str, Any]:
     """For JSON: plain scores under the names that metrics.jsonl has, then everything about each system."""
     values: dict[str, Any] = {key: metric.systems[0].score for key, metric in found.items()}

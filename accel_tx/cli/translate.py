@@ -11,8 +11,8 @@ from accel_tx.cli.outputs import check_outputs, files_of_run
 from accel_tx.cli.pipe import Progress, Remarks, warn_of_replaced, write_blocks
 from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_split_lines
 from accel_tx.config import UserError
-from accel_tx.inference.json_lines import dump_line, parse_line
-from accel_tx.inference.stream import LINES_PER_BLOCK, Line, read_blocks
+from accel_tx.inference.json_lines import dump_line, optional_text, parse_line
+from accel_tx.inference.stream import LINES_PER_BLOCK, Line, read_blocks, readable
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -45,7 +45,8 @@ def run(argv: list[str]) -> None:
         "--input_format",
         choices=["text", "jsonl"],
         default="text",
-        help='jsonl: an object a line with the text under "source"; --format jsonl hands its other values on',
+        help='jsonl: an object a line with the text under "source" and, if the translation shall begin with certain '
+        'words, these under "prefix"; --format jsonl hands its other values on',
     )
     parser.add_argument("--block_lines", type=int, default=LINES_PER_BLOCK, help="lines in a full block")
     add_decode_options(parser)
@@ -75,13 +76,21 @@ def run(argv: list[str]) -> None:
 def _answer(
     translator: Translator, options: Namespace, lines: list[Line], remarks: Remarks, unknown: _UnknownWords
 ) -> list[str]:
+    from accel_tx.inference.translator import LongPrefixError
+
     values: list[dict[str, Any]] = [{} for _ in lines]
+    prefixes = None
     if options.input_format == "jsonl":
         parsed = [parse_line(line, "source", options.input) for line in lines]
         values, lines = [found for found, _ in parsed], [line for _, line in parsed]
+        prefixes = [optional_text(found, "prefix", line, options.input) for found, line in parsed]
     for line in lines:
         warn_of_replaced(remarks, options.input, line)
-    translated = translator.translate_lines([line.text for line in lines])
+    try:
+        translated = translator.translate_lines([line.text for line in lines], prefixes)
+    except LongPrefixError as error:
+        where = f"{readable(options.input)}: line {lines[error.i].number}"
+        raise UserError(f'{where} has a "prefix" of {error.what}') from None
     for of_line in translated:
         unknown.add(of_line)
     if options.format == "text":

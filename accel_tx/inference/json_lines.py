@@ -43,6 +43,20 @@ def parse_line(line: Line, key: str, name: str) -> tuple[dict[str, Any], Line]:
     return values, Line(line.number, text, line.n_replaced + n_replaced)
 
 
+def optional_text(values: dict[str, Any], key: str, line: Line, name: str) -> str:
+    """The text under `key` in the object of a line of the input `name`; empty where there is none, or null.
+
+    Raises: UserError if it is something else, or holds NUL or half a surrogate pair.
+    """
+    text = values.get(key)
+    if text is None:
+        return ""
+    if not isinstance(text, str) or clean_text(text)[1]:
+        found = "NUL or half a surrogate pair in" if isinstance(text, str) else "no text under"
+        raise UserError(f'{readable(name)}: line {line.number} has {found} "{key}"; expected a text, or no such key')
+    return text
+
+
 def _finite(number: str) -> float:
     value = float(number)
     return value if math.isfinite(value) else _refuse(number)

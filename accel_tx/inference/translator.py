@@ -23,6 +23,16 @@ from accel_tx.model.gpu import check_gpu_build, leave_out_planned_attention, use
 from accel_tx.model.transformer import Transformer
 
 
+class LongPrefixError(UserError):
+    """A prefix leaves no room within the model's positions."""
+
+    def __init__(self, i: int, n_tokens: int, max_positions: int) -> None:
+        self.i = i
+        """Of which line, from 0."""
+        self.what = f"{n_tokens} tokens; expected fewer than model.max_positions = {max_positions}"
+        super().__init__(f"the prefix of line {i + 1} has {self.what}")
+
+
 class Prefix(NamedTuple):
     """What a translation begins with."""
 
@@ -84,7 +94,7 @@ class Translator:
         A line without words gives one empty translation, with nothing to its score. A line that is longer than the
         model's positions is translated in parts. No translation holds a character that ends a line anywhere.
         `prefixes` are texts that the translations begin with, one a line; empty: with anything.
-        Raises: UserError for a prefix that leaves no room within the model's positions.
+        Raises: LongPrefixError.
         """
         parts = parts_of(lines, self.tokenizers.src, self.model.config.max_positions)
         self.n_split += sum(len(of_line) > 1 for of_line in parts)
@@ -161,12 +171,9 @@ class Translator:
             raise ValueError(f"{len(prefixes)} prefixes for {n_lines} lines; expected as many")
         texts = [prefix.strip() for prefix in prefixes]
         encoded = self.tokenizers.tgt.encode(texts)
-        for number, ids in enumerate(encoded, start=1):
+        for i, ids in enumerate(encoded):
             if len(ids) >= self.model.config.max_positions:
-                raise UserError(
-                    f"the prefix of line {number} has {len(ids)} tokens; expected fewer than model.max_positions = "
-                    f"{self.model.config.max_positions}"
-                )
+                raise LongPrefixError(i, len(ids), self.model.config.max_positions)
         unknown = (self.tokenizers.tgt.unknown_words(text) for text in texts)
         return [Prefix(ids, [word for _, word in words]) for ids, words in zip(encoded, unknown, strict=True)]
 

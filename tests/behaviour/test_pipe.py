@@ -8,7 +8,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -107,6 +107,52 @@ def test_json_lines_come_with_n_best_and_notes_and_hand_other_values_on(run_dir:
     for row in found[:3]:
         first, second = row["translations"]
         assert first["score"] > second["score"] or second.get("cut")
+
+
+def test_a_prefix_begins_the_translation_of_its_own_line(run_dir: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"source": "We read.", "prefix": "Le jardin", "id": 1},
+        {"source": "We read.", "prefix": ""},
+        {"source": "We read.", "prefix": None},
+        {"source": "The man. " * 40, "prefix": "Elle"},
+        {"source": "", "prefix": "Elle"},
+    ]
+    done = translate_rows(run_dir, rows, "--format", "jsonl")
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    texts = [row["translations"][0]["text"] for row in found]
+    (plain,) = translate_rows(run_dir, rows[1:2]).stdout.splitlines()
+    assert texts[0].startswith("Le jardin")
+    assert (found[0]["prefix"], found[0]["id"]) == ("Le jardin", 1)
+    assert texts[1] == texts[2] == plain
+    assert not plain.startswith("Le jardin")
+    assert texts[3].startswith("Elle")
+    assert texts[4] == ""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        (7, 'line 2 has no text under "prefix"; expected a text, or no such key'),
+        ("a\0", 'line 2 has NUL or half a surrogate pair in "prefix"; expected a text, or no such key'),
+        ("le " * 200, 'line 2 has a "prefix" of 200 tokens; expected fewer than model.max_positions = 96'),
+    ],
+)
+def test_a_prefix_that_cannot_begin_a_translation_is_told_by_its_line(
+    prefix: object, message: str, run_dir: Path
+) -> None:
+    rows = [{"source": "No.", "prefix": "Le"}, {"source": "We eat.", "prefix": prefix}]
+    done = translate_rows(run_dir, rows, "--block_lines", "1")
+    assert done.returncode == 2
+    assert done.stderr == f"accel_tx: standard input: {message}\n"
+    assert done.stdout.startswith("Le")
+    assert done.stdout.count("\n") == 1
+
+
+def translate_rows(run_dir: Path, rows: Sequence[Mapping[str, object]], *more: str) -> subprocess.CompletedProcess[str]:
+    """`translate` with objects on standard input."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    return run_cli("translate", "--run_dir", str(run_dir), "--input_format", "jsonl", *more, stdin=text)
 
 
 def test_more_than_one_translation_does_not_fit_a_line_of_text(run_dir: Path) -> None:

@@ -29,7 +29,8 @@ def test_every_set_is_scored_at_every_validation_and_one_of_them_chooses(
         (tmp_path / f"{name}.tsv").write_text(text, encoding="utf-8")
     sets = [{"name": name, "corpus": str(tmp_path / f"{name}.tsv")} for name in pairs]
     config = tiny_config(
-        data={"valid_sets": sets}, validation={"best_metric": "val_loss/other", "every_updates": 10, "tokenize": "char"}
+        data={"valid_sets": sets, "test_corpus": str(tmp_path / "other.tsv")},
+        validation={"best_metric": "val_loss/other", "every_updates": 10, "tokenize": "char"},
     )
     train(config, tmp_path / "run")
     lines = [line for line in read_lines(tmp_path / "run") if "val_loss" in line]
@@ -50,9 +51,37 @@ def test_every_set_is_scored_at_every_validation_and_one_of_them_chooses(
     arguments = ["evaluate", "--run_dir", str(tmp_path / "run"), "--beam_size", "1", "--n_resamples", "0", "--json"]
     main([*arguments, str(tmp_path / "other.json"), "--valid_set", "other"])
     main([*arguments, str(tmp_path / "main.json")])
-    found = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("main", "other")}
+    main([*arguments, str(tmp_path / "test.json"), "--test"])
+    found = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("main", "other", "test")}
+    assert found["test"] == found["other"]
     assert [found["other"][key] for key in NUMBERS[1:]] == [best[f"{key}/other"] for key in NUMBERS[1:]]
     assert [found["main"][key] for key in NUMBERS[1:]] == [best[key] for key in NUMBERS[1:]]
     with pytest.raises(SystemExit):
         main([*arguments, str(tmp_path / "x.json"), "--valid_set", "none"])
     assert "--valid_set none: the run has same, other" in capsys.readouterr().err
+    (tmp_path / "other.tsv").write_text("en\tfr\na dog\tun chat\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main([*arguments, str(tmp_path / "x.json"), "--test"])
+    assert "its corpus has changed since the training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "--test: the run has no test text (data.test_corpus, "),
+        (["--valid_set", "news"], "--valid_set and --test: both are given; expected one of them"),
+        (["--src", "s", "--ref", "r"], "--test: --hyp or --ref is given as well; expected a run's own set, or files"),
+    ],
+)
+def test_what_test_text_cannot_be_is_refused(
+    more: list[str],
+    message: str,
+    tiny_config: Callable[..., Config],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train(tiny_config(train={"max_updates": 1}), tmp_path)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--run_dir", str(tmp_path), "--test", *more])
+    assert message in capsys.readouterr().err

@@ -1,0 +1,101 @@
+"""The text that `evaluate` scores: files, or a set that the run brings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accel_tx.cli.outputs import check_apart
+from accel_tx.config import UserError
+from accel_tx.inference.lines import read_lines
+from accel_tx.inference.stream import readable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """What is scored."""
+
+    src: list[str]
+    """Empty where translations are given and no source."""
+    references: list[list[str]]
+    """One list of lines a file."""
+    tokenize: str = "13a"
+    """sacreBLEU's tokenizer, where the user names no other."""
+
+    @property
+    def n_lines(self) -> int:
+        return len(self.references[0])
+
+    def references_sha256(self) -> str:
+        """By which `report` knows scores that may be compared."""
+        return hashlib.sha256(json.dumps(self.references).encode()).hexdigest()
+
+
+def text_of_files(src: str | None, ref: Sequence[str], hyp: tuple[str, list[str]] | None) -> ScoredText:
+    """Sources and references line beside line, with the name and lines of the translations where these are given.
+
+    Raises: UserError for files without text or of different lengths.
+    """
+    given = [] if src is None else [(src, list(read_lines(src)))]
+    sources = given[0][1] if given else []
+    (first, lines), *others = given if hyp is None else [*given, hyp]
+    if not lines:
+        raise UserError(f"{readable(first)}: is empty; expected one sentence a line")
+    for name, translations in others:
+        _check_as_many(translations, name, len(lines), first)
+    references = [lines_beside(file, len(lines), first) for file in ref]
+    if not any(line.strip() for reference in references for line in reference):
+        raise UserError(f"{', '.join(ref)}: holds only empty lines; expected reference translations")
+    return ScoredText(sources, references)
+
+
+def text_of_run(
+    run_dir: Path, weights: str, which: str | None, is_test: bool, outputs: Mapping[str, str | None]
+) -> ScoredText:
+    """The main validation set of a run, its further one called `which`, or its test text.
+
+    Raises: UserError if the run has no such text, or its weights were trained on other data; or for an output that is
+    a file of its corpus.
+    """
+    from accel_tx.data.corpus import input_files, read_test_text
+    from accel_tx.data.dataset import prepare_data
+    from accel_tx.inference.translator import load_run_config
+    from accel_tx.inference.weights import load_scores, weights_folder
+
+    config = load_run_config(run_dir)
+    check_apart(outputs, {"a file of the run's corpus": input_files(config.data)})
+    folder = weights_folder(run_dir, weights)
+    trained_on = load_scores(folder).get("data_sha256")
+    if trained_on is None:
+        raise UserError(f"{folder}: does not say what its weights were trained on (data_sha256); give --src and --ref")
+    data = prepare_data(config)
+    if data.sha256 != trained_on:
+        raise UserError(f"{run_dir}: its corpus has changed since the training; give --src and --ref")
+    if is_test:
+        src, tgt = read_test_text(config.data)
+    elif which is None:
+        src, tgt = data.valid_src.to_pylist(), data.valid_tgt.to_pylist()
+    elif which in data.valid_sets:
+        src, tgt = data.valid_sets[which].src.to_pylist(), data.valid_sets[which].tgt.to_pylist()
+    else:
+        names = ", ".join(data.valid_sets) or "none (data.valid_sets)"
+        raise UserError(f"--valid_set {which}: the run has {names}; leave it out for its main one")
+    return ScoredText(src, [tgt], config.validation.tokenize)
+
+
+def lines_beside(file: str, n_lines: int, other: str) -> list[str]:
+    """The lines of a file. Raises: UserError if they are not as many as `other` has, `n_lines`."""
+    return _check_as_many(list(read_lines(file)), file, n_lines, other)
+
+
+def _check_as_many(lines: list[str], file: str, n_lines: int, other: str) -> list[str]:
+    if len(lines) != n_lines:
+        found = f"{readable(other)} has {n_lines} lines and {readable(file)} has {len(lines)}"
+        raise UserError(f"{found}; expected as many")
+    return lines
