@@ -10,6 +10,9 @@ from typing import Any, get_args, get_type_hints
 
 from accel_tx.config.errors import UserError
 
+LARGEST_INT = 2**63 - 1
+"""Of the arrays that counts and limits end up in."""
+
 
 def nearest_of(word: str, known: Iterable[str]) -> str:
     """The known word that looks most like `word`."""
@@ -42,7 +45,7 @@ def at_most(prefix: str, section: Any, high: int, *names: str) -> None:
 
 
 def all_given(prefix: str, section: Any) -> None:
-    """Refuse null where a field has to have a value, and `.nan`, which no comparison finds.
+    """Refuse null where a field has to have a value, `.nan`, which no comparison finds, and what no int64 can hold.
 
     Infinity is a limit that nothing reaches.
     """
@@ -54,6 +57,8 @@ def all_given(prefix: str, section: Any) -> None:
         for number in value if isinstance(value, list | tuple) else (value,):
             if isinstance(number, float) and math.isnan(number):
                 raise UserError(f"{prefix}.{f.name} is {value}; expected a number")
+            if isinstance(number, int) and abs(number) > LARGEST_INT:
+                raise UserError(f"{prefix}.{f.name} is {value}; expected at most {LARGEST_INT} (64 bits)")
 
 
 def in_range(key: str, value: float, low: float, high: float, low_open: bool = False) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from accel_tx.config.checks import all_given, at_least, in_range
+from accel_tx.config.checks import all_given, at_least, at_most, in_range
 from accel_tx.config.errors import UserError
+
+# Far beyond any; `tokenizers` makes room for all of it before it has counted, and panics where there is none.
+_LARGEST_VOCABULARY = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class TokenizerConfig:
         floor = 300 if self.kind == "bpe" else 10
         if self.vocab_size < floor:
             raise UserError(f"tokenizer.vocab_size is {self.vocab_size}; expected at least {floor} for {self.kind}")
+        at_most("tokenizer", self, _LARGEST_VOCABULARY, "vocab_size")
         at_least("tokenizer", self, 1, "min_frequency", "max_sentences")
 
 

@@ -23,7 +23,6 @@ Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim"
 BEST_METRICS = ("bleu", "chrf", "val_loss", "cer", "wer")
 # Far beyond what helps; more than some thousands end a process in native code.
 _MOST_THREADS = 1_024
-_LARGEST_SEED = 2**64 - 1
 LOWER_IS_BETTER = ("val_loss", "cer", "wer")
 
 
@@ -188,7 +187,6 @@ class TrainConfig:
         at_least("train", self, 1, "log_every_updates", "save_every_updates", "keep_checkpoints")
         at_least("train", self, 1, "stop_at_update", "cpu_threads", "max_bad_updates", "histograms_every_updates")
         at_least("train", self, 0, "loader_workers", "seed")
-        at_most("train", self, _LARGEST_SEED, "seed")
         at_most("train", self, _MOST_THREADS, "cpu_threads", "loader_workers")
         if self.ema_decay is not None:
             in_range("train.ema_decay", self.ema_decay, 0.0, 1.0, low_open=True)

@@ -131,8 +131,7 @@ def _cut(from_long: Lengths, n: int) -> tuple[Indices, Indices]:
     for first in range(0, len(from_long), _PAIRS_AT_ONCE):
         sizes = from_long[first : first + _PAIRS_AT_ONCE].astype(np.int64)
         ends = end + np.cumsum(sizes)
-        # By the middle of each pair.
-        cards = (2 * ends - sizes) * n_cards // (2 * total)
+        cards = _cards_of(2 * ends - sizes, 2 * total, n_cards)
         these = slice(cards[0], cards[-1] + 1)
         n_pairs[these] += np.bincount(cards - cards[0]).astype(np.int32)
         n_tokens[these] += np.bincount(cards - cards[0], weights=sizes).astype(np.int32)
@@ -141,6 +140,13 @@ def _cut(from_long: Lengths, n: int) -> tuple[Indices, Indices]:
         return np.ones(len(from_long), dtype=np.int32), from_long.astype(np.int32)
     n_cards = int(np.max(np.flatnonzero(n_pairs), initial=-1)) + 1
     return n_pairs[:n_cards], n_tokens[:n_cards]
+
+
+def _cards_of(middles: Indices, total: int, n_cards: int) -> Indices:
+    """The card of each pair, by where its middle lies in all the tokens, both counted in halves."""
+    if total * n_cards < 2**63:
+        return middles * n_cards // total
+    return np.minimum((middles / total * n_cards).astype(np.int64), n_cards - 1)
 
 
 def _hands(tokens: Indices, n: int, rng: np.random.Generator | None) -> tuple[NDArray[np.int32], Indices]:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from accel_tx.bench.workload import book_like_lengths
-from accel_tx.data.dealing import Indices, deal, n_hands
+from accel_tx.data.dealing import Indices, _cards_of, deal, n_hands
 
 LONGEST = 900  # more than a card, and less
 any_lengths = st.lists(
@@ -186,3 +186,13 @@ def test_where_a_pair_comes_is_uniform_whatever_its_length(n_pairs: int) -> None
         ]
         counts = np.bincount(places, minlength=n)
         assert np.abs(counts - n_times / n).max() < 4.5 * np.sqrt(n_times / n)
+
+
+def test_cards_of_more_tokens_than_64_bits_can_multiply() -> None:
+    total, n_cards = 2 * 10**12, 2 * 10**10 // 96
+    middles = np.linspace(1, total - 1, 1_001, dtype=np.int64)
+    found = _cards_of(middles, total, n_cards)
+    exact = [int(middle) * n_cards // total for middle in middles]
+    assert max(abs(int(a) - b) for a, b in zip(found, exact, strict=True)) <= 1
+    assert (np.diff(found) >= 0).all()
+    assert (found.min(), found.max()) == (0, n_cards - 1)
