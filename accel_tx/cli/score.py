@@ -15,14 +15,14 @@ from accel_tx.config import UserError
 from accel_tx.inference.json_lines import dump_line
 from accel_tx.inference.stream import LINES_PER_BLOCK, Line, read_blocks, readable
 
-# Of both sides: the tokens of a block take some fifty times as much memory.
-_CHARS_PER_BLOCK = 1 << 20
-
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
     from accel_tx.inference.pair_scores import PairScore
     from accel_tx.inference.translator import Translator
+
+# Of both sides: the tokens of a block take some fifty times as much memory.
+_CHARS_PER_BLOCK = 1 << 20
 
 
 def run(argv: list[str]) -> None:

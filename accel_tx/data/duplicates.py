@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from accel_tx.data.characters import Bools
 from accel_tx.data.keys import Keys, combined_keys, content_keys
 from accel_tx.data.repair import repair
-from accel_tx.data.selection import partition_bits
+from accel_tx.data.selection import is_among, partition_bits
+
+TOO_SHORT = np.uint64(0)
+"""In place of the key of a text that does not count as overlap alone."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class PairKeys:
     exact: Keys
     """Equal for equal pairs only."""
     src: Keys
-    """`content_keys` of the source; 0 where one side alone is too short to count as overlap."""
+    """`content_keys` of the source, or TOO_SHORT."""
     tgt: Keys
     pair: Keys
     """Equal for pairs whose sides have equal content keys."""
@@ -36,7 +39,7 @@ def keys_of_pairs(src: pa.Array, tgt: pa.Array, src_keys: Keys, tgt_keys: Keys, 
     sides = [side.cast(pa.large_binary()).to_pylist() for side in (src, tgt)]
     hashed = (xxhash.xxh3_64_intdigest(s, seed=xxhash.xxh3_64_intdigest(t)) for s, t in zip(*sides, strict=True))
     exact = np.fromiter(hashed, np.uint64, len(src))
-    alone = [_long_enough(side, keys, least_bytes) for side, keys in ((src, src_keys), (tgt, tgt_keys))]
+    alone = [_keys_if_long(side, keys, least_bytes) for side, keys in ((src, src_keys), (tgt, tgt_keys))]
     return PairKeys(exact, alone[0], alone[1], combined_keys(src_keys, tgt_keys))
 
 
@@ -74,8 +77,7 @@ class HeldOutKeys:
         leak.
         Source: none of the tools that `rules_text` names looks for this.
         """
-        sides = _is_in(pairs.src, self.src) | _is_in(pairs.tgt, self.tgt)
-        return np.logical_or(_is_in(pairs.pair, self.pair), sides)
+        return is_among(pairs.pair, self.pair) | is_among(pairs.src, self.src) | is_among(pairs.tgt, self.tgt)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,11 @@ class KeyFile:
         for block in self.blocks:
             yield slice(start, start + len(block.exact)), block
             start += len(block.exact)
+
+
+def keys_of_long(texts: pa.Array, least_bytes: int) -> Keys:
+    """The content keys of texts (n,), or TOO_SHORT."""
+    return _keys_if_long(texts, content_keys(texts), least_bytes)
 
 
 def leaks(part: KeyFile, rows: Bools, held_out: HeldOutKeys) -> Bools:
@@ -170,14 +177,6 @@ def _repaired(texts: pa.Array | pa.ChunkedArray, choice: tuple[bool, bool]) -> A
     return repair(array.cast(pa.string()), *choice).texts
 
 
-def _long_enough(texts: pa.Array, keys: Keys, least_bytes: int) -> Keys:
+def _keys_if_long(texts: pa.Array, keys: Keys, least_bytes: int) -> Keys:
     is_long = pc.greater_equal(pc.binary_length(texts), least_bytes).to_numpy(zero_copy_only=False)
-    return np.where(is_long, keys, np.uint64(0))
-
-
-def _is_in(keys: Keys, sorted_keys: Keys) -> Bools:
-    if not len(sorted_keys):
-        return np.zeros(len(keys), bool)
-    at = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    found: Bools = (sorted_keys[at] == keys) & (keys != 0)
-    return found
+    return np.where(is_long, keys, TOO_SHORT)

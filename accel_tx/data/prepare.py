@@ -21,11 +21,13 @@ from accel_tx.data.clean import HeldOut, Part, check_rules_can_run, clean_pairs
 from accel_tx.data.clean_report import N_EXAMPLES, CleanReport
 from accel_tx.data.corpus import Corpus, load_corpus
 from accel_tx.data.coverage import describe_tokens
+from accel_tx.data.duplicates import TOO_SHORT
 from accel_tx.data.encode import BYTES_PER_POSITION, check_text_lengths, encode, short_enough, train_tokenizers
+from accel_tx.data.keys import Keys
 from accel_tx.data.mixture import Segment, weighted_segments
 from accel_tx.data.progress import progress_on_terminal_only
-from accel_tx.data.selection import select
-from accel_tx.data.split import has_target_of, split_off_validation
+from accel_tx.data.selection import Rows, is_among, select
+from accel_tx.data.split import split_off_validation, target_keys
 from accel_tx.data.statistics import describe_text
 from accel_tx.data.token_pairs import TokenPairs, open_table
 from accel_tx.data.tokenizer import TokenizerPair
@@ -138,9 +140,11 @@ def _drop_held_out_targets(
 ) -> tuple[list[datasets.Dataset], CleanReport]:
     """Without pairs whose target was held out with another source, where the rule `overlap` is in force."""
     rules = [entry.clean_config(config.clean).rules() for entry in config.data.entries()]
+    least_bytes = [of_entry.get("overlap") for of_entry in rules]
+    held_out = {least: np.unique(target_keys(valid, least)) for least in set(least_bytes) if least is not None}
     leaks = [
-        has_target_of(pairs, valid, of_entry["overlap"]) if "overlap" in of_entry else np.zeros(len(pairs), bool)
-        for pairs, of_entry in zip(train, rules, strict=True)
+        np.zeros(len(pairs), bool) if least is None else _leaks(target_keys(pairs, least), held_out[least])
+        for pairs, least in zip(train, least_bytes, strict=True)
     ]
     if not any(rows.any() for rows in leaks):
         return list(train), report
@@ -148,6 +152,11 @@ def _drop_held_out_targets(
     meaning = "no long target that is held out with another source"
     report = report.with_dropped("target held out", meaning, list(map(len, dropped)), _first_pairs(dropped))
     return [select(pairs, ~rows) for pairs, rows in zip(train, leaks, strict=True)], report
+
+
+def _leaks(keys: Keys, held_out: Keys) -> Rows:
+    leaks: Rows = is_among(keys, held_out) & (keys != TOO_SHORT)
+    return leaks
 
 
 def _first_pairs(dropped: Iterable[datasets.Dataset]) -> list[tuple[str, str]]:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
 from accel_tx.config import DataConfig, UserError
+from accel_tx.data.duplicates import keys_of_long
 from accel_tx.data.keys import Keys, content_keys
 from accel_tx.data.selection import Rows, blocks, classes, first_rows, gathered, is_among, kth_smallest, select
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import datasets
 
 _ROWS_PER_BATCH = 10_000
-# In place of the key of a text that is too short to tell anything.
-_SHORT = np.uint64(0)
 # Up to so many classes the nearest total is searched among all choices; more of them fill up nearly any size.
 _MOST_CLASSES_SEARCHED = 2_000
 
@@ -126,18 +124,9 @@ def source_keys(corpora: Sequence[datasets.Dataset]) -> Keys:
     return end_to_end((content_keys(batch["src"]) for c in corpora for batch in arrow_batches(c)), _n_rows(corpora))
 
 
-def has_target_of(pairs: datasets.Dataset, held_out: datasets.Dataset, least_bytes: int) -> Rows:
-    """Which pairs, (n,) bool, have a held-out pair's target, in whatever spelling, of at least so many bytes."""
-    held_out_keys = np.unique(_keys_of_long_targets(held_out, least_bytes))
-    return is_among(_keys_of_long_targets(pairs, least_bytes), held_out_keys[held_out_keys != _SHORT])
-
-
-def _keys_of_long_targets(pairs: datasets.Dataset, least_bytes: int) -> Keys:
-    def of(texts: pa.ChunkedArray) -> Keys:
-        is_short = pc.less(pc.binary_length(texts), least_bytes).to_numpy()
-        return np.where(is_short, _SHORT, content_keys(texts))
-
-    return end_to_end((of(batch["tgt"]) for batch in arrow_batches(pairs)), len(pairs))
+def target_keys(pairs: datasets.Dataset, least_bytes: int) -> Keys:
+    """The content key of every target of at least so many bytes, (n,), and TOO_SHORT for the others."""
+    return end_to_end((keys_of_long(batch["tgt"], least_bytes) for batch in arrow_batches(pairs)), len(pairs))
 
 
 def group_keys(corpora: Sequence[datasets.Dataset]) -> Keys:
