@@ -78,16 +78,22 @@ def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, 
     """
     if any(word in ("-h", "--help") for word in argv):
         parser.parse_args(["--help"])
-    for option in (word.split("=")[0][2:] for word in argv if re.match(r"--\w+\.", word)):
-        check_key(option, where="command line")
+    fields = [word.split("=")[0][2:] for word in argv if re.match(r"--\w+\.", word)]
+    for name in fields:
+        check_key(name, where="command line")
     path = _value_of(argv, "--config")
     if not path:
         raise UserError("command line: --config is missing; expected a YAML file, such as configs/quickstart.yaml")
     values = load_yaml(Path(path))
     from_file = _one_line_errors(path, parser, lambda: parser.parse_object({"config": path, **values}))
-    name = _empty_one(parser, from_file)
-    if name is not None:
-        raise UserError(f"{path}: {name} is empty; expected a value, or leave it out")
+    empty = _empty_one(parser, from_file)
+    if empty is not None:
+        raise UserError(f"{path}: {empty} is empty; expected a value, or leave it out")
+    if "data.corpus" in fields and "data.train_src" not in fields and from_file["data.train_src"] is not None:
+        raise UserError(
+            f"command line: --data.corpus is given, but data.train_src and data.train_tgt of {path} go before it; add "
+            "--data.train_src null --data.train_tgt null"
+        )
     options = parse(parser, argv, namespace=from_file)
     try:
         return build_config({name: options[name].as_dict() for name in SECTIONS}), options

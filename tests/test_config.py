@@ -55,12 +55,20 @@ def parsed(*argv: str) -> Config:
             "model.n_unique_decoder_layers is 5 but model.decoder_sharing names the layers; leave one of them out",
         ),
         ("optim", {"pct_start": 0.6, "three_phase": True}, "optim.pct_start is 0.6; expected from 0.0 to below 0.5"),
-        ("optim", {"schedule": "linear", "pct_start": 0.2}, "which optim.schedule linear does not use; expected its d"),
-        ("optim", {"schedule": "inverse_sqrt", "warmup_updates": 9, "min_lr": 1e-5}, "optim.min_lr is 1e-05, which"),
+        (
+            "optim",
+            {"schedule": "linear", "pct_start": 0.2},
+            "of use to one_cycle only; with optim.schedule linear expected --op",
+        ),
+        (
+            "optim",
+            {"schedule": "inverse_sqrt", "warmup_updates": 9, "min_lr": 1e-5},
+            "optim.min_lr is 1e-05, of use to cosine, linear only",
+        ),
         (
             "optim",
             {"warmup_updates": 100},
-            "expected its default null here (it belongs to inverse_sqrt, cosine, linear)",
+            "only; with optim.schedule one_cycle expected --optim.warmup_updates null",
         ),
         ("optim", {"schedule": "inverse_sqrt"}, "optim.warmup_updates is null; optim.schedule inverse_sqrt needs it"),
         ("optim", {"schedule": "cosine", "warmup_updates": 0}, "optim.warmup_updates is 0; expected at least 1"),
@@ -75,8 +83,8 @@ def parsed(*argv: str) -> Config:
         ),
         (
             "train",
-            {"max_updates": 1, "batch_size": 1, "seed": 2**63},
-            "train.seed is 9223372036854775808; expected at most 9223372036854775807 (64 bits)",
+            {"max_updates": 1, "batch_size": 1, "seed": 2**64},
+            "train.seed is 18446744073709551616; expected at most 18446744073709551615",
         ),
         ("validation", {"min_delta": math.nan}, "validation.min_delta is nan; expected a number"),
         ("decode", {"length_exponent": math.nan}, "decode.length_exponent is nan; expected a number"),
@@ -85,7 +93,10 @@ def parsed(*argv: str) -> Config:
         ("optim", {"clip_norm": 0.0}, "or null for no clipping"),
         ("tokenizer", {"vocab_size": 100}, "expected at least 300 for bpe"),
         ("tokenizer", {"vocab_size": 2**32}, "tokenizer.vocab_size is 4294967296; expected at most 16777216"),
-        ("clean", {"overlap": 10**20}, "clean.overlap is 100000000000000000000; expected at most 92233720368547758"),
+        ("clean", {"overlap": 10**20}, "clean.overlap is 100000000000000000000; expected from -90"),
+        ("clean", {"max_tgt_extra_chars": 2**53 + 1}, "is 9007199254740993; expected from -9007199254740992 to 90071"),
+        ("model", {"n_encoder_layers": 1_001}, "model.n_encoder_layers is 1001; expected at most 1000"),
+        ("model", {"encoder_sharing": [1, 10**12, 1, 1, 1, 1]}, "every number from 1 to 1000000000000 to occur"),
         ("data", {"train_src": "a.en"}, "data.train_src and data.train_tgt: only one is given"),
         ("data", {"src_lang": "fr"}, "expected two languages"),
         ("data", {"valid_fraction": 0.0}, "data.valid_fraction is 0.0"),
@@ -231,6 +242,25 @@ def test_flags_beat_the_file_wherever_they_stand() -> None:
         assert config.model.dropout == 0.42
         assert config.optim.betas == (0.8, 0.9)
         assert config.model.encoder_sharing == [1, 1]
+
+
+def test_another_corpus_than_the_files_of_a_config_takes_these_back() -> None:
+    config = str(REPOSITORY / "configs/multi30k_lc_en_fr.yaml")
+    with pytest.raises(UserError, match=r"add --data\.train_src null --data\.train_tgt null"):
+        parsed("--config", config, "--data.corpus", "mine")
+    back = ["--data.train_src", "null", "--data.train_tgt", "null"]
+    assert parsed("--config", config, "--data.corpus", "mine", *back).data.entries()[0].corpus == "mine"
+    files = ["--data.train_src", "a", "--data.train_tgt", "b"]
+    assert parsed("--config", str(REPOSITORY / "configs/multi30k_en_fr.yaml"), *files).data.train_src == "a"
+
+
+def test_another_schedule_than_that_of_a_config_is_told_what_to_take_back() -> None:
+    given = ["--config", str(REPOSITORY / "configs/opus_books_en_fr.yaml"), "--optim.schedule", "inverse_sqrt"]
+    given += ["--optim.warmup_updates", "3"]
+    with pytest.raises(UserError, match=r"with optim\.schedule inverse_sqrt expected --") as found:
+        parsed(*given)
+    options = str(found.value).partition(" expected ")[2].split()
+    assert parsed(*given, *options).optim.schedule == "inverse_sqrt"
 
 
 def test_of_two_config_files_the_last_is_read_as_of_every_other_option() -> None:

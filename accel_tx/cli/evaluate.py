@@ -78,7 +78,7 @@ def _parser() -> ArgumentParser:
         "--ref", type=str, nargs="+", help="reference translations, line beside line; several files too"
     )
     parser.add_argument("--valid_set", type=str | None, help="that one of the run's data.valid_sets, in place of files")
-    parser.add_argument("--test", action="store_true", help="the run's test text (data.test_corpus), in place of files")
+    parser.add_argument("--test", action="store_true", help="the run's test text (data.test_*), in place of files")
     parser.add_argument("--against", type=str, nargs="+", help="translations of other systems, line beside line")
     parser.add_argument("--output", type=str | None, help="also write the run's translations to this file")
     parser.add_argument("--json", type=str | None, help="also write the scores to this file")
@@ -103,6 +103,12 @@ def _parser() -> ArgumentParser:
 
 
 def _check_what_is_given(options: Namespace) -> None:
+    own_sets = [] if options.valid_set is None else ["--valid_set"]
+    own_sets += ["--test"] if options.test else []
+    if own_sets and (options.hyp or options.ref or options.src):
+        raise UserError(f"{own_sets[0]}: files are given as well; expected a run's own set, or files")
+    if len(own_sets) > 1:
+        raise UserError("--valid_set and --test: both are given; expected one of them")
     if (options.run_dir is None) == (options.hyp is None):
         given = "neither" if options.run_dir is None else "both"
         raise UserError(f"--run_dir and --hyp: {given} given; expected a run to translate with, or its translations")
@@ -116,14 +122,7 @@ def _check_what_is_given(options: Namespace) -> None:
         if "{src}" in (options.comet or "") and options.src is None:
             raise UserError("--comet: --src is missing; expected the source sentences, line beside line")
     elif (options.src is None) != (options.ref is None):
-        raise UserError("--src and --ref: only one is given; expected both, or neither for the validation set")
-    own_sets = [
-        option for option, given in (("--valid_set", options.valid_set is not None), ("--test", options.test)) if given
-    ]
-    if own_sets and (options.hyp or options.ref):
-        raise UserError(f"{own_sets[0]}: --hyp or --ref is given as well; expected a run's own set, or files")
-    if len(own_sets) > 1:
-        raise UserError("--valid_set and --test: both are given; expected one of them")
+        raise UserError("--src and --ref: only one is given; expected both, or neither for a set of the run")
     read = [(name, file) for name in _INPUTS for file in _files(options[name])]
     if len(piped := [f"--{name}" for name, file in read if file == "-"]) > 1:
         raise UserError(f"{' and '.join(piped)}: all are standard input; expected files for all but one of them")
@@ -183,7 +182,7 @@ def _as_dict(
     """For JSON: plain scores under the names that metrics.jsonl has, then everything about each system."""
     values: dict[str, Any] = {key: metric.systems[0].score for key, metric in found.items()}
     values |= {"signature": found["bleu"].plain_signature, "chrf_signature": found["chrf"].plain_signature}
-    values |= {"n_sentences": text.n_lines, "references_sha256": text.references_sha256()}
+    values |= {"text": text.name, "n_sentences": text.n_lines, "references_sha256": text.references_sha256()}
     values |= {"weights": None if options.hyp else options.weights}
     values |= dataclasses.asdict(drawn)
     values["signatures"] = {key: metric.signature for key, metric in found.items()}

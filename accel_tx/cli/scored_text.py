@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 class ScoredText:
     """What is scored."""
 
+    name: str
+    """Of the run's set, or the files of the references."""
     src: list[str]
     """Empty where translations are given and no source."""
     references: list[list[str]]
@@ -52,18 +55,18 @@ def text_of_files(src: str | None, ref: Sequence[str], hyp: tuple[str, list[str]
     references = [lines_beside(file, len(lines), first) for file in ref]
     if not any(line.strip() for reference in references for line in reference):
         raise UserError(f"{', '.join(ref)}: holds only empty lines; expected reference translations")
-    return ScoredText(sources, references)
+    return ScoredText(", ".join(ref), sources, references)
 
 
 def text_of_run(
-    run_dir: Path, weights: str, which: str | None, is_test: bool, outputs: Mapping[str, str | None]
+    run_dir: Path, weights: str, valid_set: str | None, is_test: bool, outputs: Mapping[str, str | None]
 ) -> ScoredText:
-    """The main validation set of a run, its further one called `which`, or its test text.
+    """The main validation set of a run, its further one `valid_set`, or the test text that its config names.
 
     Raises: UserError if the run has no such text, or its weights were trained on other data; or for an output that is
     a file of its corpus.
     """
-    from accel_tx.data.corpus import input_files, read_test_text
+    from accel_tx.data.corpus import input_files
     from accel_tx.data.dataset import prepare_data
     from accel_tx.inference.translator import load_run_config
     from accel_tx.inference.weights import load_scores, weights_folder
@@ -77,16 +80,26 @@ def text_of_run(
     data = prepare_data(config)
     if data.sha256 != trained_on:
         raise UserError(f"{run_dir}: its corpus has changed since the training; give --src and --ref")
+    name, src, tgt = "validation set", data.valid_src, data.valid_tgt
     if is_test:
-        src, tgt = read_test_text(config.data)
-    elif which is None:
-        src, tgt = data.valid_src.to_pylist(), data.valid_tgt.to_pylist()
-    elif which in data.valid_sets:
-        src, tgt = data.valid_sets[which].src.to_pylist(), data.valid_sets[which].tgt.to_pylist()
-    else:
-        names = ", ".join(data.valid_sets) or "none (data.valid_sets)"
-        raise UserError(f"--valid_set {which}: the run has {names}; leave it out for its main one")
-    return ScoredText(src, [tgt], config.validation.tokenize)
+        if data.test_src is None or data.test_tgt is None:
+            raise UserError(
+                f"--test: {run_dir} has no test text (data.test_corpus, data.test_src and data.test_tgt, or `test` in "
+                "its corpora); give --src and --ref"
+            )
+        name, src, tgt = "test text", data.test_src, data.test_tgt
+        if unchecked := config.corpora_without_overlap():
+            print(
+                f"accel_tx: clean.overlap is off for {', '.join(unchecked)}: test text may be in training",
+                file=sys.stderr,
+            )
+    elif valid_set is not None:
+        if valid_set not in data.valid_sets:
+            names = ", ".join(data.valid_sets) or "none (data.valid_sets)"
+            raise UserError(f"--valid_set {valid_set}: the run has {names}; leave it out for its main one")
+        own = data.valid_sets[valid_set]
+        name, src, tgt = f"validation set {valid_set}", own.src, own.tgt
+    return ScoredText(name, src.to_pylist(), [tgt.to_pylist()], config.validation.tokenize)
 
 
 def lines_beside(file: str, n_lines: int, other: str) -> list[str]:

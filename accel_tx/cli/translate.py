@@ -45,14 +45,20 @@ def run(argv: list[str]) -> None:
         "--input_format",
         choices=["text", "jsonl"],
         default="text",
-        help='jsonl: an object a line with the text under "source" and, if the translation shall begin with certain '
-        'words, these under "prefix"; --format jsonl hands its other values on',
+        help='jsonl: an object a line with the text under "source"; --format jsonl hands its other values on',
+    )
+    parser.add_argument(
+        "--prefix_key",
+        type=str | None,
+        help="with --input_format jsonl: the key of words that the translation of that line has to begin with",
     )
     parser.add_argument("--block_lines", type=int, default=LINES_PER_BLOCK, help="lines in a full block")
     add_decode_options(parser)
     options = opt.parse(parser, argv)
     if options.block_lines < 1:
         raise UserError(f"--block_lines is {options.block_lines}; expected at least 1")
+    if options.prefix_key is not None and options.input_format != "jsonl":
+        raise UserError(f"--prefix_key {options.prefix_key}: the input has lines of text; add --input_format jsonl")
     if options.format == "text" and (options.n_best or 1) > 1:
         raise UserError(f"--n_best is {options.n_best}, but a line of text holds one translation; add --format jsonl")
     run_files = files_of_run(options.run_dir, options.weights)
@@ -83,14 +89,15 @@ def _answer(
     if options.input_format == "jsonl":
         parsed = [parse_line(line, "source", options.input) for line in lines]
         values, lines = [found for found, _ in parsed], [line for _, line in parsed]
-        prefixes = [optional_text(found, "prefix", line, options.input) for found, line in parsed]
+        if options.prefix_key is not None:
+            prefixes = [optional_text(found, options.prefix_key, line, options.input) for found, line in parsed]
     for line in lines:
         warn_of_replaced(remarks, options.input, line)
     try:
         translated = translator.translate_lines([line.text for line in lines], prefixes)
     except LongPrefixError as error:
-        where = f"{readable(options.input)}: line {lines[error.i].number}"
-        raise UserError(f'{where} has a "prefix" of {error.what}') from None
+        where = f"{readable(options.input)}: line {lines[error.index].number}"
+        raise UserError(f'{where} has "{options.prefix_key}" of {error.size}') from None
     for of_line in translated:
         unknown.add(of_line)
     if options.format == "text":

@@ -10,8 +10,8 @@ from typing import Any, get_args, get_type_hints
 
 from accel_tx.config.errors import UserError
 
-LARGEST_INT = 2**63 - 1
-"""Of the arrays that counts and limits end up in."""
+# Of counts and limits: far beyond any, and sums and products of a few still fit the 64 bits of arrays.
+_LARGEST_INT = 1 << 53
 
 
 def nearest_of(word: str, known: Iterable[str]) -> str:
@@ -44,10 +44,10 @@ def at_most(prefix: str, section: Any, high: int, *names: str) -> None:
             raise UserError(f"{prefix}.{name} is {value}; expected at most {high}")
 
 
-def all_given(prefix: str, section: Any) -> None:
-    """Refuse null where a field has to have a value, `.nan`, which no comparison finds, and what no int64 can hold.
+def all_usable(prefix: str, section: Any) -> None:
+    """Refuse null where a field has to have a value, `.nan`, which no comparison finds, and integers beyond 2^53.
 
-    Infinity is a limit that nothing reaches.
+    Infinity is a limit that nothing reaches. Seeds may have any size.
     """
     hints = get_type_hints(type(section))
     for f in dataclasses.fields(section):
@@ -57,8 +57,8 @@ def all_given(prefix: str, section: Any) -> None:
         for number in value if isinstance(value, list | tuple) else (value,):
             if isinstance(number, float) and math.isnan(number):
                 raise UserError(f"{prefix}.{f.name} is {value}; expected a number")
-            if isinstance(number, int) and abs(number) > LARGEST_INT:
-                raise UserError(f"{prefix}.{f.name} is {value}; expected at most {LARGEST_INT} (64 bits)")
+            if isinstance(number, int) and abs(number) > _LARGEST_INT and not f.name.endswith("seed"):
+                raise UserError(f"{prefix}.{f.name} is {value}; expected from {-_LARGEST_INT} to {_LARGEST_INT}")
 
 
 def in_range(key: str, value: float, low: float, high: float, low_open: bool = False) -> None:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from accel_tx.config.checks import all_given, at_least, nearest_of
+from accel_tx.config.checks import all_usable, at_least, nearest_of
 from accel_tx.config.errors import UserError
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -130,7 +130,7 @@ class CleanConfig:
     """Drop training pairs found in validation or test text; one side is enough from so many bytes of UTF-8 on."""
 
     def __post_init__(self) -> None:
-        all_given("clean", self)
+        all_usable("clean", self)
         at_least("clean", self, 0, "max_src_words", "max_tgt_extra_chars", "min_src_chars", "min_tgt_chars")
         at_least("clean", self, 0, "min_words", "min_chars", "max_word_difference", "max_char_difference", "overlap")
         at_least("clean", self, 1, "max_words", "max_chars", "max_word_ratio", "max_char_ratio", "max_word_chars")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_type_hints
 
-from accel_tx.config.checks import all_given, at_least, both_or_none, exactly_one, in_range, nearest_of
+from accel_tx.config.checks import all_usable, at_least, both_or_none, exactly_one, in_range, nearest_of
 from accel_tx.config.clean import PRESETS, CleanConfig
 from accel_tx.config.errors import UserError
 
@@ -71,7 +71,7 @@ class DataConfig:
     """Processes that clean and tokenize."""
 
     def __post_init__(self) -> None:
-        all_given("data", self)
+        all_usable("data", self)
         both_or_none(self, "data", "train_src", "train_tgt")
         both_or_none(self, "data", "valid_src", "valid_tgt")
         both_or_none(self, "data", "test_src", "test_tgt")

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from accel_tx.config.checks import all_given, at_least, at_most, in_range
+from accel_tx.config.checks import all_usable, at_least, at_most, in_range
 from accel_tx.config.errors import UserError
 
 # Every hypothesis of a sentence has log-probabilities of the whole vocabulary: 128 MB at 32,000 words.
@@ -53,7 +53,7 @@ class DecodeConfig:
     """Padded source tokens decoded together, times `beam_size` (sampling: times `n_best`)."""
 
     def __post_init__(self) -> None:
-        all_given("decode", self)
+        all_usable("decode", self)
         at_least("decode", self, 1, "beam_size", "n_best", "max_len_extra", "max_tokens")
         at_least("decode", self, 0, "no_repeat_ngram", "top_k", "sampling_seed")
         at_most("decode", self, _WIDEST, "beam_size", "n_best")

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from accel_tx.config.checks import all_given, at_least, at_most, in_range
+from accel_tx.config.checks import all_usable, at_least, at_most, in_range
 from accel_tx.config.errors import UserError
 
 # Far beyond any; `tokenizers` makes room for all of it before it has counted, and panics where there is none.
 _LARGEST_VOCABULARY = 1 << 24
+_MOST_LAYERS = 1_000
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """How text becomes token ids. Tokenizers are trained on the training split only."""
+    """How text becomes token ids. Tokenizers are trained on the training split only, or taken from another run."""
 
     kind: Literal["wordlevel", "bpe", "unigram"] = "bpe"
     """`wordlevel`: words and punctuation; `bpe`: byte-level, never an unknown token; `unigram`: SentencePiece-like."""
@@ -26,9 +27,12 @@ class TokenizerConfig:
     """One vocabulary for both languages, or one for each."""
     max_sentences: int | None = 2_000_000
     """Training pairs that the vocabulary is learned from, drawn by content hash where there are more (null: all)."""
+    from_run: str | None = None
+    """Run folder whose vocabularies are taken in place of learning any, so that `--init_from` can go on to other text;
+    `kind` and `joint` must be those of that run, the other fields do nothing then."""
 
     def __post_init__(self) -> None:
-        all_given("tokenizer", self)
+        all_usable("tokenizer", self)
         floor = 300 if self.kind == "bpe" else 10
         if self.vocab_size < floor:
             raise UserError(f"tokenizer.vocab_size is {self.vocab_size}; expected at least {floor} for {self.kind}")
@@ -78,9 +82,10 @@ class ModelConfig:
     """Longest sequence in tokens, on either side."""
 
     def __post_init__(self) -> None:
-        all_given("model", self)
+        all_usable("model", self)
         at_least("model", self, 1, "d_model", "d_ff", "n_heads", "n_encoder_layers", "n_decoder_layers")
         at_least("model", self, 2, "max_positions")
+        at_most("model", self, _MOST_LAYERS, "n_encoder_layers", "n_decoder_layers")
         if self.d_model % self.n_heads:
             raise UserError(f"model.n_heads is {self.n_heads}; expected a divisor of model.d_model = {self.d_model}")
         if self.d_model % 2:
@@ -137,6 +142,6 @@ def _layer_order(stack: str, n_layers: int, sharing: str | list[int], n_unique: 
 def _explicit_order(where: str, n_layers: int, order: list[int]) -> list[int]:
     if len(order) != n_layers:
         raise UserError(f"{where} has {len(order)} entries; expected {n_layers}, one for each layer executed")
-    if sorted(set(order)) != list(range(1, max(order) + 1)):
+    if (min(order), max(order)) != (1, len(set(order))):
         raise UserError(f"{where} is {order}; expected every number from 1 to {max(order)} to occur")
     return [i - 1 for i in order]

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from accel_tx.config.checks import all_given, at_least, at_most, exactly_one, in_range
+from accel_tx.config.checks import all_usable, at_least, at_most, exactly_one, in_range
 from accel_tx.config.errors import UserError
 
 _ONE_CYCLE = ("one_cycle",)
@@ -23,6 +23,7 @@ Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim"
 BEST_METRICS = ("bleu", "chrf", "val_loss", "cer", "wer")
 # Far beyond what helps; more than some thousands end a process in native code.
 _MOST_THREADS = 1_024
+_LARGEST_SEED = 2**64 - 1
 LOWER_IS_BETTER = ("val_loss", "cer", "wer")
 
 
@@ -69,7 +70,7 @@ class OptimConfig:
     alpha / 4 times KL(1|2) + KL(2|1), half of the paper's (0: one pass)."""
 
     def __post_init__(self) -> None:
-        all_given("optim", self)
+        all_usable("optim", self)
         for name in ("max_lr", "eps", "div_factor", "final_div_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"optim.{name} is {getattr(self, name)}; expected a finite number above 0")
@@ -86,14 +87,18 @@ class OptimConfig:
     def _check_schedule(self) -> None:
         """No field may be set in vain."""
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
-        for name, schedules in _USED_BY.items():
-            value = getattr(self, name)
-            if self.schedule not in schedules and value != defaults[name]:
-                default = "null" if defaults[name] is None else str(defaults[name]).lower()
-                raise UserError(
-                    f"optim.{name} is {value}, which optim.schedule {self.schedule} does not use; expected its default "
-                    f"{default} here (it belongs to {', '.join(schedules)})"
-                )
+        vain = [
+            name
+            for name, schedules in _USED_BY.items()
+            if self.schedule not in schedules and getattr(self, name) != defaults[name]
+        ]
+        if vain:
+            given = " and ".join(f"optim.{name} is {getattr(self, name)}" for name in vain)
+            shown = {name: "null" if defaults[name] is None else str(defaults[name]).lower() for name in vain}
+            raise UserError(
+                f"{given}, of use to {', '.join(_USED_BY[vain[0]])} only; with optim.schedule {self.schedule} expected "
+                f"{' '.join(f'--optim.{name} {default}' for name, default in shown.items())}"
+            )
         at_least("optim", self, 1, "warmup_updates")
         if self.schedule == "inverse_sqrt" and self.warmup_updates is None:
             raise UserError("optim.warmup_updates is null; optim.schedule inverse_sqrt needs it, such as 2000")
@@ -169,7 +174,7 @@ class TrainConfig:
     """Processes that collate batches ahead of the training (0: the training process does)."""
 
     def __post_init__(self) -> None:
-        all_given("train", self)
+        all_usable("train", self)
         exactly_one(self, "train", "max_updates", "epochs")
         exactly_one(self, "train", "max_tokens", "batch_size")
         at_least("train", self, 1, "max_updates", "epochs", "batch_size", "micro_batches_per_update")
@@ -187,6 +192,7 @@ class TrainConfig:
         at_least("train", self, 1, "log_every_updates", "save_every_updates", "keep_checkpoints")
         at_least("train", self, 1, "stop_at_update", "cpu_threads", "max_bad_updates", "histograms_every_updates")
         at_least("train", self, 0, "loader_workers", "seed")
+        at_most("train", self, _LARGEST_SEED, "seed")
         at_most("train", self, _MOST_THREADS, "cpu_threads", "loader_workers")
         if self.ema_decay is not None:
             in_range("train.ema_decay", self.ema_decay, 0.0, 1.0, low_open=True)
@@ -222,7 +228,7 @@ class ValidationConfig:
     """Write the cross-attention of the first of them to TensorBoard as a picture, where matplotlib is installed."""
 
     def __post_init__(self) -> None:
-        all_given("validation", self)
+        all_usable("validation", self)
         at_least("validation", self, 1, "every_updates", "beam_size")
         name = self.best_metric.partition("/")[0]
         if name not in BEST_METRICS:

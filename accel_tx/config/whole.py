@@ -64,6 +64,10 @@ class Config:
                 f"{self.model.max_positions}, so that the longest pair fits a micro-batch"
             )
 
+    def corpora_without_overlap(self) -> list[str]:
+        """Names of the corpora in which no rule looks for validation and test text."""
+        return [e.name for e in self.data.entries() if "overlap" not in e.clean_config(self.clean).rules()]
+
 
 SECTIONS: dict[str, type] = {
     "data": DataConfig,

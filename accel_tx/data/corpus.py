@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import datasets
 import pyarrow as pa
@@ -61,21 +60,6 @@ def load_corpus(config: DataConfig, work_dir: Path) -> Corpus:
 
 def _no_split(where: str, split: str) -> UserError:
     return UserError(f"{where}: has no split {'|'.join(STEMS[split])}; expected one")
-
-
-def read_test_text(config: DataConfig) -> tuple[list[str], list[str]]:
-    """Sources and references of the test text that `config` names or its corpora bring.
-
-    Raises: UserError where there is none, and as `load_corpus`.
-    """
-    with TemporaryDirectory() as work_dir:
-        test = _map_held_out(find_sources(config).test, Path(work_dir), "test")
-        if test is None:
-            raise UserError(
-                "--test: the run has no test text (data.test_corpus, data.test_src and data.test_tgt, or `test` in its "
-                "corpora); give --src and --ref"
-            )
-        return list(test["src"]), list(test["tgt"])
 
 
 def input_fingerprint(config: DataConfig) -> str:

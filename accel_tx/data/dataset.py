@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accel_tx.config import Config, UserError
+from accel_tx.config import Config, TokenizerConfig, UserError
 from accel_tx.data.token_pairs import TokenPairs, open_table
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from accel_tx.data.tokenizer import TokenizerPair
 
 # Goes up when the same input and settings would give other token ids, or other files.
-_FORMAT = 6
+_FORMAT = 7
 # Fields of the data section that choose among the pairs of the input.
 _CHOOSING_FIELDS = ("valid_fraction", "valid_size", "group_column")
 
@@ -55,6 +55,10 @@ class PreparedData:
     """What the user should know: sizes that could not be met exactly, samples taken, weights."""
     valid_sets: dict[str, ValidSet] = field(default_factory=dict)
     """Further validation sets by name."""
+    test_src: pa.ChunkedArray | None = None
+    """Sources of the test text as they stand in the input, mapped from disk; None where there is no test text."""
+    test_tgt: pa.ChunkedArray | None = None
+    """Their references."""
 
 
 def prepare_data(config: Config) -> PreparedData:
@@ -89,11 +93,21 @@ def cache_folder(config: Config) -> Path:
         "corpora": [
             (entry.name, entry.weight, entry.clean_config(config.clean).rules()) for entry in config.data.entries()
         ],
-        "tokenizer": dataclasses.asdict(config.tokenizer),
+        "tokenizer": _identity_of(config.tokenizer),
         "max_positions": config.model.max_positions,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return Path(config.data.cache_dir).expanduser() / digest[:20]
+
+
+def _identity_of(config: TokenizerConfig) -> dict[str, Any]:
+    """What decides the vocabularies: of those of a run what they are, not where they lie."""
+    if config.from_run is None:
+        return {name: value for name, value in dataclasses.asdict(config).items() if name != "from_run"}
+    from accel_tx.data.tokenizer import tokenizers_of_run
+
+    pair = tokenizers_of_run(config)
+    return {"from_run": [hashlib.sha256(side.fast.to_str().encode()).hexdigest() for side in (pair.src, pair.tgt)]}
 
 
 def load_prepared(folder: Path) -> PreparedData:
@@ -105,6 +119,7 @@ def load_prepared(folder: Path) -> PreparedData:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         train = [(_open_whole(folder, segment), segment["times"]) for segment in meta["train"]]
         valid = _open_whole(folder, meta["valid"])
+        test = None if meta["test"] is None else _open_whole(folder, meta["test"])
         return PreparedData(
             folder=folder,
             train=TokenPairs.from_tables(train),
@@ -115,6 +130,8 @@ def load_prepared(folder: Path) -> PreparedData:
             report=CleanReport.from_dict(meta["report"]),
             sha256=meta["sha256"],
             notes=meta["notes"],
+            test_src=None if test is None else test.column("src"),
+            test_tgt=None if test is None else test.column("tgt"),
             valid_sets={name: _open_set(folder, files) for name, files in meta.get("valid_sets", {}).items()},
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from accel_tx.config import UserError
+
 Indices = NDArray[np.signedinteger[Any]]
 Lengths = NDArray[np.signedinteger[Any]]
 """Tokens, in whatever integers they are kept."""
@@ -20,6 +22,7 @@ Lengths = NDArray[np.signedinteger[Any]]
 _TOKENS_PER_CARD = 96
 _LEAST_ROUNDS = 16
 _PAIRS_AT_ONCE = 1 << 16
+_MOST_PAIRS = 2**31 - 1
 
 
 def deal(
@@ -32,7 +35,9 @@ def deal(
     stratified by length, and the hands' tokens, of the longer side of each pair, differ by a few at the end. How many
     they are depends on the lengths alone, not on `rng`. Pairs of lengths that few others have often meet again.
     `sizes`: the longer side of each pair, where the caller has them.
+    Raises: UserError for more pairs than int32 numbers.
     """
+    _check_can_be_numbered(len(src_lengths))
     sizes = np.maximum(src_lengths, tgt_lengths) if sizes is None else sizes
     order = _from_long_to_short(src_lengths, tgt_lengths, sizes, rng)
     n_pairs, n_tokens = _cut(_taken(sizes, order, np.empty_like(sizes)), n)
@@ -46,8 +51,10 @@ def deal(
 def n_hands(sizes: Lengths, max_tokens: int, multiple_of: int) -> int:
     """Few hands, a multiple of `multiple_of` where there are pairs enough, that `deal` fills to `max_tokens` at most.
 
-    `sizes`: the longer side of each pair. Raises: ValueError if a pair alone is larger than `max_tokens`.
+    `sizes`: the longer side of each pair.
+    Raises: ValueError if a pair alone is larger than `max_tokens`; UserError as `deal`.
     """
+    _check_can_be_numbered(len(sizes))
     longest = int(sizes.max(initial=0))
     if longest > max_tokens:
         raise ValueError(f"a pair of {longest} tokens does not fit a micro-batch of {max_tokens}")
@@ -59,6 +66,14 @@ def n_hands(sizes: Lengths, max_tokens: int, multiple_of: int) -> int:
         if held.max(initial=0) <= max_tokens:
             return n
         n += max(1, n // 100)
+
+
+def _check_can_be_numbered(n_pairs: int) -> None:
+    if n_pairs > _MOST_PAIRS:
+        raise UserError(
+            f"{n_pairs:,} training pairs an epoch; expected at most {_MOST_PAIRS:,}: lower the weight of a corpus, or "
+            "train on a part"
+        )
 
 
 def _from_long_to_short(src: Lengths, tgt: Lengths, sizes: Lengths, rng: np.random.Generator) -> Indices:

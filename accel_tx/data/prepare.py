@@ -14,8 +14,9 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
-from accel_tx.config import Config, UserError
+from accel_tx.config import Config, TokenizerConfig, UserError
 from accel_tx.data.allocator import give_back_memory
 from accel_tx.data.clean import HeldOut, Part, check_rules_can_run, clean_pairs
 from accel_tx.data.clean_report import N_EXAMPLES, CleanReport
@@ -27,10 +28,12 @@ from accel_tx.data.keys import Keys
 from accel_tx.data.mixture import Segment, weighted_segments
 from accel_tx.data.progress import progress_on_terminal_only
 from accel_tx.data.selection import Rows, is_among, select
-from accel_tx.data.split import split_off_validation, target_keys
+from accel_tx.data.split import arrow_batches, split_off_validation, target_keys
 from accel_tx.data.statistics import describe_text
 from accel_tx.data.token_pairs import TokenPairs, open_table
-from accel_tx.data.tokenizer import TokenizerPair
+from accel_tx.data.tokenizer import TokenizerPair, tokenizers_of_run
+
+_TEXT = pa.schema([("src", pa.string()), ("tgt", pa.string())])
 
 
 def prepare(config: Config, folder: Path) -> None:
@@ -48,24 +51,32 @@ def prepare(config: Config, folder: Path) -> None:
         train, valid, n_split_off, report, notes = _split(cleaned, corpus.valid, config, report)
         give_back_memory()
         epoch = weighted_segments(names, train, [e.weight for e in entries])
-        tokenizers, n_learned_from = train_tokenizers(epoch, config.tokenizer)
+        tokenizers, vocabulary_note = _vocabularies(epoch, config.tokenizer)
         tokenizers.save(folder / "tokenizer")
         meta, report = _encode_all(epoch, valid, n_split_off, tokenizers, config, report, folder)
         meta |= _encode_valid_sets(corpus.valid_sets, tokenizers, config, folder, meta["sha256"])
+        meta["test"] = None if corpus.test is None else _keep_text(corpus.test, folder / "test.arrow")
         give_back_memory()
         statistics |= _describe_ids(epoch, valid, meta, tokenizers, config, folder)
-    n_epoch = sum(len(segment.pairs) * segment.times for segment in epoch)
-    if n_learned_from < n_epoch:
-        notes.append(f"vocabulary learned from {n_learned_from:,} of {n_epoch:,} training pairs")
+    notes += vocabulary_note
     notes += _weights_told(config, meta["train"])
-    unchecked = [e.name for e in entries if "overlap" not in e.clean_config(config.clean).rules()]
-    given = list(_held_out(corpus))
+    unchecked, given = config.corpora_without_overlap(), list(_held_out(corpus))
     if given and unchecked:
         notes.append(f"clean.overlap is off for {', '.join(unchecked)}: {' and '.join(given)} text may be in training")
     shutil.rmtree(folder / "work")
     report = dataclasses.replace(report, statistics=statistics)
     meta |= {"report": report.to_dict(), "notes": notes}
     (folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _vocabularies(epoch: Sequence[Segment], config: TokenizerConfig) -> tuple[TokenizerPair, list[str]]:
+    """Learned, or those of another run; and a note where they do not come from all the pairs."""
+    if config.from_run is not None:
+        return tokenizers_of_run(config), ["vocabulary of another run (tokenizer.from_run)"]
+    tokenizers, n_learned_from = train_tokenizers(epoch, config)
+    n_epoch = sum(len(segment.pairs) * segment.times for segment in epoch)
+    note = f"vocabulary learned from {n_learned_from:,} of {n_epoch:,} training pairs"
+    return tokenizers, [note] if n_learned_from < n_epoch else []
 
 
 def _describe_ids(
@@ -219,6 +230,14 @@ def _encode_valid_sets(
         _check_token_lengths(ids, limit, what)
         sha256 = hashlib.sha256(f"{sha256} {name} {ids.sha256()}".encode()).hexdigest()
     return {"sha256": sha256, "valid_sets": files}
+
+
+def _keep_text(pairs: datasets.Dataset, path: Path) -> dict[str, Any]:
+    """Sources and targets on disk as they are; an `Encoded` without ids."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _TEXT) as writer:
+        for batch in arrow_batches(pairs):
+            writer.write_table(batch.select(_TEXT.names).cast(_TEXT))
+    return {"files": [path.name], "n_pairs": len(pairs)}
 
 
 def _check_token_lengths(pairs: TokenPairs, limit: int, what: str) -> None:

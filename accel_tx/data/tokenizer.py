@@ -110,6 +110,28 @@ class TokenizerPair:
         return cls(src, src if tgt.fast.to_str() == src.fast.to_str() else tgt)
 
 
+def tokenizers_of_run(config: TokenizerConfig) -> TokenizerPair:
+    """The vocabularies of the run `config.from_run`.
+
+    Raises: UserError if it has none, or ones of another kind than the config says.
+    """
+    where = f"tokenizer.from_run {config.from_run}"
+    folder = Path(config.from_run or "") / "tokenizer"
+    if not folder.is_dir():
+        raise UserError(f"{where}: has no folder tokenizer; expected the folder of a run, such as the one that goes on")
+    pair = TokenizerPair.load(folder)
+    kind, joint = type(pair.src.fast.model).__name__.lower(), pair.src is pair.tgt
+    if (kind, joint) != (config.kind, config.joint):
+        raise UserError(
+            f"{where}: has {_shown(kind, joint)}, this config {_shown(config.kind, config.joint)}; expected the same"
+        )
+    return pair
+
+
+def _shown(kind: str, joint: bool) -> str:
+    return f"tokenizer.kind {kind} and joint {str(joint).lower()}"
+
+
 def train_tokenizer(texts: Iterator[str] | Iterator[list[str]], config: TokenizerConfig) -> Tokenizer:
     """Learn a vocabulary from texts, or from batches of them."""
     build = {"wordlevel": _wordlevel, "bpe": _byte_level_bpe, "unigram": _unigram}[config.kind]

@@ -8,7 +8,7 @@ import re
 from typing import Any, NoReturn
 
 from accel_tx.config import UserError
-from accel_tx.inference.stream import Line, clean_text, readable
+from accel_tx.inference.stream import REPLACEMENT, Line, clean_text, readable
 
 # Characters that JSON allows in a string and that some readers take for a line's end, and half a surrogate pair, which
 # is no UTF-8.
@@ -46,14 +46,16 @@ def parse_line(line: Line, key: str, name: str) -> tuple[dict[str, Any], Line]:
 def optional_text(values: dict[str, Any], key: str, line: Line, name: str) -> str:
     """The text under `key` in the object of a line of the input `name`; empty where there is none, or null.
 
-    Raises: UserError if it is something else, or holds NUL or half a surrogate pair.
+    Raises: UserError if it is something else, or holds what is no text.
     """
     text = values.get(key)
     if text is None:
         return ""
-    if not isinstance(text, str) or clean_text(text)[1]:
-        found = "NUL or half a surrogate pair in" if isinstance(text, str) else "no text under"
-        raise UserError(f'{readable(name)}: line {line.number} has {found} "{key}"; expected a text, or no such key')
+    where = f'{readable(name)}: line {line.number} has "{key}"'
+    if not isinstance(text, str):
+        raise UserError(f"{where} {json.dumps(text)[:_LONGEST_REASON_CHARS]}; expected a text, or no such key")
+    if clean_text(text)[1] or (line.n_replaced and REPLACEMENT in text):
+        raise UserError(f"{where} with bytes that are not UTF-8, NUL or half a surrogate pair; expected text")
     return text
 
 

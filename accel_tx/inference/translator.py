@@ -26,11 +26,11 @@ from accel_tx.model.transformer import Transformer
 class LongPrefixError(UserError):
     """A prefix leaves no room within the model's positions."""
 
-    def __init__(self, i: int, n_tokens: int, max_positions: int) -> None:
-        self.i = i
-        """Of which line, from 0."""
-        self.what = f"{n_tokens} tokens; expected fewer than model.max_positions = {max_positions}"
-        super().__init__(f"the prefix of line {i + 1} has {self.what}")
+    def __init__(self, index: int, n_tokens: int, max_positions: int) -> None:
+        self.index = index
+        """Of the line among those given."""
+        self.size = f"{n_tokens} tokens; expected fewer than model.max_positions = {max_positions}"
+        super().__init__(f"the prefix of line {index + 1} has {self.size}")
 
 
 class Prefix(NamedTuple):
@@ -134,7 +134,7 @@ class Translator:
             wanted = [i for i, part in enumerate(parts) if not is_copied[i] and bool(part.unknown) == has_unknown]
             allow_unknown = has_unknown and self.decode.unknown != "guess"
             sources = [np.array(parts[i].ids, dtype=np.int32) for i in wanted]
-            for batch in self._batches(sources):
+            for batch in self._batches(sources, [prefixes[i] for i in wanted]):
                 numbers = [wanted[j] for j in batch]
                 found = self._search([sources[j] for j in batch], [prefixes[i].ids for i in numbers], allow_unknown)
                 texts = self._to_text([parts[i] for i in numbers], [prefixes[i] for i in numbers], found)
@@ -171,17 +171,19 @@ class Translator:
             raise ValueError(f"{len(prefixes)} prefixes for {n_lines} lines; expected as many")
         texts = [prefix.strip() for prefix in prefixes]
         encoded = self.tokenizers.tgt.encode(texts)
-        for i, ids in enumerate(encoded):
+        for index, ids in enumerate(encoded):
             if len(ids) >= self.model.config.max_positions:
-                raise LongPrefixError(i, len(ids), self.model.config.max_positions)
+                raise LongPrefixError(index, len(ids), self.model.config.max_positions)
         unknown = (self.tokenizers.tgt.unknown_words(text) for text in texts)
         return [Prefix(ids, [word for _, word in words]) for ids, words in zip(encoded, unknown, strict=True)]
 
-    def _batches(self, sources: list[np.ndarray]) -> Iterator[list[int]]:
+    def _batches(self, sources: list[np.ndarray], prefixes: list[Prefix]) -> Iterator[list[int]]:
         if not sources:
             return
         lengths = np.array([len(source) + 1 for source in sources], dtype=np.int64)
-        for batch in similar_lengths(lengths, lengths, self.decode.max_tokens // self.decode.n_places):
+        # A translation takes at least the positions of its prefix, and the cache is as long as its longest row.
+        least = np.array([len(prefix.ids) + 1 for prefix in prefixes], dtype=np.int64)
+        for batch in similar_lengths(lengths, least, self.decode.max_tokens // self.decode.n_places):
             yield batch.tolist()
 
     def _search(

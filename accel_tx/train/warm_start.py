@@ -75,7 +75,7 @@ def check_fits(source: Source, config: Config, tokenizers: TokenizerPair) -> Non
         if saved != json.loads(own.fast.to_str()):
             raise UserError(
                 f"--init_from {source.weights}: its vocabulary ({path}) is not this start's; its weights would "
-                "mean other words; give weights that were trained on the same vocabulary"
+                f"mean other words; add --tokenizer.from_run {source.run_dir}, or give weights of the same vocabulary"
             )
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from accel_tx.config import Config, UserError
+from accel_tx.data.dataset import prepare_data
 from accel_tx.train import checkpoint
 from accel_tx.train.loop import Run, train
 
@@ -106,10 +107,47 @@ def test_another_origin_is_refused(trained: Path, tiny_config: MakeConfig, tmp_p
         train(config, tmp_path / "run")
 
 
+def test_a_run_goes_on_to_other_text_with_the_vocabulary_of_its_source(
+    trained: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    def other_text(from_run: Path, **train_fields: int) -> Config:
+        data = {**SMALL["data"], "phrasebook_seed": 7, "phrasebook_train_pairs": 60}
+        fields = {**NEW["train"], **train_fields}
+        return tiny_config(**{**NEW, "data": data, "train": fields, "tokenizer": {"from_run": str(from_run)}})
+
+    source = tmp_path / "source"
+    shutil.copytree(trained, source)
+    data = prepare_data(other_text(source))
+    assert data.sha256 != prepare_data(tiny_config(**SMALL)).sha256
+    assert "vocabulary of another run (tokenizer.from_run)" in data.notes
+    train(other_text(source), tmp_path / "whole", init_from=source)
+    train(other_text(source, stop_at_update=3), tmp_path / "parts", init_from=source)
+    for name in ("src.json", "tgt.json"):
+        assert (tmp_path / "parts/tokenizer" / name).read_bytes() == (source / "tokenizer" / name).read_bytes()
+    shutil.rmtree(source)
+    with pytest.raises(UserError, match=r"source: has no folder tokenizer; expected the folder of a run, such as the"):
+        train(other_text(source), tmp_path / "parts")
+    train(other_text(tmp_path / "parts"), tmp_path / "parts")
+    whole, after = ((tmp_path / d / "final" / "model.safetensors").read_bytes() for d in ("whole", "parts"))
+    assert whole == after
+
+
+def test_the_vocabulary_of_another_kind_is_refused(trained: Path, tiny_config: MakeConfig) -> None:
+    config = tiny_config(tokenizer={"from_run": str(trained), "kind": "bpe"})
+    with pytest.raises(
+        UserError, match=r"has tokenizer\.kind wordlevel and joint true, this config tokenizer\.kind bpe"
+    ):
+        prepare_data(config)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "another width": ({"model": {"d_model": 32}}, "best", "its run has model.d_model = 16, this start has 32"),
     "the same shapes, but other heads": ({"model": {"n_heads": 4}}, "best", "model.n_heads = 2, this start has 4"),
-    "another vocabulary": ({"tokenizer": {"vocab_size": 400}}, ".", "is not this start's"),
+    "another vocabulary": (
+        {"tokenizer": {"vocab_size": 400}},
+        ".",
+        r"is not this start's; its weights would mean other words; add --tokenizer\.from_run /.*/run, or give",
+    ),
     "no such folder": ({}, "none", "no such folder"),
     "a folder without weights": ({}, "tokenizer", r"holds no model.safetensors"),
 }

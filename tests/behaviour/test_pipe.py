@@ -111,11 +111,11 @@ def test_json_lines_come_with_n_best_and_notes_and_hand_other_values_on(run_dir:
 
 def test_a_prefix_begins_the_translation_of_its_own_line(run_dir: Path) -> None:
     rows: list[dict[str, object]] = [
-        {"source": "We read.", "prefix": "Le jardin", "id": 1},
-        {"source": "We read.", "prefix": ""},
-        {"source": "We read.", "prefix": None},
-        {"source": "The man. " * 40, "prefix": "Elle"},
-        {"source": "", "prefix": "Elle"},
+        {"source": "We read.", "begin": "Le jardin", "id": 1},
+        {"source": "We read.", "begin": ""},
+        {"source": "We read.", "begin": None},
+        {"source": "The man. " * 40, "begin": "Elle"},
+        {"source": "", "begin": "Elle"},
     ]
     done = translate_rows(run_dir, rows, "--format", "jsonl")
     assert done.returncode == 0, done.stderr
@@ -123,7 +123,7 @@ def test_a_prefix_begins_the_translation_of_its_own_line(run_dir: Path) -> None:
     texts = [row["translations"][0]["text"] for row in found]
     (plain,) = translate_rows(run_dir, rows[1:2]).stdout.splitlines()
     assert texts[0].startswith("Le jardin")
-    assert (found[0]["prefix"], found[0]["id"]) == ("Le jardin", 1)
+    assert (found[0]["begin"], found[0]["id"]) == ("Le jardin", 1)
     assert texts[1] == texts[2] == plain
     assert not plain.startswith("Le jardin")
     assert texts[3].startswith("Elle")
@@ -133,15 +133,15 @@ def test_a_prefix_begins_the_translation_of_its_own_line(run_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("prefix", "message"),
     [
-        (7, 'line 2 has no text under "prefix"; expected a text, or no such key'),
-        ("a\0", 'line 2 has NUL or half a surrogate pair in "prefix"; expected a text, or no such key'),
-        ("le " * 200, 'line 2 has a "prefix" of 200 tokens; expected fewer than model.max_positions = 96'),
+        (7, 'line 2 has "begin" 7; expected a text, or no such key'),
+        ("a\0", 'line 2 has "begin" with bytes that are not UTF-8, NUL or half a surrogate pair; expected text'),
+        ("le " * 200, 'line 2 has "begin" of 200 tokens; expected fewer than model.max_positions = 96'),
     ],
 )
 def test_a_prefix_that_cannot_begin_a_translation_is_told_by_its_line(
     prefix: object, message: str, run_dir: Path
 ) -> None:
-    rows = [{"source": "No.", "prefix": "Le"}, {"source": "We eat.", "prefix": prefix}]
+    rows = [{"source": "No.", "begin": "Le"}, {"source": "We eat.", "begin": prefix}]
     done = translate_rows(run_dir, rows, "--block_lines", "1")
     assert done.returncode == 2
     assert done.stderr == f"accel_tx: standard input: {message}\n"
@@ -149,10 +149,18 @@ def test_a_prefix_that_cannot_begin_a_translation_is_told_by_its_line(
     assert done.stdout.count("\n") == 1
 
 
+def test_prefixes_want_json_lines(run_dir: Path) -> None:
+    done = run_cli("translate", "--run_dir", str(run_dir), "--prefix_key", "begin", stdin="No.\n")
+    assert done.returncode == 2
+    assert "--prefix_key begin: the input has lines of text; add --input_format jsonl" in done.stderr
+
+
 def translate_rows(run_dir: Path, rows: Sequence[Mapping[str, object]], *more: str) -> subprocess.CompletedProcess[str]:
     """`translate` with objects on standard input."""
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    return run_cli("translate", "--run_dir", str(run_dir), "--input_format", "jsonl", *more, stdin=text)
+    return run_cli(
+        "translate", "--run_dir", str(run_dir), "--input_format", "jsonl", "--prefix_key", "begin", *more, stdin=text
+    )
 
 
 def test_more_than_one_translation_does_not_fit_a_line_of_text(run_dir: Path) -> None:

@@ -53,7 +53,8 @@ def test_every_set_is_scored_at_every_validation_and_one_of_them_chooses(
     main([*arguments, str(tmp_path / "main.json")])
     main([*arguments, str(tmp_path / "test.json"), "--test"])
     found = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("main", "other", "test")}
-    assert found["test"] == found["other"]
+    assert found["test"] == {**found["other"], "text": "test text"}
+    assert (found["other"]["text"], found["main"]["text"]) == ("validation set other", "validation set")
     assert [found["other"][key] for key in NUMBERS[1:]] == [best[f"{key}/other"] for key in NUMBERS[1:]]
     assert [found["main"][key] for key in NUMBERS[1:]] == [best[key] for key in NUMBERS[1:]]
     with pytest.raises(SystemExit):
@@ -68,9 +69,9 @@ def test_every_set_is_scored_at_every_validation_and_one_of_them_chooses(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "--test: the run has no test text (data.test_corpus, "),
+        ([], " has no test text (data.test_corpus, data.test_src and "),
         (["--valid_set", "news"], "--valid_set and --test: both are given; expected one of them"),
-        (["--src", "s", "--ref", "r"], "--test: --hyp or --ref is given as well; expected a run's own set, or files"),
+        (["--src", "s", "--ref", "r"], "--test: files are given as well; expected a run's own set, or files"),
     ],
 )
 def test_what_test_text_cannot_be_is_refused(

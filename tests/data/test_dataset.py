@@ -55,6 +55,19 @@ def test_ids_on_disk_are_those_of_the_tokenizer_and_the_references_are_raw(
     assert isinstance(data.valid_src, pa.ChunkedArray), "not a Python object a sentence"
 
 
+def test_test_text_is_kept_as_it_stands(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    corpus = str(write_tsv(tmp_path / "c.tsv", rows(100)))
+    pairs = [("a  strange   source", "une  cible"), ("again " * 5_000, "encore"), ("again " * 5_000, "encore")]
+    test = str(write_tsv(tmp_path / "test.tsv", pairs))
+    data = prepare_data(config_for(tiny_config, tmp_path, corpus=corpus, test_corpus=test))
+    assert data.test_src is not None
+    assert data.test_tgt is not None
+    assert list(zip(data.test_src.to_pylist(), data.test_tgt.to_pylist(), strict=True)) == pairs
+    none = prepare_data(config_for(tiny_config, tmp_path, corpus=corpus))
+    assert (none.test_src, none.test_tgt) == (None, None)
+    assert none.sha256 == data.sha256
+
+
 @pytest.mark.parametrize("preset", ["light", "none"])
 def test_a_target_held_out_with_another_source_is_not_trained_on(
     preset: str, tiny_config: MakeConfig, tmp_path: Path

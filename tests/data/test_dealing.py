@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from accel_tx.bench.workload import book_like_lengths
+from accel_tx.config import UserError
 from accel_tx.data.dealing import Indices, _cards_of, deal, n_hands
 
 LONGEST = 900  # more than a card, and less
@@ -186,6 +187,13 @@ def test_where_a_pair_comes_is_uniform_whatever_its_length(n_pairs: int) -> None
         ]
         counts = np.bincount(places, minlength=n)
         assert np.abs(counts - n_times / n).max() < 4.5 * np.sqrt(n_times / n)
+
+
+def test_more_pairs_than_can_be_numbered_are_refused() -> None:
+    lengths = np.broadcast_to(np.int16(5), (2**31,))
+    for plan in (lambda: deal(lengths, lengths, 2, np.random.default_rng(1)), lambda: n_hands(lengths, 100, 2)):
+        with pytest.raises(UserError, match="2,147,483,648 training pairs an epoch; expected at most 2,147,483,647"):
+            plan()
 
 
 def test_cards_of_more_tokens_than_64_bits_can_multiply() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from accel_tx.config import UserError
 from accel_tx.inference import stream
-from accel_tx.inference.json_lines import dump_line, parse_line
+from accel_tx.inference.json_lines import dump_line, optional_text, parse_line
 from accel_tx.inference.stream import Line, read_blocks
 
 ODD = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh"
@@ -218,3 +218,12 @@ def test_json_without_the_text_is_one_line_that_says_what_was_expected(text: str
     ) as e:
         parse_line(Line(4, text), "source", "f.jsonl")
     assert len(str(e.value)) < 500
+
+
+def test_an_optional_text_may_be_missing_but_not_mended() -> None:
+    line = Line(4, "{...}", n_replaced=1)
+    assert [optional_text(values, "key", line, "-") for values in ({}, {"key": None}, {"key": "a"})] == ["", "", "a"]
+    assert optional_text({"key": "\ufffd"}, "key", Line(4, "{...}"), "-") == "\ufffd"
+    for text in ("\ufffd", "a\0", "\udc80"):
+        with pytest.raises(UserError, match=r"^f: line 4 has .key. with bytes that are not UTF-8, NUL or half a "):
+            optional_text({"key": text}, "key", line, "f")

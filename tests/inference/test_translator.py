@@ -255,6 +255,14 @@ def test_a_larger_beam_takes_fewer_sentences_at_once(tokenizer: Tokenizer, echo:
         assert all(n_rows * width <= 50 for n_rows, width in echo.shapes)
 
 
+def test_a_long_prefix_takes_fewer_sentences_at_once(tokenizer: Tokenizer, echo: EchoSearch) -> None:
+    translator = make_translator(tokenizer, 60)
+    translator.n_best(["yes"] * 20, ["", " ".join(["sea"] * 12), *[""] * 18])
+    assert max(n_rows for n_rows, _ in echo.shapes) > 4
+    (beside,) = [n_rows for n_rows, _ in echo.shapes if n_rows <= 4]
+    assert beside * 13 <= 60
+
+
 def test_n_best_gives_texts_with_scores_best_first(tokenizer: Tokenizer) -> None:
     found = make_translator(tokenizer, beam_size=4, n_best=3).n_best(["", LINES[0], LINES[4]])
     assert found[0] == [Translation("", 0.0, 0.0)]
