@@ -19,6 +19,7 @@ from accel_tx.config.whole import (
     dump_yaml,
     load_yaml,
     what_is_learned,
+    what_processes_share,
 )
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "load_yaml",
     "nearest_of",
     "what_is_learned",
+    "what_processes_share",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,12 +102,29 @@ _FREE_ON_RESUME = {
 }
 
 
+# What suits each machine. How the data sections spell a path is free as well, and the precision asked for: the hash of
+# the prepared data and the precision in effect are what counts.
+_FREE_ON_A_MACHINE = {"cpu_threads", "loader_workers", "precision"}
+
+
 def what_is_learned(config: Config) -> dict[str, Any]:
     """The fields, as `section.field`, that a resumed run must share with the run that it goes on."""
+    return _flat(config, ("model", "optim", "train"), _FREE_ON_RESUME)
+
+
+def what_processes_share(config: Config) -> dict[str, Any]:
+    """The fields, as `section.field`, that are the same in all processes of a launch.
+
+    Else they would learn different things, or one would wait at a validation or a checkpoint that another skips.
+    """
+    return _flat(config, ("model", "optim", "train", "validation", "decode"), _FREE_ON_A_MACHINE)
+
+
+def _flat(config: Config, sections: Sequence[str], left_out: Set[str]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for section in ("model", "optim", "train"):
+    for section in sections:
         for name, value in dataclasses.asdict(getattr(config, section)).items():
-            if name not in _FREE_ON_RESUME:
+            if name not in left_out:
                 flat[f"{section}.{name}"] = list(value) if isinstance(value, tuple) else value
     return flat
 

@@ -11,9 +11,12 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from accel_tx.config import UserError
+from accel_tx.config import Config, UserError, what_processes_share
+from accel_tx.data.batching import PLAN
 from accel_tx.train import checkpoint, run_lock
 from accel_tx.train.progress import say
+
+_PRECISION = "precision in effect"
 
 
 def broadcast(accelerator: Accelerator, values: list[Any]) -> list[Any]:
@@ -31,17 +34,37 @@ def end_everywhere_if(accelerator: Accelerator, message: str | None) -> None:
     sys.exit(2)
 
 
-def check_same_everywhere(accelerator: Accelerator, data_sha256: str) -> None:
-    """End every process if one has prepared other data than the main one: their plans of the updates would differ."""
-    found = gather_object([data_sha256])
-    others = [str(rank) for rank, sha256 in enumerate(found) if sha256 != found[0]]
+def check_same_everywhere(accelerator: Accelerator, config: Config, data_sha256: str) -> None:
+    """End every process if one has other data, settings or precision than the main one: they would drift apart."""
+    others = _unlike_the_main_one(data_sha256)
     end_everywhere_if(
         accelerator,
-        f"process(es) {', '.join(others)} prepared other data than process 0; expected the same corpora, files and "
+        f"process(es) {others} prepared other data than process 0; expected the same corpora, files and "
         "versions of this program on every machine"
         if others
         else None,
     )
+    shared = {**what_processes_share(config), _PRECISION: accelerator.mixed_precision, "batch plan": PLAN}
+    end_everywhere_if(accelerator, _first_difference(gather_object([shared])))
+
+
+def _first_difference(found: list[dict[str, Any]]) -> str | None:
+    for rank, own in enumerate(found):
+        # A version of this program may lack a field that another has.
+        for key in sorted(found[0].keys() | own.keys()):
+            expected, value = found[0].get(key), own.get(key)
+            if value != expected:
+                advice = "expected the same config, options and version of this program on every machine"
+                if key == _PRECISION:
+                    advice = "give train.precision a value that every machine has"
+                return f"process {rank} has {key} = {value}, process 0 has {expected}; {advice}"
+    return None
+
+
+def _unlike_the_main_one(sha256: str | None) -> str:
+    """The processes with another hash than process 0, as text."""
+    found = gather_object([sha256])
+    return ", ".join(str(rank) for rank, other in enumerate(found) if other != found[0])
 
 
 @contextlib.contextmanager

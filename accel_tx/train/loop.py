@@ -90,10 +90,10 @@ def train(
         warm_start.check_fits(source, config, data.tokenizers)
     with contextlib.ExitStack() as stack:
         accelerator = stack.enter_context(device.accelerator_for(config.train))
+        check_same_everywhere(accelerator, config, data.sha256)
         for folder in (run_dir, mirror_dir):
             if folder is not None:
                 stack.enter_context(run_dir_locked(accelerator, folder))
-        check_same_everywhere(accelerator, data.sha256)
         config = auto_tokens.settle(config, data, accelerator)
         _train_in(config, run_dir, data, accelerator, stop, source)
 

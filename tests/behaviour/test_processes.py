@@ -14,6 +14,7 @@ from accel_tx import cli
 from accel_tx.cli import main
 from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import prepare_data
+from accel_tx.train import device
 from accel_tx.train.fresh import plan_of
 from accel_tx.train.loop import train
 from tests.conftest import as_options, launch, run_cli
@@ -163,21 +164,62 @@ def test_bad_input_ends_every_process_of_a_launch_with_one_line_each(tmp_path: P
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def train_with_other_data_on_the_second(config: Config, run_dir: Path) -> None:
-    if os.environ["RANK"] == "1":
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, phrasebook_seed=2))
+def train_and_tell(config: Config, run_dir: Path, **arguments: Any) -> None:
+    """Train; where that ends early, print how."""
     try:
-        train(config, run_dir)
+        train(config, run_dir, **arguments)
     except (UserError, SystemExit) as ended:
         print(f"process {os.environ['RANK']} ended: {ended}")
 
 
+def train_with_other_fields_on_the_second(
+    config: Config, run_dir: Path, section: str, fields: dict[str, Any], precision: str | None = None
+) -> None:
+    if os.environ["RANK"] == "1":
+        config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **fields)})
+        if precision is not None:
+            device.resolve_precision = lambda _: precision
+    train_and_tell(config, run_dir)
+
+
 def test_processes_with_other_data_end_together(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    arguments = tiny_config(), tmp_path / "run"
-    printed = start_ranks(2, tmp_path / "log", train_with_other_data_on_the_second, *arguments).wait()
+    arguments = tiny_config(), tmp_path / "run", "data", {"phrasebook_seed": 2}
+    printed = start_ranks(2, tmp_path / "log", train_with_other_fields_on_the_second, *arguments).wait()
     assert "process 0 ended: process(es) 1 prepared other data than process 0; expected the same corpora" in printed
     assert "process 1 ended: 2" in printed
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "precision", "told"),
+    [
+        ("train", {"seed": 7}, None, "process 1 has train.seed = 7, process 0 has 1; expected the same config"),
+        ("validation", {"every_updates": 3}, None, "process 1 has validation.every_updates = 3, process 0 has 20;"),
+        (
+            "train",
+            {},
+            "bf16",
+            "process 1 has precision in effect = bf16, process 0 has no; give train.precision a value",
+        ),
+    ],
+    ids=["seed", "validation", "precision"],
+)
+def test_processes_with_another_config_or_precision_end_together(
+    section: str, fields: dict[str, Any], precision: str | None, told: str, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    arguments = tiny_config(train={"max_updates": 4}), tmp_path / "run", section, fields, precision
+    printed = start_ranks(2, tmp_path / "log", train_with_other_fields_on_the_second, *arguments).wait()
+    assert f"process 0 ended: {told}" in printed
+    assert "process 1 ended: 2" in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_suits_a_machine_may_differ_among_processes(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config(train={"max_updates": 4}, validation={"every_updates": 4})
+    fields = {"cpu_threads": None, "loader_workers": 1, "precision": "auto"}
+    arguments = config, tmp_path / "run", "train", fields, "no"
+    printed = start_ranks(2, tmp_path / "log", train_with_other_fields_on_the_second, *arguments).wait()
+    assert "complete after update 4" in printed
 
 
 def test_what_is_the_work_of_one_process_is_refused_to_several(
