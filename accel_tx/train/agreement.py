@@ -61,6 +61,18 @@ def _first_difference(found: list[dict[str, Any]]) -> str | None:
     return None
 
 
+def check_same_weights(accelerator: Accelerator, sha256: str | None) -> None:
+    """End every process if one begins with other given weights than the main one, or with random ones (None)."""
+    others = _unlike_the_main_one(sha256)
+    end_everywhere_if(
+        accelerator,
+        f"--init_from: process(es) {others} read other weights than process 0; give a folder that no training replaces "
+        "meanwhile, such as a checkpoint, the same on every machine"
+        if others
+        else None,
+    )
+
+
 def _unlike_the_main_one(sha256: str | None) -> str:
     """The processes with another hash than process 0, as text."""
     found = gather_object([sha256])

@@ -30,7 +30,13 @@ from accel_tx.train import (
     scaling,
     warm_start,
 )
-from accel_tx.train.agreement import check_same_everywhere, end_everywhere_if, failing_together, run_dir_locked
+from accel_tx.train.agreement import (
+    check_same_everywhere,
+    check_same_weights,
+    end_everywhere_if,
+    failing_together,
+    run_dir_locked,
+)
 from accel_tx.train.bad_numbers import check_weights
 from accel_tx.train.bad_updates import BadUpdates, forget_bad_updates
 from accel_tx.train.candidates import Candidates, line_of, winner_of
@@ -171,16 +177,25 @@ class Run:
             later = checkpoint.checkpoint_dirs(self.run_dir)
             self.writer.passed_over = {path.name for path in later if checkpoint.update_of(path) > self.state.update}
             self._say(f"going on from {folder}")
+        else:
+            self._begin_with(init_from)
         with failing_together(accelerator, self.run_dir):
-            if folder is None and init_from is not None:
-                self.state.init_from = warm_start.load_initial_weights(init_from, self.raw_model)
-                self._say(f"beginning with the weights in {init_from.weights}")
             if accelerator.is_main_process:
                 begin_run_dir(self.config, self.run_dir, self.data, self.state)
                 forget_bad_updates(self.run_dir, self.state)
             update, is_due = self.state.update, self.state.validation_is_due
             self.log = MetricsLog(accelerator, self.run_dir, self.config, update, say, is_due)
         self.first_update = self.state.update
+
+    def _begin_with(self, init_from: warm_start.Source | None) -> None:
+        sha256 = None
+        with failing_together(self.accelerator, self.run_dir):
+            if init_from is not None:
+                self.state.init_from = warm_start.load_initial_weights(init_from, self.raw_model)
+                sha256 = self.state.init_from["sha256"]
+        check_same_weights(self.accelerator, sha256)
+        if init_from is not None:
+            self._say(f"beginning with the weights in {init_from.weights}")
 
     def _load(self, folder: Path) -> None:
         self.state = load_checkpoint(self.accelerator, folder, self.parts)

@@ -82,17 +82,30 @@ def check_fits(source: Source, config: Config, tokenizers: TokenizerPair) -> Non
 def load_initial_weights(source: Source, model: Transformer) -> dict[str, Any]:
     """Fill the model; returns what is recorded of where the weights came from. Raises: UserError if they do not fit."""
     path = source.weights / checkpoint.MODEL
+    sha256 = _sha256(path)
     if is_sharded(model):
         read = shell_of(model).to_empty(device="cpu")
         load_weights(read, path)
         load_into_parts(model, read.state_dict())
     else:
         load_weights(model, path)
+    if _sha256(path) != sha256:
+        raise UserError(
+            f"--init_from {source.weights}: was replaced while it was read; give the same command again, or a folder "
+            "that no training replaces, such as a checkpoint"
+        )
     scores = {
         **checkpoint.read_json(source.weights / checkpoint.STATE),
         **checkpoint.read_json(source.weights / SCORES),
     }
-    return {"weights": str(source.weights.resolve()), "update": scores.get("update"), "sha256": sha256_of(path)}
+    return {"weights": str(source.weights.resolve()), "update": scores.get("update"), "sha256": sha256}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as weights: {error.strerror}") from None
 
 
 def check_origin(run_dir: Path, given: Path | None, has_checkpoint: bool) -> None:

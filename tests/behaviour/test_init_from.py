@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from safetensors.torch import load_file
 
 from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import prepare_data
-from accel_tx.train import checkpoint
+from accel_tx.inference.weights import load_weights
+from accel_tx.train import checkpoint, warm_start
 from accel_tx.train.loop import Run, train
+from tests.ranks import start_ranks
 
 MakeConfig = Callable[..., Config]
 SMALL: dict[str, Any] = {
@@ -180,3 +184,52 @@ def test_a_damaged_source_is_refused_and_weights_alone_are_not_enough(
     with pytest.raises(UserError, match="lies in no run folder"):
         train(tiny_config(**NEW), tmp_path / "new", init_from=tmp_path / "alone")
     assert not (tmp_path / "new").exists()
+
+
+def train_with_weights_replaced_before_the_second(config: Config, run_dir: Path, source: Path, other: Path) -> None:
+    """As where the source run still trains: it finds better weights when the first process has read its best ones."""
+    load, has_read = warm_start.load_initial_weights, run_dir.with_suffix(".read")
+
+    def replaced(*arguments: Any) -> Any:
+        while os.environ["RANK"] == "1" and not has_read.exists():
+            time.sleep(0.05)
+        if os.environ["RANK"] == "1":
+            shutil.rmtree(source / "best")
+            shutil.copytree(other, source / "best")
+        found = load(*arguments)
+        has_read.touch()
+        return found
+
+    warm_start.load_initial_weights = replaced
+    try:
+        train(config, run_dir, init_from=source)
+    except (UserError, SystemExit) as ended:
+        print(f"process {os.environ['RANK']} ended: {ended}")
+
+
+def test_processes_that_read_different_weights_end_together(
+    trained: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(trained, source)
+    arguments = tiny_config(**NEW), tmp_path / "run", source, trained / "checkpoints" / "update_00000006"
+    printed = start_ranks(2, tmp_path / "log", train_with_weights_replaced_before_the_second, *arguments).wait()
+    assert "process 0 ended: --init_from: process(es) 1 read other weights than process 0; give a folder" in printed
+    assert "process 1 ended: 2" in printed
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_weights_that_are_replaced_while_they_are_read_are_refused(
+    trained: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(trained, source)
+
+    def replaced(model: Any, path: Path) -> None:
+        load_weights(model, path)
+        shutil.copy(trained / "checkpoints" / "update_00000006" / path.name, path)
+
+    monkeypatch.setattr(warm_start, "load_weights", replaced)
+    with pytest.raises(UserError, match=r"--init_from .*/best: was replaced while it was read; give the same command"):
+        train(tiny_config(**NEW), tmp_path / "run", init_from=source)
+    assert not (tmp_path / "run" / "config.yaml").exists()
