@@ -233,7 +233,8 @@ class Run:
                 # Without the limit, or one that is shorter than a validation would never let the run go on.
                 with stop.without_limit():
                     self._validate()
-                if self.stopped_by is None and self.is_over:
+                # The checkpoint is of before that validation, and the run may go back to it.
+                if self.stopped_by is None:
                     self._save()
             while not self.is_over:
                 self._train_on()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from accel_tx.train.loop import train
 from accel_tx.train.results import Results
 from accel_tx.train.run_history import read_run
 from accel_tx.train.validation import Validation
+from tests.behaviour.test_bad_numbers import plant
 from tests.ranks import train_on
 from tests.run_folder import assert_same_run, metrics
 
@@ -44,6 +46,16 @@ def patient(make: MakeConfig, patience: int | None, **sections: dict[str, Any]) 
 
 def state_at(run_dir: Path, update: int) -> Any:
     return checkpoint.load_state(checkpoint.checkpoint_dir(run_dir, update))
+
+
+def stop_in_validation(patch: pytest.MonkeyPatch) -> None:
+    search = translator.Translator._search
+
+    def stopped_over(self: translator.Translator, *arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return search(self, *arguments)
+
+    patch.setattr(translator.Translator, "_search", stopped_over)
 
 
 def test_it_ends_complete_with_final_and_a_second_start_says_why_and_what_to_change(
@@ -101,14 +113,8 @@ def test_a_stop_between_validations_and_in_one_leaves_the_count_right(
     train(patient(tiny_config, 3, train={"stop_at_update": 5}), run_dir)
     assert state_at(run_dir, 5).n_without_gain == 1
 
-    search = translator.Translator._search
-
-    def stopped_over(self: translator.Translator, *arguments: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return search(self, *arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(translator.Translator, "_search", stopped_over)
+        stop_in_validation(patch)
         train(patient(tiny_config, 3), run_dir)
     stopped = state_at(run_dir, 6)
     assert stopped.validation_is_due
@@ -116,6 +122,27 @@ def test_a_stop_between_validations_and_in_one_leaves_the_count_right(
     train(patient(tiny_config, 3), run_dir)
     assert_same_run(run_dir, tmp_path / "whole")
     assert state_at(run_dir, 8).n_without_gain == 3
+
+
+def test_going_back_to_a_checkpoint_whose_validation_was_made_up_keeps_its_count(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def config(stop_at_update: int | None = None) -> Config:
+        fields = {"save_every_updates": 4, "on_bad_update": "rollback", "stop_at_update": stop_at_update}
+        return patient(tiny_config, 3, train=fields)
+
+    plant(monkeypatch, {(4, 0): math.nan})
+    train(config(), tmp_path / "whole")
+    run_dir = tmp_path / "parts"
+    train(config(stop_at_update=3), run_dir)
+    with monkeypatch.context() as patch:
+        stop_in_validation(patch)
+        train(config(), run_dir)
+    assert state_at(run_dir, 4).validation_is_due
+    train(config(), run_dir)
+    assert state_at(run_dir, 8).passed_over == [[4, 5]]
+    assert state_at(run_dir, 8).n_without_gain == 3
+    assert_same_run(run_dir, tmp_path / "whole")
 
 
 def test_all_processes_end_together(tiny_config: MakeConfig, tmp_path: Path) -> None:
