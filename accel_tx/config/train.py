@@ -215,7 +215,8 @@ class ValidationConfig:
     """sacreBLEU's tokenizer for BLEU; `none` for text that is tokenized already."""
     average_last: int | None = None
     """Also score the mean of the weights at so many last validations, this one included; they are kept in `validated/`
-    (null: none). Each kind of weights costs a validation of its own, and the best of them goes into `best/`."""
+    (null: none, and a validation removes earlier ones). Each kind of weights costs a validation of its own, and the
+    best of them goes into `best/`."""
     patience: int | None = None
     """End the run, complete, after so many validations in a row without a better best_metric (null: never)."""
     min_delta: float = 0.0

@@ -63,6 +63,9 @@ class Candidates:
                 result = validate(self.accelerator, model, self.data, self.config, poll)
             if result is not None:
                 found[name] = result
+        if self.config.validation.average_last is None:
+            # Of what earlier starts kept, the last ones would no longer be those of the last validations.
+            self.forget_later(0)
         return found or None
 
     @contextlib.contextmanager
@@ -84,8 +87,8 @@ class Candidates:
         self._weights = {}
 
     def forget_later(self, update: int) -> None:
-        """Remove what a start that was lost kept of validations behind this update."""
-        if self.accelerator.is_main_process and self.config.validation.average_last is not None:
+        """Remove what earlier starts kept of validations behind this update."""
+        if self.accelerator.is_main_process:
             validated.forget_later(self.run_dir, update)
 
     def _average(self, state: TrainState, n: int) -> dict[str, Tensor] | None:

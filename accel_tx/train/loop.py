@@ -178,6 +178,7 @@ class Run:
             self.writer.passed_over = {path.name for path in later if checkpoint.update_of(path) > self.state.update}
             self._say(f"going on from {folder}")
         else:
+            self.candidates.forget_later(0)
             self._begin_with(init_from)
         with failing_together(accelerator, self.run_dir):
             if accelerator.is_main_process:

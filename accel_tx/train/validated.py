@@ -46,7 +46,7 @@ def rotate(run_dir: Path, n: int, at: int) -> list[Path]:
 
 
 def forget_later(run_dir: Path, update: int) -> None:
-    """Remove what a start that was lost left of updates behind this one."""
+    """Remove what earlier starts left of updates behind this one."""
     for later in updates_kept(run_dir):
         if later > update:
             shutil.rmtree(folder_of(run_dir, later), ignore_errors=True)

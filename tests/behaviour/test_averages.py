@@ -121,6 +121,31 @@ def test_the_average_is_of_the_last_validations_and_the_winner_is_what_best_hold
     assert len({line["val_loss"], line["ema_val_loss"], line["average_val_loss"]}) == 3
 
 
+def averaged_at(run_dir: Path) -> list[int]:
+    """The updates at which an average was scored."""
+    return [line["update"] for line in metrics(run_dir) if "average_val_loss" in line]
+
+
+def test_a_validation_that_keeps_no_weights_ends_what_was_kept_before(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    for stop, average_last in ((5, 3), (8, None), (None, 3)):
+        validation = {"average_last": average_last}
+        train(config_of(tiny_config, train={"stop_at_update": stop}, validation=validation), run_dir)
+    assert averaged_at(run_dir) == [4, 12]
+    last = [model_weights(validated.folder_of(run_dir, update)) for update in (10, 12)]
+    assert validated.updates_kept(run_dir) == [10, 12]
+    assert any(not torch.equal(last[0][name], last[1][name]) for name in last[0])
+
+
+def test_a_run_begun_again_does_not_average_what_a_lost_start_kept(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    run_dir, plain = tmp_path / "run", {"train": {"stop_at_update": 3}}
+    train(config_of(tiny_config, **plain, validation={"every_updates": 1}), run_dir)
+    shutil.rmtree(run_dir / "checkpoints")
+    (run_dir / "checkpoints").mkdir()  # as after a kill before the first checkpoint
+    train(config_of(tiny_config, **plain), run_dir)
+    assert averaged_at(run_dir) == []
+
+
 def test_two_processes_keep_the_same_average_as_one(tiny_config: MakeConfig, tmp_path: Path) -> None:
     config = config_of(tiny_config, train={"max_updates": 6}, model={"dropout": 0.0}, validation={"every_updates": 3})
     for n_processes in (1, 2):
