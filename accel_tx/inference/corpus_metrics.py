@@ -29,6 +29,10 @@ class CorpusMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no ty
         single = datasets.Features({"predictions": text, "references": text})
         return evaluate.MetricInfo(description=self.meaning, citation=self.source, features=[several, single])
 
+    def _build_data_dir(self) -> str:
+        # evaluate makes this folder also where nothing will be in it, in the user's home or on a disk that is full.
+        return "" if self.keep_in_memory else str(super()._build_data_dir())
+
     def _compute(
         self,
         predictions: list[str],

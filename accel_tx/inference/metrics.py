@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,11 @@ def score_translations(hypotheses: Sequence[str], references: Sequence[str], tok
     # Late, because `evaluate` brings `datasets`, which takes a second and is not needed for training on its own.
     from accel_tx.inference.corpus_metrics import Bleu, CharacterErrorRate, ChrF, WordErrorRate
 
-    with TemporaryDirectory(prefix="accel_tx_metrics_") as scratch:  # else evaluate makes folders in the user's home
-        inputs = {"predictions": hypotheses, "references": references}
-        bleu = Bleu(keep_in_memory=True, cache_dir=scratch).compute(**inputs, tokenize=tokenize)
-        chrf = ChrF(keep_in_memory=True, cache_dir=scratch).compute(**inputs)
-        cer = CharacterErrorRate(keep_in_memory=True, cache_dir=scratch).compute(**inputs)
-        wer = WordErrorRate(keep_in_memory=True, cache_dir=scratch).compute(**inputs)
+    inputs = {"predictions": hypotheses, "references": references}
+    bleu = Bleu(keep_in_memory=True).compute(**inputs, tokenize=tokenize)
+    chrf = ChrF(keep_in_memory=True).compute(**inputs)
+    cer = CharacterErrorRate(keep_in_memory=True).compute(**inputs)
+    wer = WordErrorRate(keep_in_memory=True).compute(**inputs)
     return Scores(
         bleu=bleu["score"],
         chrf=chrf["score"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,3 +113,14 @@ def test_a_last_checkpoint_that_cannot_be_written_ends_with_a_line_and_the_next_
     assert lines_of(run_dir) == lines_of(tmp_path / "whole")
     whole, after = ((d / "final" / "model.safetensors").read_bytes() for d in (tmp_path / "whole", run_dir))
     assert after == whole
+
+
+def test_a_full_folder_for_temporary_files_costs_no_validation(
+    tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    at_updates(monkeypatch, {3: lambda: monkeypatch.setattr(tempfile, "mkdtemp", full)})
+    train(tiny_config(**SMALL), tmp_path / "run")
+    assert [update for update, is_validation in lines_of(tmp_path / "run") if is_validation] == [2, 4, 6, 8]

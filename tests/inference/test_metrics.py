@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -129,6 +130,15 @@ def test_text_that_looks_tokenized_is_told_in_one_line_that_names_what_there_is_
     caplog.clear()
     score_translations(lines, lines, "none")
     assert caplog.messages == []
+
+
+def test_scoring_takes_no_room_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    expected = score_translations(HYPOTHESES, REFERENCES)
+    monkeypatch.setattr(os, "mkdir", full)
+    assert score_translations(HYPOTHESES, REFERENCES) == expected
 
 
 def test_scores_are_ready_for_json() -> None:
