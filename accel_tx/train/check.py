@@ -43,6 +43,7 @@ from accel_tx.train.resume import newest_that_fits
 from accel_tx.train.run_dir import check_run_dir, check_writable, existing
 from accel_tx.train.state import TrainState
 from accel_tx.train.try_out import Trying, try_out
+from accel_tx.train.validation import check_tokenizer
 
 _MIB = 2**20
 _BYTES_PER_PARAMETER = 12
@@ -63,6 +64,9 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlo
     can_compute = not found.problems
     device.set_cpu_threads(config.train.cpu_threads)
     config = _of_run_dir(config, run_dir, init_from, found, is_main=rank == 0)
+    if rank == 0:
+        with found.problem_told():
+            check_tokenizer(config)
     data = None
     with found.problem_told():
         data = prepare_data(config)

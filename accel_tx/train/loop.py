@@ -55,7 +55,7 @@ from accel_tx.train.shortage import shortage_told
 from accel_tx.train.starts import describe_start, write_start
 from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked
 from accel_tx.train.tracking import MetricsLog
-from accel_tx.train.validation import Validation
+from accel_tx.train.validation import Validation, check_tokenizer
 from accel_tx.train.window import window_values
 
 
@@ -97,6 +97,9 @@ def train(
     with contextlib.ExitStack() as stack:
         accelerator = stack.enter_context(device.accelerator_for(config.train))
         check_same_everywhere(accelerator, config, data.sha256)
+        with failing_together(accelerator, run_dir):
+            if accelerator.is_main_process:
+                check_tokenizer(config)
         for folder in (run_dir, mirror_dir):
             if folder is not None:
                 stack.enter_context(run_dir_locked(accelerator, folder))

@@ -12,11 +12,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from accel_tx.config import LOWER_IS_BETTER, Config
+from accel_tx.config import LOWER_IS_BETTER, Config, UserError
 from accel_tx.data.batch import Batch
 from accel_tx.data.dataset import PreparedData, ValidSet
 from accel_tx.inference.attention_map import AttentionMap, attention_map
 from accel_tx.inference.evaluate import loss_sum
+from accel_tx.inference.line_metrics import line_metric
 from accel_tx.inference.metrics import Scores, score_translations
 from accel_tx.inference.translator import Translator
 from accel_tx.model.transformer import Transformer
@@ -67,6 +68,14 @@ class Validation:
             numbers = {key: value for key, value in found.to_dict().items() if not isinstance(value, str)}
             values |= {f"{key}/{name}": value for key, value in numbers.items()}
         return {**values, "validation_s": self.seconds}
+
+
+def check_tokenizer(config: Config) -> None:
+    """Raise UserError if `validation.tokenize` cannot be used on this machine; on the main process, which scores."""
+    try:
+        line_metric("bleu", [[""]], config.validation.tokenize)
+    except UserError as error:
+        raise UserError(f"validation.{error}") from None
 
 
 def validate(

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from sacrebleu.tokenizers import tokenizer_ja_mecab
 
 from accel_tx.cli import main
-from accel_tx.config import Config
+from accel_tx.config import Config, UserError
 from accel_tx.data.batch import Block
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import check as checking
@@ -148,6 +149,19 @@ def test_a_validation_pair_longer_than_the_positions_is_found_beside_other_probl
     assert len(problems) == 2
     assert "holds no run; give a new or an empty folder" in problems[0]
     assert "validation pair 2 has 100 tokens; expected at most model.max_positions = 96" in problems[1]
+
+
+def test_a_tokenizer_of_scores_that_is_not_installed_is_found_and_train_refuses_it_at_once(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer_ja_mecab, "MeCab", None)
+    config = tiny_config(validation={"tokenize": "ja-mecab"})
+    (line,) = checked(config, tmp_path / "run").problems
+    assert line.startswith("validation.tokenize ja-mecab: sacreBLEU cannot use it here (")
+    with pytest.raises(UserError) as refused:
+        train(config, tmp_path / "run")
+    assert str(refused.value) == line
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_start_would_make_of_a_run_folder_is_told_and_the_folder_stays_as_it_is(
