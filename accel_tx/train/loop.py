@@ -51,7 +51,7 @@ from accel_tx.train.results import Results
 from accel_tx.train.resume import find_checkpoint, load_checkpoint
 from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, leave_preempted
 from accel_tx.train.sharding import is_sharded, sharding_lines, whole_weights
-from accel_tx.train.shortage import shortage_told
+from accel_tx.train.shortage import BEFORE_UPDATES, IN_UPDATES, shortage_told
 from accel_tx.train.starts import describe_start, write_start
 from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE, Stop, StopAsked
 from accel_tx.train.tracking import MetricsLog
@@ -116,11 +116,13 @@ def _train_in(
     source: warm_start.Source | None,
 ) -> None:
     """The Run lives in here only: what `accelerator_for` says of its end needs it to be gone by then."""
-    run = Run(config, run_dir, data, accelerator, stop)
+    with shortage_told(BEFORE_UPDATES):
+        run = Run(config, run_dir, data, accelerator, stop)
     try:
-        run.resume(source)
+        with shortage_told(BEFORE_UPDATES):
+            run.resume(source)
         run.announce()
-        with deaths_told(), shortage_told():
+        with deaths_told(), shortage_told(IN_UPDATES):
             run.go()
         run.finish()
     except BaseException as error:

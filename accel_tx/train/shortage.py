@@ -11,6 +11,15 @@ import torch
 from accel_tx.config import RunError
 from accel_tx.data.batch import Batch
 
+BEFORE_UPDATES = (
+    "out of memory before the first update of this start ({}); nothing is lost: end other programs that hold memory, "
+    "or take a device with more; a new run may have a smaller model"
+)
+IN_UPDATES = (
+    "out of memory in the optimizer or in validation ({}); the newest checkpoint is good, the same command goes on; a "
+    "lower decode.max_tokens needs less in validation; do other programs hold memory?"
+)
+
 # Beside torch.OutOfMemoryError: of the CPU's allocator, and of libraries that take memory on their own.
 _SIGNS = (
     *("DefaultCPUAllocator", "CUDA error: out of memory", "CUDA driver error: out of memory"),
@@ -104,8 +113,8 @@ def _shape(batch: Batch) -> str:
 
 
 @contextlib.contextmanager
-def shortage_told() -> Iterator[None]:
-    """Inside, a lack of memory that no smaller micro-batch can help is a RunError."""
+def shortage_told(text: str) -> Iterator[None]:
+    """Inside, a lack of memory that no smaller micro-batch can help is a RunError of this text with the error in it."""
     try:
         yield
     except RunError:
@@ -113,7 +122,4 @@ def shortage_told() -> Iterator[None]:
     except RuntimeError as error:
         if not is_shortage(error):
             raise
-        raise RunError(
-            f"out of memory in the optimizer or in validation ({quoted(error)}); the newest checkpoint is good, the "
-            "same command goes on; a lower decode.max_tokens needs less in validation; do other programs hold memory?"
-        ) from None
+        raise RunError(text.format(quoted(error))) from None

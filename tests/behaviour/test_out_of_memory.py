@@ -15,7 +15,7 @@ import torch
 from accel_tx.config import Config, RunError
 from accel_tx.data.batch import Block
 from accel_tx.model.transformer import Transformer
-from accel_tx.train import device, gradient
+from accel_tx.train import device, gradient, resume
 from accel_tx.train.buckets import Buckets
 from accel_tx.train.loop import train
 from tests.ranks import start_ranks, train_and_record
@@ -196,4 +196,21 @@ def test_the_lack_of_memory_outside_of_the_micro_batches_is_told_in_one_line(
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     with pytest.raises(RunError, match="out of memory in the optimizer or in validation"):
+        train(tiny_config(train={"max_updates": 4}), tmp_path / "run")
+
+
+def test_the_lack_of_memory_before_the_first_update_is_told_in_one_line(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("planted, at the start")
+
+    told = r"^out of memory before the first update of this start \(planted, at the start\); "
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "prepare", fail)
+        with pytest.raises(RunError, match=told):
+            train(tiny_config(train={"max_updates": 4}), tmp_path / "run")
+    train(tiny_config(train={"max_updates": 4, "stop_at_update": 2}), tmp_path / "run")
+    monkeypatch.setattr(resume, "put_back", fail)
+    with pytest.raises(RunError, match=told):
         train(tiny_config(train={"max_updates": 4}), tmp_path / "run")

@@ -15,7 +15,7 @@ from accel_tx.config import RunError
 from accel_tx.train import checkpoint_writer
 from accel_tx.train.checkpoint_content import Content, Parts
 from accel_tx.train.checkpoint_writer import CheckpointWriter, save_weights
-from accel_tx.train.shortage import shortage_told
+from accel_tx.train.shortage import IN_UPDATES, shortage_told
 from accel_tx.train.state import TrainState
 from tests.train.test_checkpoint_files import make_checkpoint, updates_left
 
@@ -111,7 +111,7 @@ def test_weights_whose_writing_is_interrupted_leave_nothing(tmp_path: Path, monk
 
 
 def test_a_run_error_is_no_shortage_of_memory_outside_of_the_copy() -> None:
-    with pytest.raises(RunError, match=r"^checkpoint not saved: can't allocate memory$"), shortage_told():
+    with pytest.raises(RunError, match=r"^checkpoint not saved: can't allocate memory$"), shortage_told(IN_UPDATES):
         raise RunError("checkpoint not saved: can't allocate memory")
 
 
