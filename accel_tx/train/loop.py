@@ -349,7 +349,8 @@ class Run:
             (self.run_dir / STOP_FILE).unlink(missing_ok=True)
             self._say(f"the file {STOP_FILE} is removed")
         early = patience.in_words(state, self.config.validation) if is_early else None
-        self._say(closing_line(state, self.stopped_by, is_complete, self.run_dir, early))
+        stop_at = self.config.train.stop_at_update
+        self._say(closing_line(state, self.stopped_by, stop_at, is_complete, self.run_dir, early))
 
     def updates(self) -> Iterator[tuple[int, list[Batch]]]:
         """Each update still to do: its target tokens over all processes, and this process' micro-batches."""

@@ -45,12 +45,19 @@ def opening_lines(
 
 
 def closing_line(
-    state: TrainState, stopped_by: str | None, is_complete: bool, run_dir: Path, early: str | None = None
+    state: TrainState,
+    stopped_by: str | None,
+    stop_at_update: int | None,
+    is_complete: bool,
+    run_dir: Path,
+    early: str | None = None,
 ) -> str:
     """How a start ended, and what comes next. `early`: why before the end of the schedule, where patience ran out."""
     if not is_complete:
-        by = "" if stopped_by is None else f" by {stopped_by}"
-        return f"stopped{by} after update {state.update:,} of {state.n_updates:,}; the same command goes on"
+        # Where nobody asked for it, the config did; the same command would make no update then.
+        by = stopped_by or f"train.stop_at_update = {stop_at_update}"
+        next_step = "the same command goes on" if stopped_by else "to go on, give a higher one or leave it out"
+        return f"stopped by {by} after update {state.update:,} of {state.n_updates:,}; {next_step}"
     best = "" if state.best_update is None else f"; best {state.best_metric} at {state.best_update:,}"
     ended = f"complete after update {state.update:,}{best}; weights in {run_dir}/best and final"
     return ended if early is None else f"{ended}\n{early}"

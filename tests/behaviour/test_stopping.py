@@ -164,6 +164,17 @@ def test_the_limit_counts_from_the_start_and_leaves_time_for_update_and_save(
     assert stop.asked() == "train.max_hours = 1.0"
 
 
+def test_a_start_that_ends_at_stop_at_update_says_how_to_go_on(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        train(tiny_config(**{**SMALL, "train": {**SMALL["train"], "stop_at_update": 3}}), tmp_path / "run")
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == (
+            "stopped by train.stop_at_update = 3 after update 3 of 12; to go on, give a higher one or leave it out"
+        )
+
+
 @pytest.mark.parametrize("phase", ["loss", "translation"])
 def test_a_stop_during_validation_puts_it_off_to_the_next_start(
     phase: str, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
