@@ -332,6 +332,8 @@ class Run:
         is_early = patience.has_run_out(state, self.config.validation) and state.update < state.n_updates
         is_complete = is_early or (state.update >= state.n_updates and not state.validation_is_due)
         unsaved = [self.writer.wait(), self.log.close(state.update if is_complete else None)]
+        # Now that it has been obeyed: what fails from here on is not to leave it to the next start.
+        self._remove_stop_file()
         # Weights without the checkpoint behind them would look like a run that is done: the next start makes both.
         is_saved = unsaved[0] is None
         weights = whole_weights(self.raw_model) if is_complete else {}
@@ -345,12 +347,20 @@ class Run:
             unsaved.append(self.mirror.finish())
         failed = "; ".join(filter(None, unsaved))
         end_everywhere_if(a, f"{failed}; make room and give the same command again" if failed else None)
-        if self.stop.has_file() and a.is_main_process:
-            (self.run_dir / STOP_FILE).unlink(missing_ok=True)
-            self._say(f"the file {STOP_FILE} is removed")
         early = patience.in_words(state, self.config.validation) if is_early else None
         stop_at = self.config.train.stop_at_update
         self._say(closing_line(state, self.stopped_by, stop_at, is_complete, self.run_dir, early))
+
+    def _remove_stop_file(self) -> None:
+        if not (self.accelerator.is_main_process and self.stop.has_file()):
+            return
+        try:
+            (self.run_dir / STOP_FILE).unlink(missing_ok=True)
+        except OSError as error:
+            told = checkpoint.describe(error, self.run_dir, 0)
+            self._say(f"the file {STOP_FILE} cannot be removed: {told}; remove it, or the next start stops at once")
+        else:
+            self._say(f"the file {STOP_FILE} is removed")
 
     def updates(self) -> Iterator[tuple[int, list[Batch]]]:
         """Each update still to do: its target tokens over all processes, and this process' micro-batches."""

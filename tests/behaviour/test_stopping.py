@@ -16,13 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
-from accel_tx.config import Config
+from accel_tx.config import Config, UserError
 from accel_tx.data import prepare
 from accel_tx.inference import translator
 from accel_tx.train import checkpoint, stopping
 from accel_tx.train.checkpoint_content import Parts
 from accel_tx.train.checkpoint_writer import CheckpointWriter
 from accel_tx.train.loop import Run, train
+from accel_tx.train.mirror import Mirror
 from accel_tx.train.state import TrainState
 from tests.behaviour.test_resume import metrics, weights
 from tests.conftest import REPOSITORY, as_options
@@ -173,6 +174,19 @@ def test_a_start_that_ends_at_stop_at_update_says_how_to_go_on(
         assert last == (
             "stopped by train.stop_at_update = 3 after update 3 of 12; to go on, give a higher one or leave it out"
         )
+
+
+def test_the_file_stop_is_gone_after_an_end_that_fails(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "_FILE_EVERY_S", 0.0)
+    monkeypatch.setattr(Mirror, "finish", lambda _: "the mirror is behind")
+    during_update(monkeypatch, 3, (tmp_path / "run" / "STOP").touch)
+    config = tiny_config(**{**SMALL, "train": {**SMALL["train"], "mirror_dir": str(tmp_path / "mirror")}})
+    with pytest.raises(UserError, match="the mirror is behind; make room and give the same command again"):
+        train(config, tmp_path / "run")
+    assert assert_stopped_early(tmp_path / "run", "the file STOP") == 4
+    assert not (tmp_path / "run" / "STOP").exists()
 
 
 @pytest.mark.parametrize("phase", ["loss", "translation"])
