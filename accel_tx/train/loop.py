@@ -374,6 +374,8 @@ class Run:
     def train_update(self, micro_batches: list[Batch], n_tokens: int) -> torch.Tensor:
         """Make the update that comes now; the norm of its gradient."""
         began_at_s = time.monotonic()
+        # The thread that writes goes on after the save, so only now is it known how long the disk takes.
+        self.stop.slowest_write_s = self.writer.slowest_s
         look, every = None, self.config.train.histograms_every_updates
         if every is not None and (self.state.update + 1) % every == 0:
             look = partial(self.log.write_histograms, self.state.update + 1, self.raw_model)
@@ -436,8 +438,7 @@ class Run:
                 self.writer.start(self.parts, self.state)
             elif is_sharded(self.raw_model):
                 help_copy(self.parts)
-        took_s = time.monotonic() - began_at_s + self.writer.slowest_s
-        self.stop.slowest_save_s = max(self.stop.slowest_save_s, took_s)
+        self.stop.slowest_save_s = max(self.stop.slowest_save_s, time.monotonic() - began_at_s)
 
     def _say(self, text: str) -> None:
         if self.accelerator.is_main_process:

@@ -47,7 +47,7 @@ class Stop:
         self.run_dir: Path | None = None
         self.started_at_s = time.monotonic()
         self.max_hours: float | None = None
-        self.slowest_update_s = self.slowest_save_s = 0.0
+        self.slowest_update_s = self.slowest_save_s = self.slowest_write_s = 0.0
         self._pid = os.getpid()
         self._interrupted_at_s: float | None = None
         self._looked_at_s = -_FILE_EVERY_S
@@ -83,8 +83,8 @@ class Stop:
             self._looked_at_s = now_s
             if self.has_file():
                 self.reason = f"the file {STOP_FILE}"
-        # The update that would begin now and the save behind it must fit in as well.
-        needed_s = self.slowest_update_s + self.slowest_save_s
+        # The update that would begin now, the save behind it and the disk's part of that must fit in as well.
+        needed_s = self.slowest_update_s + self.slowest_save_s + self.slowest_write_s
         left_s = math.inf if self.max_hours is None else self.started_at_s + self.max_hours * 3600 - now_s
         if self.reason is None and left_s <= needed_s:
             self.reason = f"train.max_hours = {self.max_hours}"

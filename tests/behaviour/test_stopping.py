@@ -19,7 +19,7 @@ import pytest
 from accel_tx.config import Config, UserError
 from accel_tx.data import prepare
 from accel_tx.inference import translator
-from accel_tx.train import checkpoint, stopping
+from accel_tx.train import checkpoint, checkpoint_writer, stopping
 from accel_tx.train.checkpoint_content import Parts
 from accel_tx.train.checkpoint_writer import CheckpointWriter
 from accel_tx.train.loop import Run, train
@@ -163,6 +163,32 @@ def test_the_limit_counts_from_the_start_and_leaves_time_for_update_and_save(
     assert stop.asked() is None
     clock[0] += 1
     assert stop.asked() == "train.max_hours = 1.0"
+
+
+def test_the_limit_leaves_time_for_a_write_as_slow_as_the_only_one_before(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, write_s = checkpoint_writer.write_checkpoint, 3.0
+
+    def write_slowly(*arguments: Any) -> str | None:
+        time.sleep(write_s)
+        return write(*arguments)
+
+    monkeypatch.setattr(checkpoint_writer, "write_checkpoint", write_slowly)
+    train_update = Run.train_update
+
+    def with_too_little_left(run: Run, *arguments: Any) -> Any:
+        if run.state.update == 3:
+            run.writer.join()
+            left_s = 0.9 * write_s
+            run.stop.max_hours = (time.monotonic() - run.stop.started_at_s + left_s) / 3600
+            run.stop.slowest_update_s = 0.0
+        return train_update(run, *arguments)
+
+    monkeypatch.setattr(Run, "train_update", with_too_little_left)
+    train(tiny_config(**{**SMALL, "train": {**SMALL["train"], "save_every_updates": 2}}), tmp_path / "run")
+    assert newest_update(tmp_path / "run") == 4
+    assert (tmp_path / "run" / "PREEMPTED").read_text().startswith("stopped_by: train.max_hours = ")
 
 
 def test_a_start_that_ends_at_stop_at_update_says_how_to_go_on(
