@@ -14,6 +14,8 @@ from accel_tx.train.schedule import check_length, rate_of
 _MOST_EPOCHS = 100
 """Passes over the pairs that `train.max_updates` may come to; who wants more says so in `train.epochs`."""
 _MB = 1e6
+_STOPS = 10
+"""Stops between two saves, each of which leaves a checkpoint more, that a run of few saves is given room for."""
 
 
 @dataclass
@@ -189,11 +191,12 @@ class Disk:
 def largest_numbers(n_updates: int, config: Config) -> tuple[int, int]:
     """Checkpoints, and copies of the weights beside them, that are on the disk at a time when most are.
 
-    The newest `keep_checkpoints`, that of the best validation, and the one that is being written; `best/` while it is
-    replaced, `final/`, and for `average_last` what every checkpoint may need (see `validated.py`).
+    The newest `keep_checkpoints`, that of the best validation, the regular one where a stop made the newest (see
+    `checkpoint_removal.py`), and the one that is being written; `best/` while it is replaced, `final/`, and for
+    `average_last` what every checkpoint may need (see `validated.py`).
     """
     n_saves = -(-n_updates // config.train.save_every_updates)
-    n_checkpoints = min(config.train.keep_checkpoints + 2, n_saves)
+    n_checkpoints = min(config.train.keep_checkpoints + 3, n_saves + _STOPS, n_updates)
     n_validations = -(-n_updates // config.validation.every_updates)
     averaged = min((config.validation.average_last or 0) * (1 + n_checkpoints), n_validations)
     return n_checkpoints, 3 + averaged

@@ -18,7 +18,7 @@ from accel_tx.config import Config, UserError
 from accel_tx.data.batch import Block
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import check as checking
-from accel_tx.train import checkpoint, checkpoint_writer, host_memory, try_out
+from accel_tx.train import checkpoint, checkpoint_writer, host_memory, results, try_out
 from accel_tx.train.check import check
 from accel_tx.train.checkpoint_content import read_content
 from accel_tx.train.loop import train
@@ -104,6 +104,31 @@ def test_a_run_takes_no_more_disk_than_was_said_and_not_much_less(
     assert disk.checkpoint == read_content(folder, checkpoint.load_state(folder)).n_bytes()
     # Headers and JSON weigh something in checkpoints so small, and the last save comes before final/.
     assert 0.5 * disk.needed < max(peaks) < 1.25 * disk.needed
+
+
+def test_a_run_that_was_stopped_between_two_saves_takes_no_more_disk_than_was_said(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def config(**fields: Any) -> Config:
+        train = {**SMALL["train"], "keep_checkpoints": 1, **fields}
+        return tiny_config(**{**SMALL, "train": train, "validation": {"every_updates": 2}})
+
+    run_dir, plain_seal, n_there, disks = tmp_path / "run", checkpoint.seal, list[int](), list[Any]()
+    plain_needed = checking.Disk.row
+    monkeypatch.setattr(checking.Disk, "row", lambda disk: disks.append(disk) or plain_needed(disk))
+
+    def seal(beside: Path, final: Path, state: Any) -> None:
+        n_there.append(len([*final.parent.glob("*update_*")]))
+        plain_seal(beside, final, state)
+
+    checked(config(), run_dir)
+    monkeypatch.setattr(results, "is_better", lambda score, metric, state: state.best_score is None)
+    monkeypatch.setattr(checkpoint_writer.checkpoint, "seal", seal)
+    train(config(stop_at_update=5), run_dir)
+    train(config(), run_dir)
+    # That of the best validation, the regular one, that of the stop, and the one that is being written.
+    assert max(n_there) == 4
+    assert [disk.n_checkpoints for disk in disks] == [4]
 
 
 def test_a_batch_that_the_forecast_has_no_room_for_is_not_tried(

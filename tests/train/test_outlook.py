@@ -112,8 +112,9 @@ def test_a_disk_that_holds_what_is_there_and_the_rest_is_enough() -> None:
     assert Disk(30_000_000, 10_000_000, 4, 3, 50_000_000, 100_000_000).problem("runs/a") is None
 
 
-def test_a_short_run_has_few_checkpoints() -> None:
+def test_no_more_checkpoints_are_forecast_than_a_run_may_have() -> None:
     every = {"save_every_updates": 400}
-    assert largest_numbers(1000, config(train={**every, "keep_checkpoints": 5})) == (3, 3)
-    assert largest_numbers(10_000, config(train={**every, "keep_checkpoints": 5})) == (7, 3)
-    assert largest_numbers(1000, config(train=every, validation={"average_last": 2})) == (3, 3 + 5)
+    assert largest_numbers(10_000, config(train={**every, "keep_checkpoints": 5})) == (8, 3)
+    assert largest_numbers(1000, config(train={**every, "keep_checkpoints": 1000})) == (3 + 10, 3)
+    assert largest_numbers(2, config(train=every)) == (2, 3)
+    assert largest_numbers(1000, config(train=every, validation={"average_last": 2})) == (5, 3 + 5)
