@@ -22,29 +22,36 @@ _BEFORE, _BEHIND = ("best",), ("final", "average")
 
 
 class Changing(Exception):  # noqa: N818 - nothing is wrong
-    """What was to be copied was replaced meanwhile: the copy has to be begun again."""
+    """The folder of this name was replaced or removed before it was copied: the copy has to be begun again."""
 
 
 def copy_run(source: Path, target: Path, keeps_others: bool = False) -> None:
     """Bring `target` up to the run folder `source`, which a training may be writing; then remove what is not there.
 
-    `keeps_others`: leave older checkpoints in `target` as they are. A checkpoint whose hashes do not fit is not copied.
-    Raises: OSError; Changing. In either case, as after a crash, `target` can be gone on from.
+    A checkpoint whose hashes do not fit is not copied; the newest whole one in `target` stays until a newer one is.
+    `keeps_others`: leave other checkpoints in `target` as they are.
+    Raises: OSError; Changing, once all else is copied. In either case, as after a crash, `target` can be gone on from.
     """
     target.mkdir(exist_ok=True)
     checkpoint_removal.tidy(target)
     # Listed first: the lines of metrics that belong to these checkpoints are in the files that are copied next.
     folders = [*_weights(source)]
+    newest = next((folder for folder in folders if _is_checkpoint(folder)), None)
     _copy_files(source, target)
+    changing = None
     for folder in folders:
-        _copy_folder(folder, target / folder.relative_to(source))
-    latest = Path("checkpoints", "latest")
-    if (source / latest).is_file():
-        _copy_file(source / latest, target / latest)
-    if not keeps_others:
-        for folder in [*_weights(target)]:
-            if source / folder.relative_to(target) not in folders:
-                _discard(folder)
+        try:
+            _copy_folder(folder, target / folder.relative_to(source))
+        except Changing as error:
+            # Later, for it may go on changing; an older checkpoint that the run has removed is wanted no more.
+            if folder.exists() or folder.parent == source or folder == newest:
+                changing = error
+        _write_latest(source, target)
+        if not keeps_others:
+            # At once, so that the copy takes no more room than the run.
+            _remove_unlisted(source, target, folders)
+    if changing is not None:
+        raise changing
 
 
 def newest_update(run_dir: Path, hash_files: bool = False) -> int:
@@ -60,6 +67,10 @@ def _weights(run_dir: Path) -> Iterator[Path]:
     yield from sorted((run_dir / checkpoint.VALIDATED).glob("update_*"))
     yield from checkpoint.checkpoint_dirs(run_dir)
     yield from (run_dir / name for name in _BEHIND if (run_dir / name).is_dir())
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return folder.parent.name == "checkpoints"
 
 
 def _copy_files(source: Path, target: Path) -> None:
@@ -94,10 +105,12 @@ def _copy_file(source: Path, target: Path) -> None:
 def _copy_folder(source: Path, target: Path) -> None:
     """Copy a folder of weights under another name, read it back, and give it its name.
 
-    A checkpoint whose hashes do not fit is left out, and so is a folder of several that has been rotated away.
+    A checkpoint whose hashes do not fit is left out.
     """
-    is_checkpoint = source.parent.name == "checkpoints"
-    if _is_copied(source, target) or (is_checkpoint and checkpoint.find_fault(source) is not None):
+    is_checkpoint = _is_checkpoint(source)
+    if _is_copied(source, target):
+        return
+    if is_checkpoint and checkpoint.find_fault(source) is not None and source.exists():
         return
     beside = target.with_name(f".writing_{target.name}")
     checkpoint.remove_tree(beside)
@@ -106,8 +119,7 @@ def _copy_folder(source: Path, target: Path) -> None:
         _fill(beside, source)
         checkpoint.replace_folder(beside, target, _empty_and_remove)
     except FileNotFoundError:
-        if source.exists() or source.name in (*_BEFORE, *_BEHIND):
-            raise Changing from None
+        raise Changing(source.name) from None
     finally:
         checkpoint.remove_tree(beside)
 
@@ -119,7 +131,7 @@ def _fill(beside: Path, source: Path) -> None:
         shutil.copyfile(path, beside / path.name)
     # Where another folder got the name meanwhile, all its files are others.
     if not all(filecmp.cmp(path, beside / path.name, shallow=False) for path in source.iterdir()):
-        raise Changing
+        raise Changing(source.name)
 
 
 def _is_copied(source: Path, target: Path) -> bool:
@@ -140,6 +152,33 @@ def _is_copied(source: Path, target: Path) -> bool:
 
 def _is_newer(source: Path, target: Path) -> bool:
     return source.stat().st_mtime_ns > target.stat().st_mtime_ns
+
+
+def _write_latest(source: Path, target: Path) -> None:
+    """Name what the run calls its latest checkpoint where it is in `target`, else the newest that is."""
+    latest, there = Path("checkpoints", "latest"), [path.name for path in checkpoint.checkpoint_dirs(target)]
+    if there and (source / latest).is_file():
+        named = (source / latest).read_text(encoding="utf-8", errors="replace").strip()
+        checkpoint.write_if_other(target / latest, f"{named if named in there else there[0]}\n")
+
+
+def _remove_unlisted(source: Path, target: Path, listed: list[Path]) -> None:
+    """Remove what the run had no more when it was listed.
+
+    What was listed may be removed before it is copied: the newest checkpoint in `target` stays until a listed one is
+    newer, and what belongs to it stays as well.
+    """
+    newest = newest_update(target)
+    if newest < 0:
+        return
+    is_behind = checkpoint.checkpoint_dir(source, newest) not in listed
+    last_needed = checkpoint.checkpoint_dir(target, newest).name
+    for folder in [*_weights(target)]:
+        original = source / folder.relative_to(target)
+        # One that was being replaced when the run was listed is there again.
+        is_wanted = original in listed or original.is_dir()
+        if not is_wanted and not (is_behind and (folder.parent == target or folder.name <= last_needed)):
+            _discard(folder)
 
 
 def _discard(folder: Path) -> None:

@@ -17,12 +17,14 @@ from accel_tx.train.progress import say
 from accel_tx.train.run_dir import Resume, check_run_dir
 
 _POLL_S = 0.2
+_RETRIES_TOLD = 5
 
 
 class Mirror:
     """Copies in a thread of its own, so that a slow disk holds nothing up; on the main process only.
 
-    A copy that fails is reported in one line by `say`, from that thread; the next checkpoint tries again.
+    A copy that fails is reported in one line by `say`, from that thread; the next checkpoint tries again. A folder that
+    was replaced before it was copied is tried again at once; a line says so if that goes on.
     """
 
     def __init__(self, run_dir: Path, mirror_dir: Path, say: Callable[[str], object]) -> None:
@@ -31,6 +33,7 @@ class Mirror:
         """Why the mirror is behind the run folder."""
         self._lock = threading.Lock()
         self._wanted = False
+        self._n_retries = 0
         self._done = threading.Event()
         self._done.set()
 
@@ -65,16 +68,25 @@ class Mirror:
     def _copy(self) -> None:
         try:
             copied_run.copy_run(self.run_dir, self.mirror_dir)
-            self.failed = None
-        except copied_run.Changing:
-            with self._lock:
-                self._wanted = True
-            time.sleep(_POLL_S)
+            self.failed, self._n_retries = None, 0
+        except copied_run.Changing as changing:
+            self._try_again(str(changing))
         except Exception as error:  # raised in a thread nobody would see it
             failed = f"{self.mirror_dir}: behind the run folder: {checkpoint.describe(error, self.mirror_dir, 0)}"
             if self.failed is None:
                 self.say(f"{failed}; the training goes on, and the next checkpoint is tried again")
             self.failed = failed
+
+    def _try_again(self, name: str) -> None:
+        self._n_retries += 1
+        if self._n_retries == _RETRIES_TOLD:
+            self.say(
+                f"{self.mirror_dir}: {name} was replaced or removed {_RETRIES_TOLD} times in a row before it was "
+                "copied; it is tried again; if that goes on, save and validate less often, or mirror to a faster disk"
+            )
+        with self._lock:
+            self._wanted = True
+        time.sleep(_POLL_S)
 
 
 def check_mirror(config: Config, run_dir: Path, mirror_dir: Path, resume: Resume) -> None:

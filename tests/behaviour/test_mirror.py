@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from accel_tx.config import Config, UserError
-from accel_tx.train import checkpoint, copied_run, loop
+from accel_tx.train import checkpoint, copied_run, loop, mirror
 from accel_tx.train.loop import train
-from accel_tx.train.mirror import bring_back
+from accel_tx.train.mirror import Mirror, bring_back
 from accel_tx.train.run_dir import Resume
 from tests.conftest import SmallDisk
 from tests.ranks import train_on
@@ -112,6 +112,24 @@ def test_a_slow_mirror_holds_nothing_up_and_is_complete_at_the_end(
     train(config, tmp_path / "run")
     assert len(seen) <= 5  # of nine times that it was asked for
     assert contents(tmp_path / "mirror") == contents(tmp_path / "run")
+
+
+def test_what_changes_faster_than_it_can_be_copied_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, said = [20], list[str]()
+
+    def changing(source: Path, target: Path) -> None:
+        left[0] -= 1
+        if left[0] > 0:
+            raise copied_run.Changing("best")
+
+    monkeypatch.setattr(copied_run, "copy_run", changing)
+    monkeypatch.setattr(mirror, "_POLL_S", 0)
+    assert Mirror(tmp_path / "run", tmp_path / "mirror", said.append).finish() is None
+    assert left == [0]
+    (line,) = said
+    assert line.startswith(f"{tmp_path / 'mirror'}: best was replaced or removed 5 times in a row before it was copied")
 
 
 def test_a_full_mirror_costs_lines_and_the_exit_status(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from accel_tx.config import Config
-from accel_tx.train import checkpoint, copied_run
+from accel_tx.config import Config, dump_yaml
+from accel_tx.train import checkpoint, checkpoint_removal, copied_run
 from accel_tx.train.loop import train
 from accel_tx.train.run_dir import check_run_dir
+from tests.train.test_checkpoint_files import make_checkpoint, updates_left
 
 MakeConfig = Callable[..., Config]
 SMALL: dict[str, Any] = {
@@ -124,8 +126,10 @@ def test_what_is_replaced_or_rotated_away_meanwhile_is_never_copied_in_part(
     with monkeypatch.context() as patch:
         gone = partial(meanwhile, folder=newest, do=lambda: shutil.rmtree(newest))
         patch.setattr(shutil, "copyfile", gone)
-        copied_run.copy_run(run_dir, copy)
+        with pytest.raises(copied_run.Changing, match=newest.name):
+            copied_run.copy_run(run_dir, copy)
     assert copied_run.newest_update(copy) == 4
+    (run_dir / "checkpoints" / "latest").write_text("update_00000004\n")
     assert contents(copy) == contents(run_dir)
 
     def replace_best() -> None:
@@ -140,6 +144,100 @@ def test_what_is_replaced_or_rotated_away_meanwhile_is_never_copied_in_part(
         with pytest.raises(copied_run.Changing):
             copied_run.copy_run(run_dir, copy)
     assert contents(copy) == before
+
+
+def make_weights(folder: Path, update: int) -> None:
+    """A folder of weights as far as its names go, in place of the one before."""
+    checkpoint.remove_tree(folder)
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text(f"weights of {update}")
+    (folder / "scores.json").write_text(f"scores of {update}")
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_the_newest_that_is_whole_stays_until_a_newer_one_is(
+    keep: int, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, copy, config, real = tmp_path / "run", tmp_path / "copy", tiny_config(**SMALL), shutil.copyfile
+    updates = count(1)
+
+    def save() -> None:
+        """Save as often as it takes to rotate everything away."""
+        for update in [next(updates) for _ in range(keep)]:
+            make_checkpoint(run_dir, update)
+            make_weights(run_dir / "validated" / f"update_{update:08d}", update)
+            for folder in checkpoint.checkpoint_dirs(run_dir)[keep:]:
+                checkpoint_removal.remove(folder)
+                checkpoint_removal.remove(run_dir / "validated" / folder.name)
+
+    def meanwhile(source: Path, target: Path, **options: Any) -> None:
+        real(source, target, **options)
+        if Path(source).parent.parent.name == "checkpoints" and not saved:
+            saved.append(True)
+            save()
+
+    make_weights(run_dir / "best", 1)
+    (run_dir / "config.yaml").write_text(dump_yaml(config))
+    save()
+    copied_run.copy_run(run_dir, copy)
+    assert contents(copy) == contents(run_dir)
+    for _ in range(4):
+        saved: list[bool] = []
+        save()
+        with monkeypatch.context() as patch, contextlib.suppress(copied_run.Changing):
+            patch.setattr(shutil, "copyfile", meanwhile)
+            copied_run.copy_run(run_dir, copy)
+        assert saved
+        check_run_dir(config, copy, "auto")
+        newest, _ = checkpoint.newest_valid(copy)
+        assert newest is not None
+        assert (copy / "validated" / newest.name).is_dir()
+        assert (copy / "checkpoints" / (copy / "checkpoints" / "latest").read_text().strip()).is_dir()
+        assert len(updates_left(copy)) <= keep
+    copied_run.copy_run(run_dir, copy)
+    assert contents(copy) == contents(run_dir)
+
+
+def test_best_that_is_replaced_all_the_time_keeps_no_checkpoint_out(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, real, n = tmp_path / "copy", shutil.copyfile, count()
+
+    def meanwhile(source: Path, target: Path, **options: Any) -> None:
+        real(source, target, **options)
+        if Path(source).parent == run_dir / "best":
+            make_weights(run_dir / "best", next(n))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", meanwhile)
+        with pytest.raises(copied_run.Changing, match="best"):
+            copied_run.copy_run(run_dir, copy)
+    assert checkpoint.newest_valid(copy) == (checkpoint.checkpoint_dir(copy, 6), [])
+    assert not (copy / "best").exists()
+    copied_run.copy_run(run_dir, copy)
+    assert contents(copy) == contents(run_dir)
+
+
+def test_the_copy_never_takes_more_than_a_checkpoint_more_than_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, copy, real, seen = tmp_path / "run", tmp_path / "copy", checkpoint.replace_folder, []
+
+    def replace_folder(beside: Path, folder: Path, *arguments: Any) -> None:
+        seen.append(len([*folder.parent.glob("*update_*")]))
+        real(beside, folder, *arguments)
+
+    run_dir.mkdir()
+    (run_dir / "config.yaml").write_text("")
+    monkeypatch.setattr(copied_run.checkpoint, "replace_folder", replace_folder)
+    for updates in ((1, 2, 3), (4, 5, 6)):
+        checkpoint.remove_tree(run_dir / "checkpoints")
+        for update in updates:
+            make_checkpoint(run_dir, update)
+        seen.clear()
+        copied_run.copy_run(run_dir, copy)
+        assert updates_left(copy) == sorted(updates, reverse=True)
+    assert max(seen) == 4
 
 
 def test_a_damaged_checkpoint_does_not_replace_a_whole_one(run_dir: Path, tmp_path: Path) -> None:
