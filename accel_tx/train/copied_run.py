@@ -25,11 +25,11 @@ class Changing(Exception):  # noqa: N818 - nothing is wrong
     """The folder of this name was replaced or removed before it was copied: the copy has to be begun again."""
 
 
-def copy_run(source: Path, target: Path, keeps_others: bool = False) -> None:
+def copy_run(source: Path, target: Path, brings_back: bool = False) -> None:
     """Bring `target` up to the run folder `source`, which a training may be writing; then remove what is not there.
 
     A checkpoint whose hashes do not fit is not copied; the newest whole one in `target` stays until a newer one is.
-    `keeps_others`: leave other checkpoints in `target` as they are.
+    `brings_back`: `target` is the run itself, whose other checkpoints stay, and a damaged one is replaced.
     Raises: OSError; Changing, once all else is copied. In either case, as after a crash, `target` can be gone on from.
     """
     target.mkdir(exist_ok=True)
@@ -41,13 +41,13 @@ def copy_run(source: Path, target: Path, keeps_others: bool = False) -> None:
     changing = None
     for folder in folders:
         try:
-            _copy_folder(folder, target / folder.relative_to(source))
+            _copy_folder(folder, target / folder.relative_to(source), mends=brings_back)
         except Changing as error:
             # Later, for it may go on changing; an older checkpoint that the run has removed is wanted no more.
             if folder.exists() or folder.parent == source or folder == newest:
                 changing = error
         _write_latest(source, target)
-        if not keeps_others:
+        if not brings_back:
             # At once, so that the copy takes no more room than the run.
             _remove_unlisted(source, target, folders)
     if changing is not None:
@@ -102,13 +102,13 @@ def _copy_file(source: Path, target: Path) -> None:
     beside.replace(target)
 
 
-def _copy_folder(source: Path, target: Path) -> None:
+def _copy_folder(source: Path, target: Path, mends: bool) -> None:
     """Copy a folder of weights under another name, read it back, and give it its name.
 
-    A checkpoint whose hashes do not fit is left out.
+    A checkpoint whose hashes do not fit is left out. `mends`: one in `target` is replaced where its hashes do not fit.
     """
     is_checkpoint = _is_checkpoint(source)
-    if _is_copied(source, target):
+    if _is_copied(source, target) and not (mends and is_checkpoint and checkpoint.find_fault(target) is not None):
         return
     if is_checkpoint and checkpoint.find_fault(source) is not None and source.exists():
         return

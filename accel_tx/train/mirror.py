@@ -100,32 +100,42 @@ def check_mirror(config: Config, run_dir: Path, mirror_dir: Path, resume: Resume
     check_run_dir(_as_recorded(config, mirror_dir), mirror_dir, "never" if resume == "never" else "auto")
 
 
+def update_ahead(run_dir: Path, mirror_dir: Path) -> int | None:
+    """The update that the mirror has a whole checkpoint of and the run folder none so late; None if there is none."""
+    # Hashed: of two that are as far, the mirror heals a run folder that was damaged without a change of size.
+    own = copied_run.newest_update(run_dir, hash_files=True)
+    if copied_run.newest_update(mirror_dir) <= own:
+        return None
+    # Only what is whole will come.
+    ahead = copied_run.newest_update(mirror_dir, hash_files=True)
+    return ahead if ahead > own else None
+
+
 def bring_back(config: Config, run_dir: Path, mirror_dir: Path, is_main: bool) -> None:
     """Where the mirror is further along, as on a new machine, copy it into the run folder; other processes wait.
 
     Raises: UserError if the run folder holds something else, cannot be written, or is being written.
     """
-    own = copied_run.newest_update(run_dir)
-    if copied_run.newest_update(mirror_dir) <= own:
+    ahead = update_ahead(run_dir, mirror_dir)
+    if ahead is None:
         return
-    # Only what is whole will come.
-    ahead = copied_run.newest_update(mirror_dir, hash_files=True)
-    if ahead <= own:
-        return
-    while not is_main and ahead > copied_run.newest_update(run_dir):
-        time.sleep(_POLL_S)
     if not is_main:
+        while checkpoint.find_fault(checkpoint.checkpoint_dir(run_dir, ahead)) is not None:
+            time.sleep(_POLL_S)
         return
     check_run_dir(_as_recorded(config, run_dir), run_dir, "auto")
     say(f"{run_dir} is behind {mirror_dir}, which is at update {ahead:,}: bringing it back")
     with run_lock.locked(run_dir):
         try:
-            copied_run.copy_run(mirror_dir, run_dir, keeps_others=True)
+            copied_run.copy_run(mirror_dir, run_dir, brings_back=True)
         except (OSError, copied_run.Changing) as error:
             told = checkpoint.describe(error, run_dir, 0)
             raise UserError(f"{run_dir}: the run in {mirror_dir} cannot be brought back: {told}") from None
 
 
 def _as_recorded(config: Config, folder: Path) -> Config:
-    """With what a run in this folder found out at its beginning."""
+    """With what a run in this folder found out at its beginning.
+
+    Raises: UserError if its updates are of another size.
+    """
     return auto_tokens.from_run(scaling.settle(config, folder, is_main=False), folder, is_main=False)

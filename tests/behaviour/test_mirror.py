@@ -77,6 +77,24 @@ def test_of_a_mirror_only_what_is_whole_is_waited_for(
     assert not other_process.is_alive()
 
 
+def test_a_run_folder_that_was_damaged_is_healed_from_its_mirror(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {"max_updates": 8, "save_every_updates": 4}
+    train(tiny_config(**SMALL, train=fields), tmp_path / "whole")
+    fields |= {"mirror_dir": str(tmp_path / "mirror")}
+    train(tiny_config(**SMALL, train={**fields, "stop_at_update": 4}), tmp_path / "run")
+    damaged = checkpoint.checkpoint_dir(tmp_path / "run", 4) / "optimizer.bin"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    capsys.readouterr()
+    train(tiny_config(**SMALL, train=fields), tmp_path / "run")
+    assert "which is at update 4: bringing it back" in capsys.readouterr().out
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert contents(tmp_path / "mirror") == contents(tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_two_processes_go_on_from_it_as_one_does(tiny_config: MakeConfig, tmp_path: Path) -> None:
     fields = {"max_updates": 16, "save_every_updates": 5}
@@ -94,11 +112,11 @@ def test_a_slow_mirror_holds_nothing_up_and_is_complete_at_the_end(
 ) -> None:
     real, seen = copied_run.copy_run, []
 
-    def slowly(source: Path, target: Path, keeps_others: bool = False) -> None:
+    def slowly(source: Path, target: Path, brings_back: bool = False) -> None:
         seen.append(len(read_lines(source)) if (source / "metrics.jsonl").exists() else 0)
         if len(seen) == 1:
             ended.wait(60)
-        real(source, target, keeps_others)
+        real(source, target, brings_back)
         found, passed_over = checkpoint.newest_valid(target)
         assert found is not None
         assert passed_over == []
