@@ -18,6 +18,7 @@ from accel_tx.train import (
     checkpoint,
     device,
     launched,
+    mirror,
     patience,
     processes,
     run_lock,
@@ -63,7 +64,8 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlo
         raise UserError(found.problems[0])
     can_compute = not found.problems
     device.set_cpu_threads(config.train.cpu_threads)
-    config = _of_run_dir(config, run_dir, init_from, found, is_main=rank == 0)
+    begun_in, mirror_dir = _begun_in(config, run_dir, found)
+    config = _of_run_dir(config, run_dir, begun_in, init_from, found, is_main=rank == 0)
     if rank == 0:
         with found.problem_told():
             check_tokenizer(config)
@@ -78,32 +80,61 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlo
     with device.accelerator_for(config.train) as accelerator:
         with found.problem_told():
             config = auto_tokens.settle(config, data, accelerator)
-            _Check(config, data, run_dir, accelerator, found).run()
+            _Check(config, data, run_dir, begun_in, mirror_dir, accelerator, found).run()
         return found if accelerator.is_main_process else None
 
 
-def _of_run_dir(config: Config, run_dir: Path, init_from: Path | None, found: Outlook, is_main: bool) -> Config:
+def _begun_in(config: Config, run_dir: Path, found: Outlook) -> tuple[Path, Path | None]:
+    """The folder that a start goes on from, which may be the mirror; and the mirror, if `train` would take it."""
+    if config.train.mirror_dir is None:
+        return run_dir, None
+    mirror_dir = Path(config.train.mirror_dir)
+    with found.problem_told():
+        mirror.check_mirror(config, run_dir, mirror_dir, "auto")
+        _refuse_if_held(mirror_dir)
+        check_writable(mirror_dir, "train.mirror_dir")
+        is_ahead = mirror.update_ahead(run_dir, mirror_dir) is not None
+        return mirror_dir if is_ahead else run_dir, mirror_dir
+    return run_dir, None
+
+
+def _of_run_dir(
+    config: Config, run_dir: Path, begun_in: Path, init_from: Path | None, found: Outlook, is_main: bool
+) -> Config:
     """What stands in the run folder against a start; under `auto` the config with the run's micro-batches."""
     with found.problem_told():
-        held_by = run_lock.holder(run_dir)
-        if held_by is not None:
-            raise UserError(f"{run_dir}: {held_by} is writing this run; train waits for nobody: end it first")
-        config = scaling.settle(config, run_dir, is_main)
-        check_run_dir(config, run_dir, "auto")
-        warm_start.check_origin(run_dir, init_from, has_checkpoint=checkpoint.has_checkpoint(run_dir))
-        config = auto_tokens.from_run(config, run_dir, is_main)
+        _refuse_if_held(run_dir)
+        check_run_dir(mirror.as_recorded(config, run_dir), run_dir, "auto")
+        config = scaling.settle(config, begun_in, is_main)
+        warm_start.check_origin(begun_in, init_from, has_checkpoint=checkpoint.has_checkpoint(begun_in))
+        config = auto_tokens.from_run(config, begun_in, is_main)
     with found.problem_told():
         check_writable(run_dir)
     return config
+
+
+def _refuse_if_held(folder: Path) -> None:
+    held_by = run_lock.holder(folder)
+    if held_by is not None:
+        raise UserError(f"{folder}: {held_by} is writing this run; train waits for nobody: end it first")
 
 
 class _Check:
     """The part that needs data and an accelerator; all processes go through it."""
 
     def __init__(
-        self, config: Config, data: PreparedData, run_dir: Path, accelerator: Accelerator, found: Outlook
+        self,
+        config: Config,
+        data: PreparedData,
+        run_dir: Path,
+        begun_in: Path,
+        mirror_dir: Path | None,
+        accelerator: Accelerator,
+        found: Outlook,
     ) -> None:
-        self.config, self.data, self.run_dir, self.accelerator = config, data, run_dir, accelerator
+        """`begun_in`: the folder that a start goes on from, `run_dir` or `mirror_dir`."""
+        self.config, self.data, self.accelerator = config, data, accelerator
+        self.run_dir, self.begun_in, self.mirror_dir = run_dir, begun_in, mirror_dir
         self.found, self.row = found, found.row
         self.plan = plan_of(config.train, data)
         self.fresh = fresh_state(config, data, self.plan, accelerator.mixed_precision)
@@ -164,17 +195,19 @@ class _Check:
         return False
 
     def _what_is_there(self, parts: Parts | None, refused: bool) -> TrainState | None:
-        """The state that the run folder would go on from; the first row of the table."""
+        """The state that a start would go on from; the first row of the table."""
         saved, start = None, "refused, see below"
         if not refused:
             with self.found.problem_told():
-                folder, passed_over = _newest(self.run_dir, parts, self.fresh)
+                folder, passed_over = _newest(self.begun_in, parts, self.fresh)
                 self.found.notes += passed_over
                 if folder is None and passed_over:
-                    raise UserError(f"{self.run_dir}: no checkpoint in it is valid; give another --run_dir")
+                    raise UserError(f"{self.begun_in}: no checkpoint in it is valid; give another --run_dir")
                 if folder is not None:
                     saved = checkpoint.load_state(folder)
                 start = _start_in_words(saved, folder, self.run_dir, self.fresh, self.config)
+                if self.begun_in == self.mirror_dir:
+                    start += f", brought back from {self.mirror_dir}"
         self.found.rows.insert(0, ("this start", start))
         return saved
 
@@ -201,18 +234,25 @@ class _Check:
         if parts is not None:
             size = _content_bytes(parts)
         n_checkpoints, n_weights = largest_numbers(self.fresh.n_updates, self.config)
-        present = sum(
-            checkpoint.size_bytes(self.run_dir / name)
-            for name in ("checkpoints", "best", "final", checkpoint.VALIDATED)
-        )
-        place = existing(self.run_dir)
-        disk = Disk(size, weights, n_checkpoints, n_weights, present, shutil.disk_usage(place).free)
-        every = self.config.train.save_every_updates
-        self.row("a checkpoint", f"{size / 1e6:,.1f} MB, every {every:,} updates")
-        self.row("disk", f"{disk.row()} in {place}")
-        problem = disk.problem(str(self.run_dir))
-        if problem is not None:
-            self.found.problems.append(problem)
+        self.row("a checkpoint", f"{size / 1e6:,.1f} MB, every {self.config.train.save_every_updates:,} updates")
+        for label, folder, option in (
+            ("disk", self.run_dir, "--run_dir"),
+            ("disk of the mirror", self.mirror_dir, "train.mirror_dir"),
+        ):
+            if folder is None:
+                continue
+            place = existing(folder)
+            free = shutil.disk_usage(place).free
+            disk = Disk(size, weights, n_checkpoints, n_weights, _present_bytes(folder), free)
+            self.row(label, f"{disk.row()} in {place}")
+            problem = disk.problem(str(folder), option)
+            if problem is not None:
+                self.found.problems.append(problem)
+
+
+def _present_bytes(run_dir: Path) -> int:
+    names = ("checkpoints", "best", "final", checkpoint.VALIDATED)
+    return sum(checkpoint.size_bytes(run_dir / name) for name in names)
 
 
 def _forecast_bytes(config: Config, forecast: Forecast, data: PreparedData, accelerator: Accelerator) -> float:

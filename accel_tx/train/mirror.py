@@ -97,7 +97,7 @@ def check_mirror(config: Config, run_dir: Path, mirror_dir: Path, resume: Resume
     if not mirror.parent.is_dir():
         # Made here it would be a folder on this machine, where a disk is not mounted.
         raise UserError(f"train.mirror_dir is {mirror_dir}, but there is no folder {mirror.parent}; is it mounted?")
-    check_run_dir(_as_recorded(config, mirror_dir), mirror_dir, "never" if resume == "never" else "auto")
+    check_run_dir(as_recorded(config, mirror_dir), mirror_dir, "never" if resume == "never" else "auto")
 
 
 def update_ahead(run_dir: Path, mirror_dir: Path) -> int | None:
@@ -123,7 +123,7 @@ def bring_back(config: Config, run_dir: Path, mirror_dir: Path, is_main: bool) -
         while checkpoint.find_fault(checkpoint.checkpoint_dir(run_dir, ahead)) is not None:
             time.sleep(_POLL_S)
         return
-    check_run_dir(_as_recorded(config, run_dir), run_dir, "auto")
+    check_run_dir(as_recorded(config, run_dir), run_dir, "auto")
     say(f"{run_dir} is behind {mirror_dir}, which is at update {ahead:,}: bringing it back")
     with run_lock.locked(run_dir):
         try:
@@ -133,7 +133,7 @@ def bring_back(config: Config, run_dir: Path, mirror_dir: Path, is_main: bool) -
             raise UserError(f"{run_dir}: the run in {mirror_dir} cannot be brought back: {told}") from None
 
 
-def _as_recorded(config: Config, folder: Path) -> Config:
+def as_recorded(config: Config, folder: Path) -> Config:
     """With what a run in this folder found out at its beginning.
 
     Raises: UserError if its updates are of another size.

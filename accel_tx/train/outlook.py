@@ -176,14 +176,14 @@ class Disk:
         there = f", {self.present / _MB:,.1f} MB of them are there" if self.present else ""
         return f"at most {self.needed / _MB:,.1f} MB needed{there}; {self.free / _MB:,.1f} MB free"
 
-    def problem(self, where: str) -> str | None:
-        """That it does not fit, if so."""
+    def problem(self, where: str, option: str) -> str | None:
+        """That it does not fit into the folder that `option` gives, if so."""
         if self.needed - self.present <= self.free:
             return None
         return (
             f"{where}: {self.n_checkpoints} checkpoints of {self.checkpoint / _MB:,.1f} MB and {self.n_weights} copies "
             f"of the weights of {self.weights / _MB:,.1f} MB need {(self.needed - self.present) / _MB:,.1f} MB, "
-            f"{self.free / _MB:,.1f} MB are free; make room, give a --run_dir on another disk, or set "
+            f"{self.free / _MB:,.1f} MB are free; make room, give a {option} on another disk, or set "
             "train.keep_checkpoints lower"
         )
 

@@ -54,13 +54,16 @@ def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
             )
 
 
-def check_writable(run_dir: Path) -> None:
-    """Raise UserError if this is no folder, nor one that can be made, or nothing may be written there."""
+def check_writable(run_dir: Path, option: str = "--run_dir") -> None:
+    """Raise UserError if this is no folder, nor one that can be made, or nothing may be written there.
+
+    `option`: what gave it.
+    """
     place = existing(run_dir)
     if not place.is_dir():
         raise UserError(f"{run_dir}: {place} is a file; expected a run folder")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"{run_dir}: cannot be written (no permission in {place}); give another --run_dir")
+        raise UserError(f"{run_dir}: cannot be written (no permission in {place}); give another {option}")
 
 
 def existing(path: Path) -> Path:

@@ -89,7 +89,7 @@ def test_a_run_takes_no_more_disk_than_was_said_and_not_much_less(
     )
     disks = list[Any]()
     plain_problem = checking.Disk.problem
-    monkeypatch.setattr(checking.Disk, "problem", lambda d, where: disks.append(d) or plain_problem(d, where))
+    monkeypatch.setattr(checking.Disk, "problem", lambda d, *names: disks.append(d) or plain_problem(d, *names))
     assert checked(config, tmp_path / "run").problems == []
     peaks, plain_seal = [0], checkpoint.seal
 
@@ -220,6 +220,59 @@ def test_what_a_start_would_make_of_a_run_folder_is_told_and_the_folder_stays_as
     train(config, tmp_path / "unchecked")
     assert_same_run(run_dir, tmp_path / "unchecked")
     assert start(config).startswith("nothing to train: the run is complete at update 8 of 8")
+
+
+def test_a_start_that_its_mirror_will_be_brought_back_for_is_told_and_nothing_is_written(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, mirror = tmp_path / "run", tmp_path / "mirror"
+
+    def config(**fields: Any) -> Config:
+        return tiny_config(**{**SMALL, "train": {**SMALL["train"], "mirror_dir": str(mirror), **fields}})
+
+    train(config(stop_at_update=4), run_dir)
+    shutil.copytree(run_dir, tmp_path / "other")
+    shutil.rmtree(run_dir)
+    before = bytes_of(tmp_path)
+    found = checked(config(), run_dir)
+    assert found.problems == []
+    rows = dict(found.rows)
+    assert rows["this start"] == f"goes on from update 4 of 8 (update_00000004), brought back from {mirror}"
+    assert "MB of them are there" in rows["disk of the mirror"]
+    assert "MB of them are there" not in rows["disk"]
+
+    other = checked(config(seed=2), run_dir)
+    assert [f"{mirror}: holds a run with train.seed = 1, this start has 2" in line for line in other.problems] == [True]
+    assert dict(other.rows)["this start"] == "refused, see below"
+    assert "disk of the mirror" not in dict(other.rows)
+    # What is in the run folder stands in the way of bringing it back.
+    (tmp_path / "other" / "config.yaml").rename(tmp_path / "config.yaml")
+    shutil.rmtree(tmp_path / "other" / "checkpoints")
+    other = checked(config(), tmp_path / "other")
+    assert [f"{tmp_path / 'other'}: is not empty and holds no run" in line for line in other.problems] == [True]
+    (tmp_path / "config.yaml").rename(tmp_path / "other" / "config.yaml")
+    shutil.rmtree(tmp_path / "other")
+    assert {name: content for name, content in before.items() if not name.startswith("other")} == bytes_of(tmp_path)
+
+    def free(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=1000 if mirror == Path(path) else 10**12)
+
+    monkeypatch.setattr(checking.shutil, "disk_usage", free)
+    (line,) = checked(config(keep_checkpoints=8), run_dir).problems
+    assert line.startswith(f"{mirror}: ")
+    assert "make room, give a train.mirror_dir on another disk" in line
+
+
+@pytest.mark.parametrize(
+    ("mirror", "words"), [("not mounted/mirror", "is it mounted?"), ("run/mirror", "expected two folders side by side")]
+)
+def test_a_mirror_that_train_refuses_is_a_problem(
+    mirror: str, words: str, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = tiny_config(**{**SMALL, "train": {**SMALL["train"], "mirror_dir": str(tmp_path / mirror)}})
+    (line,) = checked(config, tmp_path / "run").problems
+    assert words in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def check_and_tell(config: Config, run_dir: Path) -> None:

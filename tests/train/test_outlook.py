@@ -106,10 +106,11 @@ def test_the_length_is_told_with_where_this_start_ends() -> None:
 def test_a_disk_that_holds_what_is_there_and_the_rest_is_enough() -> None:
     disk = Disk(checkpoint=30_000_000, weights=10_000_000, n_checkpoints=4, n_weights=3, present=50_000_000, free=100)
     assert disk.needed == 150_000_000
-    line = disk.problem("runs/a")
+    line = disk.problem("runs/a", "--run_dir")
     assert line is not None
     assert line.startswith("runs/a: 4 checkpoints of 30.0 MB and 3 copies of the weights of 10.0 MB need 100.0 MB, ")
-    assert Disk(30_000_000, 10_000_000, 4, 3, 50_000_000, 100_000_000).problem("runs/a") is None
+    assert "give a --run_dir on another disk" in line
+    assert Disk(30_000_000, 10_000_000, 4, 3, 50_000_000, 100_000_000).problem("runs/a", "--run_dir") is None
 
 
 def test_no_more_checkpoints_are_forecast_than_a_run_may_have() -> None:
