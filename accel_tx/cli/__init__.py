@@ -31,7 +31,7 @@ commands:
   checkpoints  what a run has saved, and whether it is whole
              python -m accel_tx checkpoints --run_dir runs/quickstart
   average    the mean of weights that a run has saved
-             python -m accel_tx average --run_dir runs/quickstart --last 5
+             python -m accel_tx average --run_dir runs/quickstart --last 2
   evaluate   translate a file (or the run's validation set) and score it
              python -m accel_tx evaluate --run_dir runs/quickstart --src test.en --ref test.fr
   translate  line in, line out, order kept

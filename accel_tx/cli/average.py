@@ -25,7 +25,7 @@ def run(argv: list[str]) -> None:
     given = [name for name in ("last", "best", "checkpoints") if options[name] is not None]
     if len(given) != 1:
         raise UserError(
-            f"--last, --best, --checkpoints: {' and '.join(given) or 'none'} given; expected one, such as --last 5"
+            f"--last, --best, --checkpoints: {' and '.join(given) or 'none'} given; expected one, such as --last 2"
         )
     from accel_tx.inference.weights import check_is_run
     from accel_tx.train import average_saved

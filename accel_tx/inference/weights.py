@@ -23,7 +23,7 @@ MANIFEST, STATE = "manifest.json", "trainer_state.json"
 _MADE_BY = {
     "best": "the first validation",
     "final": "the end of the training",
-    "average": "`python -m accel_tx average --run_dir {run_dir} --last 5`",
+    "average": "`python -m accel_tx average --run_dir {run_dir} --last 2`",
 }
 
 

@@ -127,7 +127,7 @@ def test_what_does_not_belong_together_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "none given; expected one, such as --last 5"),
+        ([], "none given; expected one, such as --last 2"),
         (["--last", "2", "--best", "2"], "last and best given; expected one"),
         (["--last", "1"], "--last is 1; expected at least 2"),
         (["--last", "9"], "saved weights: "),

@@ -187,7 +187,7 @@ def test_weights_that_are_not_there_are_answered_with_those_that_are(
     assert f"did you mean --weights {CHECKPOINT}?" in said("update_00000004")
     for name in ("average", "best"):
         shutil.rmtree(run_dir / name)
-    assert f"`python -m accel_tx average --run_dir {run_dir} --last 5` makes them" in said("average")
+    assert f"`python -m accel_tx average --run_dir {run_dir} --last 2` makes them" in said("average")
     assert "the first validation makes them" in said("best")
 
 
