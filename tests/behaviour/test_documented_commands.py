@@ -183,7 +183,11 @@ def test_a_command_is_run_or_the_readme_says_what_it_needs(shown: Shown) -> None
         assert [word for word in words if word not in text and word != "runs/quickstart"] == []
     elif shown.words[0] == "pip":
         extras = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-        assert all(f'"{package}>=' in extras for package in shown.words[2:] if package not in ("-e", "."))
+        for package in shown.words[2:]:
+            if named := re.fullmatch(r"\.\[(.*)\]", package):
+                assert all(f"\n{extra} = [" in extras for extra in named[1].split(","))
+            else:
+                assert package in ("-e", ".") or f'"{package}>=' in extras
     elif shown.words[0] == "pytest":
         (path,) = (REPOSITORY / word for word in shown.words if word.startswith("tests/"))
         assert ("-m" in shown.words) == ("mark.slow" in path.read_text(encoding="utf-8"))
