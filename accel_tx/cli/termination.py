@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from accel_tx.signal_handlers import handle
 
 # `timeout` sends it to the command and then to its process group.
 _ECHO_S = 0.5
@@ -25,19 +26,15 @@ def sigterm_raises() -> Iterator[None]:
     if not is_ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
-    pid, last_s = os.getpid(), float("-inf")
+    last_s = float("-inf")
 
-    def on_signal(number: int, _: FrameType | None) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
         nonlocal last_s
-        if os.getpid() != pid:  # a forked child that inherited this handler
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
         before_s, last_s = last_s, time.monotonic()
         if last_s - before_s > _ECHO_S:
             raise Terminated
 
-    signal.signal(signal.SIGTERM, on_signal)
+    handle(signal.SIGTERM, on_signal)
     try:
         yield
     finally:

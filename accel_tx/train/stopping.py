@@ -24,6 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from accel_tx.signal_handlers import handle
+
 STOP_FILE = "STOP"
 PREEMPTED_FILE = "PREEMPTED"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
@@ -48,7 +50,6 @@ class Stop:
         self.started_at_s = time.monotonic()
         self.max_hours: float | None = None
         self.slowest_update_s = self.slowest_save_s = self.slowest_write_s = 0.0
-        self._pid = os.getpid()
         self._interrupted_at_s: float | None = None
         self._looked_at_s = -_FILE_EVERY_S
         self._before: dict[int, Any] = {}
@@ -58,7 +59,7 @@ class Stop:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._on_signal)
+                    self._before[number] = handle(number, self._on_signal)
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -110,10 +111,6 @@ class Stop:
             self.max_hours = max_hours
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a forked child that inherited this handler and is no training
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
         name, now_s = signal.Signals(number).name, time.monotonic()
         is_interrupt = number == signal.SIGINT
         if is_interrupt and self._interrupted_at_s is not None and now_s - self._interrupted_at_s > _ECHO_S:

@@ -71,14 +71,3 @@ def test_a_handler_that_is_there_stays(handler: object) -> None:
         assert signal.getsignal(signal.SIGTERM) == handler
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def test_a_forked_child_ends_without_the_tidying_up_of_its_parent() -> None:
-    with sigterm_raises():
-        pid = os.fork()
-        if not pid:
-            try:
-                terminate()
-            finally:
-                os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
