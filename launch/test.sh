@@ -10,7 +10,7 @@ install -e '.[test]'
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy accel_tx
-.venv/bin/python -m pytest -n 2 "$@"
+.venv/bin/python -m pytest -n 3 --dist worksteal "$@"
 if (($# == 0)) && .venv/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     ACCEL_TX_TEST_GPU=1 .venv/bin/python -m pytest tests/gpu
 fi

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import os
 import shutil
 import signal
@@ -39,8 +40,8 @@ TINY: dict[str, dict[str, Any]] = {
         "d_model": 16,
         "d_ff": 32,
         "n_heads": 2,
-        "n_encoder_layers": 2,
-        "n_decoder_layers": 2,
+        "n_encoder_layers": 1,
+        "n_decoder_layers": 1,
         "dropout": 0.3,
         "tie_embeddings": "all",
         "max_positions": 96,
@@ -62,6 +63,12 @@ TINY: dict[str, dict[str, Any]] = {
 
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Each training collects garbage at its end, for half a second among all that has been imported and collected."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -127,9 +134,13 @@ def as_options(config: Config) -> list[str]:
     return options
 
 
-def run_cli(*arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """`python -m accel_tx ...` in a process of its own."""
-    return _run([sys.executable, "-m", "accel_tx", *arguments], **kwargs)
+def run_cli(
+    *arguments: str, env: dict[str, str] | None = None, stdin: str = "", timeout_s: float = 240
+) -> subprocess.CompletedProcess[str]:
+    """`python -m accel_tx ...` in a process of its own, without the seconds of its imports."""
+    from tests.forked_command import run_forked
+
+    return run_forked(arguments, env or {}, stdin, timeout_s)
 
 
 def launch(n_processes: int, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:

@@ -98,9 +98,7 @@ def start_ranks(
     launched_with: Mapping[str, str] | None = None,
 ) -> Ranks:
     """Run `target(*arguments)` in each of `n_processes` processes that are launched to train together on CPU."""
-    with patch.dict(os.environ, {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}):
-        CONTEXT.set_forkserver_preload(PRELOADED)
-        forkserver.ensure_running()
+    ensure_server()
     environment = {"ACCELERATE_USE_CPU": "true", **(launched_with or {})}
     if n_processes > 1:
         environment |= {"WORLD_SIZE": str(n_processes), "LOCAL_WORLD_SIZE": str(n_processes)}
@@ -112,6 +110,13 @@ def start_ranks(
         process.start()
         processes.append(process)
     return Ranks(processes, log)
+
+
+def ensure_server() -> None:
+    """Start the server of `CONTEXT` unless it runs."""
+    with patch.dict(os.environ, {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}):
+        CONTEXT.set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
 
 
 def _free_port() -> int:

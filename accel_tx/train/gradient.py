@@ -98,7 +98,7 @@ class Gradient:
             parts = [slot.batch] if slot.n_parts == 1 else split(slot.batch, slot.n_parts, self.collate)
             for i, part in enumerate(parts):
                 path = (slot.n_parts, i) if slot.n_parts > 1 else ()
-                _seed_dropout(self.seed, update, number * a.num_processes + a.process_index, *path)
+                _seed_dropout(a.device, self.seed, update, number * a.num_processes + a.process_index, *path)
                 is_last = slot is slots[-1] and i + 1 == len(parts)
                 try:
                     with contextlib.nullcontext() if is_last or by_hand or self.is_sharded else a.no_sync(self.model):
@@ -152,7 +152,9 @@ def _cannot_split(batch: Batch, update: int, error: str) -> RunError:
     )
 
 
-def _seed_dropout(seed: int, update: int, micro_batch: int, *part: int) -> None:
+def _seed_dropout(device: torch.device, seed: int, update: int, micro_batch: int, *part: int) -> None:
     """`part`: number of parts of the micro-batch and which one it is, where it is split."""
     sequence = np.random.SeedSequence([seed, update, micro_batch, *part])
-    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+    # Without a GPU `torch.manual_seed` takes milliseconds: it notes its callers for every device that may still come.
+    seed_with = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+    seed_with(int(sequence.generate_state(1, np.uint64)[0]))

@@ -24,10 +24,11 @@ from accel_tx.train.report import Reports
 from accel_tx.train.schedule import one_cycle_rate
 from tests.behaviour.test_processes import CONFIG, largest_difference
 from tests.behaviour.test_resume import metrics, weights
-from tests.conftest import as_options, launch
+from tests.conftest import as_options
+from tests.planted import train_planted
+from tests.ranks import start_ranks
 
 MakeConfig = Callable[..., Config]
-MAIN = str(Path(__file__).with_name("planted_main.py"))
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"phrasebook_valid_pairs": 7},
     "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
@@ -264,18 +265,14 @@ def test_a_host_that_learns_of_it_an_update_late_comes_to_the_same_end(
     assert bad_updates(tmp_path / "late") == bad_updates(tmp_path / "at_once")
 
 
-def test_processes_skip_alike_what_only_one_of_them_saw(
-    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_skip_alike_what_only_one_of_them_saw(tiny_config: MakeConfig, tmp_path: Path) -> None:
     """Going back included: two processes end with the weights of one, and name the same pairs."""
-    monkeypatch.setenv("PLANTED", "6 1")  # the second micro-batch is the second process' only one
-    options = as_options(config_of(tiny_config, on_bad_update="rollback"))
-    for n_processes in (1, 2):
-        run_dir = str(tmp_path / str(n_processes))
-        done = launch(n_processes, MAIN, "train", "--config", CONFIG, "--run_dir", run_dir, *options)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert f"{n_processes} process(es) on cpu" in done.stdout
-        assert done.stdout.count("back to update_00000004; updates 5 to 7 are passed over") == 1
+    config = config_of(tiny_config, on_bad_update="rollback")
+    for n in (1, 2):
+        planted = config, tmp_path / str(n), 6, 1  # the second micro-batch is the second process' only one
+        printed = start_ranks(n, tmp_path / f"{n}.log", train_planted, *planted, float64=True).wait()
+        assert f"{n} process(es) on cpu" in printed
+        assert printed.count("back to update_00000004; updates 5 to 7 are passed over") == 1
     one, two = (bad_updates(tmp_path / str(n)) for n in (1, 2))
     assert [(part["process"], part["slot"]) for line in one for part in line["micro_batches"]] == [(0, 1)]
     assert [(part["process"], part["slot"]) for line in two for part in line["micro_batches"]] == [(1, 0)]

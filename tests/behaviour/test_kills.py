@@ -79,7 +79,8 @@ def stop_where(condition: Callable[[], bool], ranks: Ranks, slice_s: float = 0.0
         time.sleep(slice_s)
 
 
-@pytest.mark.parametrize("n_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_processes", [1, 2])
 def test_twenty_kills_leave_the_bytes_of_a_run_that_was_never_stopped(
     n_processes: int, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def test_what_is_scored_and_translated_is_what_was_trained(options: list[str], r
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(1200)
 def test_quickstart_trains_scores_and_translates(tmp_path: Path) -> None:
     copy = tmp_path / "copy"

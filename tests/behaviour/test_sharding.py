@@ -18,7 +18,7 @@ from accel_tx.train.checkpoint import checkpoint_dir, find_fault
 from accel_tx.train.device import start_accelerator
 from accel_tx.train.gradient import Gradient
 from accel_tx.train.sharding import check_can_shard, plugin
-from tests.behaviour.planted_main import train_planted
+from tests.planted import train_planted
 from tests.ranks import SHARDED, start_ranks, train_on
 from tests.run_folder import largest_difference, metrics
 

@@ -31,7 +31,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
     yield mount
     if place.is_mount():
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)  # what hangs on it must not keep it
 
 
 # Of the 6,000 pairs: full while the text is written, while cleaning's columns are, and while the token ids are.

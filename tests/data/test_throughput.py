@@ -55,6 +55,7 @@ def pairs_per_s(what: str, work: Callable[[], object]) -> float:
 
 @needs_multi30k
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("preset", "without", "promised"),
     [
@@ -74,6 +75,7 @@ def test_cleaning_keeps_up(preset: str, without: str, promised: int, tmp_path: P
 
 @needs_multi30k
 @pytest.mark.slow
+@pytest.mark.alone
 def test_bpe_keeps_up(tmp_path: Path) -> None:
     pairs = write_captions(tmp_path / "pairs.arrow", _N_PAIRS)
     config = TokenizerConfig(kind="bpe", vocab_size=10_000, max_sentences=50_000)

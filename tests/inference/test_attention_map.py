@@ -82,7 +82,12 @@ def test_a_sentence_is_drawn_by_command_and_by_validation(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = tmp_path / "run"
-    train(tiny_config(train={"max_updates": 4}, validation={"draw_attention": True, "every_updates": 2}), run)
+    config = tiny_config(
+        train={"max_updates": 4},
+        validation={"draw_attention": True, "every_updates": 2},
+        model={"n_decoder_layers": 2},
+    )
+    train(config, run)
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     pictures = events.Images("attention")

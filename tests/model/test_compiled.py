@@ -70,9 +70,11 @@ def loss_and_gradients(model: Transformer, batch: Batch, seed: int = 1) -> list[
 @pytest.mark.parametrize(
     ("fields", "checkpointing"),
     [
-        ({"n_encoder_layers": 2, "n_decoder_layers": 2}, False),
+        pytest.param({"n_encoder_layers": 2, "n_decoder_layers": 2}, False, marks=pytest.mark.slow),
         ({"n_encoder_layers": 3, "n_decoder_layers": 1, "encoder_sharing": "palindrome", "norm": "post"}, True),
-        ({"n_encoder_layers": 1, "n_decoder_layers": 1, "positions": "rotary"}, False),
+        pytest.param(
+            {"n_encoder_layers": 1, "n_decoder_layers": 1, "positions": "rotary"}, False, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_loss_and_gradients_are_those_of_uncompiled_layers(fields: dict[str, Any], checkpointing: bool) -> None:

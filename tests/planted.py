@@ -1,15 +1,10 @@
-"""The command line in float64 with a loss that is not a number in one micro-batch: started by test_bad_numbers.py.
+"""A training with a loss that is not a number in one micro-batch."""
 
-The environment says which: `PLANTED` holds the update from 0, and the number of the micro-batch among all processes'.
-"""
-
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from accel_tx.cli import main
 from accel_tx.config import Config
 from accel_tx.model.transformer import Transformer
 from accel_tx.train.loop import Run, train
@@ -36,12 +31,6 @@ def plant(update: int, micro_batch: int) -> None:
 
 
 def train_planted(config: Config, run_dir: Path, update: int, micro_batch: int) -> None:
-    """Train in this process, with such a loss."""
+    """Train in this process, with such a loss. `update` from 0; `micro_batch`: its number among all processes'."""
     plant(update, micro_batch)
     train(config, run_dir)
-
-
-if __name__ == "__main__":
-    torch.set_default_dtype(torch.float64)
-    plant(*map(int, os.environ["PLANTED"].split()))
-    main()
