@@ -7,6 +7,8 @@ source launch/venv.sh
 make_venv
 install -e '.[test]'
 
+unset PYTHONDONTWRITEBYTECODE # or each of some hundred processes compiles the package anew
+
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy accel_tx

@@ -29,7 +29,7 @@ SETUPS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("setup", SETUPS)
-@pytest.mark.parametrize("workers_after", [0, 2])
+@pytest.mark.parametrize("workers_after", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_stopped_and_gone_on_ends_with_the_same_bytes(
     setup: str, workers_after: int, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     return done.stdout, json.loads(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_it_prints_one_table_and_writes_every_round(found: tuple[str, dict]) -> None:
     text, values = found
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -50,6 +51,7 @@ def test_it_prints_one_table_and_writes_every_round(found: tuple[str, dict]) -> 
     assert sum(f"- All systems and the peak: {remark}" in text for remark in remarks) == 1
 
 
+@pytest.mark.slow
 def test_its_numbers_fit_together(found: tuple[str, dict]) -> None:
     _, values = found
     ours, original = values["systems"]

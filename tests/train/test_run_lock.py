@@ -27,7 +27,7 @@ with locked(Path(sys.argv[1])):
     for worker in workers:
         worker.start()
     print(*(worker.pid for worker in workers), flush=True)
-    time.sleep(30)
+    time.sleep(120)  # until it is killed
 """
 
 
