@@ -77,9 +77,8 @@ def is_run_here(shown: Shown) -> bool:
 
 HERE = [shown for shown in SHOWN if is_run_here(shown)]
 BY_ITSELF = [shown for shown in HERE if not shown.needs_shell and shown.own_words[0] != "bench"]
-# Of those under a launcher the first, and all that are no training.
+# What a shell or a launcher starts, trainings left out: each takes a minute.
 IN_SHELL = [shown for shown in HERE if shown.needs_shell and shown.own_words[:1] != ["train"]]
-LAUNCHED = [shown for shown in HERE if shown.needs_shell and shown not in IN_SHELL]
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +154,7 @@ def test_a_command_runs_and_writes_what_it_names(
     assert capsys.readouterr().out or made
 
 
-@pytest.mark.parametrize("shown", [*IN_SHELL, *LAUNCHED[:1]], ids=lambda shown: shown.place)
+@pytest.mark.parametrize("shown", IN_SHELL, ids=lambda shown: shown.place)
 def test_a_line_for_the_shell_runs_and_writes_what_it_names(shown: Shown, place: Path) -> None:
     needs(shown)
     made = made_by(shown, place)
@@ -167,9 +166,7 @@ def test_a_line_for_the_shell_runs_and_writes_what_it_names(shown: Shown, place:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "shown", [shown for shown in HERE if shown not in (*IN_SHELL, LAUNCHED[0])], ids=lambda shown: shown.place
-)
+@pytest.mark.parametrize("shown", [shown for shown in HERE if shown not in IN_SHELL], ids=lambda shown: shown.place)
 def test_every_other_command_runs_in_a_shell_too(shown: Shown, place: Path) -> None:
     test_a_line_for_the_shell_runs_and_writes_what_it_names(shown, place)
 

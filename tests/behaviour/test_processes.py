@@ -91,7 +91,9 @@ def test_four_processes_go_on_to_the_same_bytes(tiny_config: MakeConfig, tmp_pat
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 4), (4, 1)])
+@pytest.mark.parametrize(
+    ("before", "after"), [(1, 2), (2, 1), *(pytest.param(*n, marks=pytest.mark.slow) for n in ((2, 4), (4, 1)))]
+)
 def test_a_run_goes_on_with_another_number_of_processes(
     before: int, after: int, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -111,7 +113,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
         assert parts == pytest.approx(whole, rel=1e-9)
 
 
-@pytest.mark.parametrize("limit", ["token budget", "fixed number of sentences"])
+@pytest.mark.parametrize("limit", ["token budget", pytest.param("fixed number of sentences", marks=pytest.mark.slow)])
 def test_two_processes_stopped_anywhere_end_with_the_same_bytes(
     limit: str, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
