@@ -143,20 +143,17 @@ def run_cli(
     return run_forked(arguments, env or {}, stdin, timeout_s)
 
 
-def launch(n_processes: int, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+def launch(
+    n_processes: int, *arguments: str, stdin: str = "", timeout_s: float = 240
+) -> subprocess.CompletedProcess[str]:
     """`accelerate launch ... ARGUMENTS` on CPU, in the only way that starts more than one process there."""
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     if n_processes > 1:
         command += ["--multi_gpu", "--num_processes", str(n_processes), "--main_process_port", "0"]
-    return _run([*command, *arguments], env={"ACCELERATE_USE_CPU": "true"}, **kwargs)
-
-
-def _run(
-    command: list[str], env: dict[str, str] | None = None, stdin: str = "", timeout_s: float = 240
-) -> subprocess.CompletedProcess[str]:
+    own = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **(env or {})},
+        [*command, *arguments],
+        env={**os.environ, **own},
         cwd=REPOSITORY,
         input=stdin,
         capture_output=True,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from accel_tx.cli import main
 from tests.conftest import REPOSITORY
-from tests.ranks import CONTEXT, ensure_server
+from tests.ranks import CONTEXT, begin_as_started, ensure_server
 
 
 def run_forked(
@@ -39,7 +39,7 @@ def run_forked(
 
 
 def _be_a_command(arguments: list[str], env: dict[str, str], stdin: str, stdout: str, stderr: str) -> None:
-    os.environ.update(env)
+    begin_as_started(env)
     os.chdir(REPOSITORY)
     for number, path in enumerate((stdin, stdout, stderr)):
         flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND

@@ -119,6 +119,13 @@ def ensure_server() -> None:
         forkserver.ensure_running()
 
 
+def begin_as_started(environment: Mapping[str, str]) -> None:
+    """What a process that the server forked needs to be as one that was started."""
+    os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # for loader workers; else they would ask a server as well
+    gc.freeze()  # else every collection walks through all that the server imported
+
+
 def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -129,12 +136,10 @@ def _be_a_rank(
     environment: dict[str, str], log: Path, float64: bool, target: Callable[..., None], arguments: tuple[Any, ...]
 ) -> None:
     os.setsid()
-    os.environ.update(environment)
-    multiprocessing.set_start_method("fork", force=True)  # for loader workers; else they would ask a server as well
+    begin_as_started(environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    gc.freeze()  # else every collection walks through all that the server imported
     torch.set_num_threads(1)
     if float64:
         torch.set_default_dtype(torch.float64)
