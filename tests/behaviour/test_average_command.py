@@ -18,7 +18,6 @@ from tests.conftest import TINY
 
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"phrasebook_train_pairs": 90, "phrasebook_valid_pairs": 3},
-    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
     "train": {"max_updates": 8, "save_every_updates": 4, "keep_checkpoints": 2},
     "validation": {"every_updates": 2, "average_last": 3, "n_samples": 0},
 }

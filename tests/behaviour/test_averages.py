@@ -24,7 +24,6 @@ from tests.run_folder import assert_same_run, metrics, scores
 MakeConfig = Callable[..., Config]
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"phrasebook_train_pairs": 90, "phrasebook_valid_pairs": 7},
-    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
     "train": {
         "max_updates": 12,
         "log_every_updates": 4,

@@ -31,7 +31,6 @@ from tests.ranks import start_ranks
 MakeConfig = Callable[..., Config]
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"phrasebook_valid_pairs": 7},
-    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
     "train": {"max_updates": 16, "log_every_updates": 5, "save_every_updates": 4, "keep_checkpoints": 9},
     "validation": {"every_updates": 16},
 }

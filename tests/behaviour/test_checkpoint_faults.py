@@ -54,7 +54,6 @@ DISK_ROWS = {
 
 def config_of(cache_dir: Path, **train_fields: object) -> Config:
     small = {
-        "model": {**TINY["model"], "n_encoder_layers": 1, "n_decoder_layers": 1},
         "data": {**TINY["data"], "phrasebook_valid_pairs": 3, "cache_dir": str(cache_dir)},
         "validation": {"every_updates": 2},
         "train": {**TINY["train"], "max_updates": 8, "max_tokens": 96, "save_every_updates": 2, "log_every_updates": 1},

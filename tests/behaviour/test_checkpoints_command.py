@@ -22,7 +22,6 @@ from tests.conftest import REPOSITORY
 from tests.run_folder import assert_same_run
 
 SMALL: dict[str, Any] = {
-    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
     "data": {"phrasebook_valid_pairs": 3},
     "train": {"max_updates": 8, "max_tokens": 96, "save_every_updates": 2, "log_every_updates": 1},
     "validation": {"every_updates": 4, "best_metric": "bleu"},

@@ -19,7 +19,6 @@ from accel_tx.train.loop import train
 from tests.conftest import as_options
 
 SMALL: dict[str, Any] = {
-    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
     "data": {"phrasebook_valid_pairs": 3},
     "train": {"max_updates": 4, "max_tokens": 96, "save_every_updates": 4},
     "validation": {"every_updates": 2, "average_last": 2, "n_samples": 0},

@@ -29,7 +29,6 @@ MakeConfig = Callable[..., Config]
 # BLEU of so few updates is 0 at every validation: the first one is a gain, none after it.
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"phrasebook_train_pairs": 90, "phrasebook_valid_pairs": 3},
-    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
     "train": {"max_updates": 12, "log_every_updates": 4, "save_every_updates": 100},
     "validation": {"every_updates": 2, "n_samples": 0},
     "optim": {"max_lr": 1e-6},

@@ -18,7 +18,6 @@ from accel_tx.train.loop import Run, train
 from tests.conftest import SmallDisk
 
 SMALL: dict[str, Any] = {
-    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
     "data": {"phrasebook_valid_pairs": 3},
     "train": {"max_updates": 8, "max_tokens": 96, "save_every_updates": 2, "log_every_updates": 1},
     "validation": {"every_updates": 2, "best_metric": "val_loss"},

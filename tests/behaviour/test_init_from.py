@@ -23,7 +23,6 @@ from tests.ranks import start_ranks
 
 MakeConfig = Callable[..., Config]
 SMALL: dict[str, Any] = {
-    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
     "data": {"phrasebook_valid_pairs": 3},
     "train": {"max_updates": 8, "max_tokens": 96, "save_every_updates": 2, "log_every_updates": 1},
     "validation": {"every_updates": 4, "best_metric": "val_loss"},
@@ -31,7 +30,7 @@ SMALL: dict[str, Any] = {
 # Another seed, rate, schedule and dropout: what a new schedule may change.
 NEW: dict[str, Any] = {
     **SMALL,
-    "model": {**SMALL["model"], "dropout": 0.1},
+    "model": {"dropout": 0.1},
     "train": {**SMALL["train"], "seed": 3, "max_updates": 6},
     "optim": {"max_lr": 1e-3},
 }

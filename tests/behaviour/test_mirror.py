@@ -22,7 +22,6 @@ from tests.train.test_copied_run import contents
 
 MakeConfig = Callable[..., Config]
 SMALL: dict[str, Any] = {
-    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
     "data": {"phrasebook_valid_pairs": 3},
 }
 

@@ -77,7 +77,6 @@ def test_the_table_equals_rates_worked_out_by_hand(n_updates: int, fields: dict[
 def config_of(make: MakeConfig, **sections: dict[str, Any]) -> Config:
     small: dict[str, dict[str, Any]] = {
         "data": {"phrasebook_train_pairs": 90, "phrasebook_valid_pairs": 3},
-        "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
         "train": {"max_updates": 10, "max_tokens": 96, "log_every_updates": 1, "save_every_updates": 1000},
     }
     return make(**{name: {**small.get(name, {}), **sections.get(name, {})} for name in {*small, *sections}})

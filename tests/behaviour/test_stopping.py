@@ -33,7 +33,6 @@ MAIN = str(Path(__file__).with_name("status_main.py"))
 CONFIG = "configs/quickstart.yaml"
 SMALL: dict[str, dict[str, Any]] = {
     "data": {"phrasebook_valid_pairs": 7},
-    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
     "train": {"max_updates": 12, "log_every_updates": 5},
     "validation": {"every_updates": 6},
 }

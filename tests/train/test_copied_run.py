@@ -20,7 +20,6 @@ from tests.train.test_checkpoint_files import make_checkpoint, updates_left
 
 MakeConfig = Callable[..., Config]
 SMALL: dict[str, Any] = {
-    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
     "data": {"phrasebook_valid_pairs": 3},
     "train": {"max_updates": 6, "max_tokens": 96, "save_every_updates": 2, "log_every_updates": 1},
     "validation": {"every_updates": 2, "average_last": 2},

@@ -18,7 +18,6 @@ from tests.behaviour.test_bad_numbers import plant
 
 MakeConfig = Callable[..., Config]
 SMALL: dict[str, Any] = {
-    "model": {"n_encoder_layers": 1, "n_decoder_layers": 1},
     "train": {"max_updates": 8, "max_tokens": 96, "log_every_updates": 1, "save_every_updates": 100},
     "validation": {"every_updates": 100},
     "data": {"phrasebook_valid_pairs": 3},
