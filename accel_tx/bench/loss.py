@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from accel_tx.bench.children import end_with_the_command
 from accel_tx.bench.memory import watched_peak
 from accel_tx.bench.report import markdown_table
+from accel_tx.config import UserError
 from accel_tx.model.loss import vocabulary_loss
 from accel_tx.model.precision import autocast
 
@@ -65,22 +66,31 @@ def loss_markdown(found: dict[str, Any]) -> str:
     ours, plain = found["losses"]
     lines = markdown_table(
         ["loss, backward included", "peak MiB above the inputs", "seconds"],
-        ([row["loss"], f"{row['peak_mib']:,.0f}", f"{row['seconds']:.2f}"] for row in found["losses"]),
+        (
+            [
+                row["loss"],
+                "not known" if row["peak_mib"] is None else f"{row['peak_mib']:,.0f}",
+                f"{row['seconds']:.2f}",
+            ]
+            for row in found["losses"]
+        ),
     )
+    memory = ""
+    if ours["peak_mib"] is not None and plain["peak_mib"]:
+        memory = f"{ours['peak_mib'] / plain['peak_mib']:.3f} of the plain one's memory and "
     return "\n".join(
         [
             *lines,
             "",
             f"- {found['n_tokens']:,} tokens, vocabulary {found['vocab_size']:,}, d_model {found['d_model']}, label "
             f"smoothing {found['label_smoothing']:g}, precision {found['precision']}.",
-            f"- Ours needs {ours['peak_mib'] / plain['peak_mib']:.3f} of the plain one's memory and "
-            f"{ours['seconds'] / plain['seconds']:.2f} of its time; in float64 the gradients differ by at most "
-            f"{found['largest_gradient_difference_float64']:.1e} of the largest.",
+            f"- Ours needs {memory}{ours['seconds'] / plain['seconds']:.2f} of the plain one's time; in float64 the "
+            f"gradients differ by at most {found['largest_gradient_difference_float64']:.1e} of the largest.",
         ]
     )
 
 
-def _in_own_process(*arguments: Any) -> dict[str, float]:
+def _in_own_process(*arguments: Any) -> dict[str, float | None]:
     # A process that has run the larger one first keeps some of its memory.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -88,10 +98,13 @@ def _in_own_process(*arguments: Any) -> dict[str, float]:
     process.start()
     theirs.close()
     try:
-        found: dict[str, float] = ours.recv()
+        found: dict[str, float | None] = ours.recv()
     except EOFError:
         process.join()
-        raise RuntimeError(f"{arguments[0]}: its process ended with status {process.exitcode}") from None
+        raise UserError(
+            f"--measure loss, {arguments[0]}: its process ended with status {process.exitcode} (-9: out of memory?); "
+            "end other programs that hold memory, or take a machine with more"
+        ) from None
     process.join()
     return found
 
@@ -107,13 +120,14 @@ def _measure(name: str, precision: str, n_threads: int, n_tokens: int, vocab_siz
     inputs = _inputs(n_tokens, vocab_size, D_MODEL, device, torch.float32)
     with watched_peak() as base:
         time.sleep(0.05)
-    base_mib = torch.cuda.memory_allocated() / 2**20 if device.type == "cuda" else base.mib or 0.0
+    base_mib = torch.cuda.memory_allocated() / 2**20 if device.type == "cuda" else base.mib
     started_at_s = time.perf_counter()
     with watched_peak() as peak:
         _run(name, precision, inputs)
     seconds = time.perf_counter() - started_at_s
-    peak_mib = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak.mib or 0.0
-    connection.send({"peak_mib": peak_mib - base_mib, "seconds": seconds})
+    peak_mib = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak.mib
+    above_mib = None if peak_mib is None or base_mib is None else peak_mib - base_mib
+    connection.send({"peak_mib": above_mib, "seconds": seconds})
 
 
 def _run(name: str, precision: str, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:

@@ -37,7 +37,7 @@ def train_ours(config: Config, workload: Workload, turns: Turns) -> None:
         with turns.clock.phase("loading"):
             n_tokens, micro_batches = next(updates)
         run.train_update(micro_batches, n_tokens)
-        run.reports.take(every=True)
+        run.reports.take(every=False)
         turns.clock.stop("optimizer")
         (pairs,) = plan.updates(run.state.update, run.state.update + 1)
         run.state.update += 1

@@ -21,8 +21,18 @@ class HfTranslator:
 
     def __init__(self, model: Transformer, tokenizers: TokenizerPair, decode: DecodeConfig, dtype: torch.dtype) -> None:
         """Raises: UserError for a search that `generate` does not have."""
-        if decode.length_penalty == "gnmt" or decode.sampling:
-            raise UserError("--peer hf: compares beam search with decode.length_penalty average or none")
+        lacks = {
+            "length_penalty": decode.length_penalty == "gnmt",
+            "sampling": decode.sampling,
+            "min_len_ratio": decode.min_len_ratio > 0,
+            "unknown": decode.unknown == "guess",
+        }
+        for name, is_lacking in lacks.items():
+            if is_lacking:
+                raise UserError(
+                    f"--peer hf: decode.{name} is {getattr(decode, name)}, which generate does not have; expected beam "
+                    "search with length_penalty average or none, min_len_ratio 0 and unknown copy, mark or drop"
+                )
         self.device = model.positions.device
         self.model = as_transformers(model).to(self.device, dtype).eval()
         self.tokenizers, self.decode = tokenizers, decode
@@ -51,6 +61,7 @@ class HfTranslator:
             do_sample=False,
             length_penalty=decode.length_exponent if decode.length_penalty == "average" else 0.0,
             max_new_tokens=min(longest, self.model.config.max_position_embeddings - 1),
+            no_repeat_ngram_size=decode.no_repeat_ngram,
             use_cache=True,
         )
         return self.tokenizers.tgt.decode([_until_eos(ids[1:]) for ids in found.tolist()])

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 # Of a turn that measures matrix products.
 _MATMUL_S = 2.0
 # What the systems beside ours can do, where that is not all.
-_OTHERS_HAVE: dict[str, tuple[object, ...]] = {"optim.r_drop": (0.0,), "model.positions": ("sinusoidal",)}
+_OTHERS_HAVE: dict[str, tuple[object, ...]] = {
+    "model.positions": ("sinusoidal",),
+    "optim.name": ("adam", "adamw"),
+    "optim.r_drop": (0.0,),
+    "train.ema_decay": (None,),
+    "train.gradient_checkpointing": (False,),
+}
 
 
 @dataclass(frozen=True)
@@ -49,15 +55,15 @@ class SpeedOptions:
         for name in self.precisions:
             if name not in ("auto", "no", "bf16", "fp16"):
                 raise UserError(f"--precision {name}: expected some of auto, no, bf16, fp16")
-        for option, value, low in (
-            ("rounds", self.n_rounds, 1),
-            ("threads", self.n_threads, 1),
-            ("synthetic", self.n_synthetic, 64),
-            ("vocab", self.vocab_size, 10),
-            ("workers", min(self.loader_workers, default=0), 0),
+        for option, value, low, high in (
+            ("rounds", self.n_rounds, 1, 10_000),
+            ("threads", self.n_threads, 1, 1_024),
+            ("synthetic", self.n_synthetic, 64, 100_000_000),
+            ("vocab", self.vocab_size, 10, 1 << 24),
+            *(("workers", n_workers, 0, 1_024) for n_workers in self.loader_workers),
         ):
-            if value is not None and value < low:
-                raise UserError(f"--{option} {value}: expected at least {low}")
+            if value is not None and not low <= value <= high:
+                raise UserError(f"--{option} {value}: expected {low} to {high:,}")
         if not self.seconds > 0:
             raise UserError(f"--seconds {self.seconds}: expected more than 0")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from accel_tx import options as opt
 from accel_tx.cli.outputs import Inputs, check_outputs, files_of_run, told_beside
 from accel_tx.cli.score_table import print_comparison, print_scores
-from accel_tx.cli.scored_text import ScoredText, lines_beside, text_of_files, text_of_run
+from accel_tx.cli.scored_text import ScoredText, lines_beside, text_of_files, text_of_test, text_of_validation
 from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_split_lines
 from accel_tx.config import DecodeConfig, UserError
 from accel_tx.inference.lines import read_lines, write_whole
@@ -150,7 +150,10 @@ def _text_to_score(options: Namespace, translations: list[str] | None) -> Scored
     if options.ref is not None:
         hyp = None if translations is None else (options.hyp, translations)
         return text_of_files(options.src, options.ref, hyp)
-    return text_of_run(Path(options.run_dir), options.weights, options.valid_set, options.test, _outputs(options))
+    run_dir, outputs = Path(options.run_dir), _outputs(options)
+    if options.test:
+        return text_of_test(run_dir, options.weights, outputs)
+    return text_of_validation(run_dir, options.weights, options.valid_set, outputs)
 
 
 def _own_translations(options: Namespace, text: ScoredText) -> tuple[list[str], DecodeConfig]:

@@ -17,6 +17,11 @@ from accel_tx.inference.stream import readable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pyarrow as pa
+
+    from accel_tx.config import Config
+    from accel_tx.data.dataset import PreparedData
+
 
 @dataclass(frozen=True)
 class ScoredText:
@@ -58,13 +63,45 @@ def text_of_files(src: str | None, ref: Sequence[str], hyp: tuple[str, list[str]
     return ScoredText(", ".join(ref), sources, references)
 
 
-def text_of_run(
-    run_dir: Path, weights: str, valid_set: str | None, is_test: bool, outputs: Mapping[str, str | None]
+def text_of_validation(
+    run_dir: Path, weights: str, valid_set: str | None, outputs: Mapping[str, str | None]
 ) -> ScoredText:
-    """The main validation set of a run, its further one `valid_set`, or the test text that its config names.
+    """The validation set of a run: the main one, or the further one of this name.
 
-    Raises: UserError if the run has no such text, or its weights were trained on other data; or for an output that is
-    a file of its corpus.
+    Raises: UserError as `_data_of`, or for a name that the run does not have.
+    """
+    config, data = _data_of(run_dir, weights, outputs)
+    if valid_set is None:
+        return _scored("validation set", data.valid_src, data.valid_tgt, config)
+    if valid_set not in data.valid_sets:
+        names = ", ".join(data.valid_sets) or "none (data.valid_sets)"
+        raise UserError(f"--valid_set {valid_set}: the run has {names}; leave it out for its main one")
+    own = data.valid_sets[valid_set]
+    return _scored(f"validation set {valid_set}", own.src, own.tgt, config)
+
+
+def text_of_test(run_dir: Path, weights: str, outputs: Mapping[str, str | None]) -> ScoredText:
+    """The test text that the config of a run names.
+
+    Raises: UserError as `_data_of`, or where it names none.
+    """
+    config, data = _data_of(run_dir, weights, outputs)
+    if data.test_src is None or data.test_tgt is None:
+        raise UserError(
+            f"--test: {run_dir} has no test text (data.test_corpus, data.test_src and data.test_tgt, or `test` in its "
+            "corpora); give --src and --ref"
+        )
+    if unchecked := config.corpora_without_overlap():
+        print(
+            f"accel_tx: clean.overlap is off for {', '.join(unchecked)}: test text may be in training", file=sys.stderr
+        )
+    return _scored("test text", data.test_src, data.test_tgt, config)
+
+
+def _data_of(run_dir: Path, weights: str, outputs: Mapping[str, str | None]) -> tuple[Config, PreparedData]:
+    """Config and data of a run.
+
+    Raises: UserError if its weights were trained on other data, or for an output that is a file of its corpus.
     """
     from accel_tx.data.corpus import input_files
     from accel_tx.data.dataset import prepare_data
@@ -80,25 +117,10 @@ def text_of_run(
     data = prepare_data(config)
     if data.sha256 != trained_on:
         raise UserError(f"{run_dir}: its corpus has changed since the training; give --src and --ref")
-    name, src, tgt = "validation set", data.valid_src, data.valid_tgt
-    if is_test:
-        if data.test_src is None or data.test_tgt is None:
-            raise UserError(
-                f"--test: {run_dir} has no test text (data.test_corpus, data.test_src and data.test_tgt, or `test` in "
-                "its corpora); give --src and --ref"
-            )
-        name, src, tgt = "test text", data.test_src, data.test_tgt
-        if unchecked := config.corpora_without_overlap():
-            print(
-                f"accel_tx: clean.overlap is off for {', '.join(unchecked)}: test text may be in training",
-                file=sys.stderr,
-            )
-    elif valid_set is not None:
-        if valid_set not in data.valid_sets:
-            names = ", ".join(data.valid_sets) or "none (data.valid_sets)"
-            raise UserError(f"--valid_set {valid_set}: the run has {names}; leave it out for its main one")
-        own = data.valid_sets[valid_set]
-        name, src, tgt = f"validation set {valid_set}", own.src, own.tgt
+    return config, data
+
+
+def _scored(name: str, src: pa.ChunkedArray, tgt: pa.ChunkedArray, config: Config) -> ScoredText:
     return ScoredText(name, src.to_pylist(), [tgt.to_pylist()], config.validation.tokenize)
 
 

@@ -284,7 +284,7 @@ def _hide_(scores: Tensor, memory_block: Block, n_heads: int, causal: bool) -> T
 
 
 def _dropped(weights: Tensor, kept: Tensor | None, dropout: float) -> Tensor:
-    return weights if kept is None else weights * kept * kept_scale(dropout)
+    return weights if kept is None else (weights * kept).mul_(kept_scale(dropout))
 
 
 def _widened_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -25,7 +25,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu" or torch.compiler.is_compiling():  # a compiled draw is part of one kernel
             return F.dropout(x, self.p)
-        return x * draw_kept(x.shape, self.p) * kept_scale(self.p)
+        return (x * draw_kept(x.shape, self.p)).mul_(kept_scale(self.p))
 
 
 def draw_kept(shape: Sequence[int], p: float) -> Tensor:

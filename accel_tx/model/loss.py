@@ -73,14 +73,17 @@ class _ChunkedLoss(torch.autograd.Function):
     ) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
             loss, *grads = _loss_and_grads(hidden, weight, bias, targets, smoothing, r_drop, amp_dtype, needs_grad)
-        ctx.save_for_backward(*grads)
+        # No `save_for_backward`: what it keeps could not be handed on, and a copy of it would be the peak of the step.
+        ctx.grads = grads
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [grad * grad_loss for grad in ctx.saved_tensors]
-        return (*scaled, None, None, None, None, None)
+        grads, ctx.grads = ctx.grads, None
+        if grads is None:
+            raise RuntimeError("the loss has been taken backward already")
+        return (*(grad.mul_(grad_loss) for grad in grads), None, None, None, None, None)
 
 
 def _loss_and_grads(
@@ -97,7 +100,7 @@ def _loss_and_grads(
     matrix = weight.to(amp_dtype or weight.dtype)
     loss = hidden.new_zeros((), dtype=torch.float32 if amp_dtype else hidden.dtype)
     grad_hidden = torch.empty_like(hidden) if needs_grad else None
-    grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+    grad_weight, grad_bias = (torch.zeros_like(x) if needs_grad else None for x in (weight, bias))
     n_rows = 2 if r_drop else 1  # of a token: they stay together
     n_chunk = max(1, (_LOGITS_PER_CHUNK_ON_GPU if on_gpu else _LOGITS_PER_CHUNK) // (n_rows * vocab_size)) * n_rows
     n_chunk = n_chunk - n_chunk % _ROWS or n_chunk
@@ -105,22 +108,22 @@ def _loss_and_grads(
     n_block = (-(-n_chunk // (2 * n_rows)) if on_gpu else max(1, _LOGITS_PER_BLOCK // (n_rows * vocab_size))) * n_rows
     # Memory that is new for every chunk would cost as much again as the products.
     all_products = matrix.new_empty(min(n_chunk, len(hidden)), vocab_size)
-    weight_product = torch.empty_like(matrix) if needs_grad and grad_weight.dtype != matrix.dtype else None
+    weight_product = torch.empty_like(matrix) if needs_grad and weight.dtype != matrix.dtype else None
     for start in range(0, len(hidden), n_chunk):
         rows = slice(start, start + n_chunk)
         states, wanted = hidden[rows].to(matrix.dtype), targets[rows]
         # The bias is added block by block: `addmm` would first fill all logits with it.
         products = torch.mm(states, matrix.t(), out=all_products[: len(states)])  # (n, V)
         for block, of_block in zip(torch.split(products, n_block), torch.split(wanted, n_block), strict=True):
-            loss += _block_loss(block, bias, of_block, smoothing, r_drop, loss.dtype, grad_bias if needs_grad else None)
-        if grad_hidden is None:
+            loss += _block_loss(block, bias, of_block, smoothing, r_drop, loss.dtype, grad_bias)
+        if grad_hidden is None or grad_weight is None or grad_bias is None:
             continue
         grad_hidden[rows] = products @ matrix
         if weight_product is None:
             grad_weight.addmm_(products.t(), states)
         else:
             grad_weight += torch.mm(products.t(), states, out=weight_product)
-    return [loss] if grad_hidden is None else [loss, grad_hidden, grad_weight, grad_bias]
+    return [loss, *(grad for grad in (grad_hidden, grad_weight, grad_bias) if grad is not None)]
 
 
 def _block_loss(

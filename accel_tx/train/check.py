@@ -26,6 +26,7 @@ from accel_tx.train import (
     sharding,
     warm_start,
 )
+from accel_tx.train.agreement import check_same_everywhere
 from accel_tx.train.checkpoint_content import Content, Parts
 from accel_tx.train.fresh import fresh_state, plan_of
 from accel_tx.train.host_memory import available_to_each
@@ -79,6 +80,7 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlo
         return found if rank == 0 else None
     with device.accelerator_for(config.train) as accelerator:
         with found.problem_told():
+            check_same_everywhere(accelerator, config, data.sha256)
             config = auto_tokens.settle(config, data, accelerator)
             _Check(config, data, run_dir, begun_in, mirror_dir, accelerator, found).run()
         return found if accelerator.is_main_process else None

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from accel_tx.train.averaging import RunningAverage
 from accel_tx.train.checkpoint import EMA, MODEL, OPTIMIZER, SCALER, SCHEDULER, identity
 from accel_tx.train.sharding import laid_out_as, load_weights, whole
+from accel_tx.train.shortage import is_shortage
 from accel_tx.train.state import TrainState
 
 STAMP = "checkpoint_of"
@@ -131,7 +132,8 @@ def _check_written(path: Path, tensors: dict[str, Tensor]) -> None:
 def read_content(folder: Path, state: TrainState) -> Content:
     """Read every file; nothing is unpickled with code allowed.
 
-    Raises: ValueError that names the file that cannot be read or belongs to another checkpoint.
+    Raises: ValueError that names the file that cannot be read or belongs to another checkpoint. A lack of memory is no
+    fault of the file, and stays what it is (`is_shortage`).
     """
     stamp = identity(state)
     model = _load_weights(folder / MODEL, stamp)
@@ -145,7 +147,9 @@ def _load_weights(path: Path, stamp: str) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             found_stamp = (file.metadata() or {}).get(STAMP)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception:  # whatever damaged bytes bring about
+    except Exception as error:  # whatever damaged bytes bring about
+        if is_shortage(error):
+            raise
         raise ValueError(f"{path.name} {_UNREADABLE}") from None
     if found_stamp != stamp:
         raise ValueError(f"{path.name} belongs to another checkpoint")
@@ -157,7 +161,9 @@ def _load(path: Path, stamp: str) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a format that we do not write, before it is refused
             values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever damaged or hostile bytes bring about
+    except Exception as error:  # whatever damaged or hostile bytes bring about
+        if is_shortage(error):
+            raise
         raise ValueError(f"{path.name} {_UNREADABLE}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} holds {type(values).__name__}; expected a dict")

@@ -25,6 +25,8 @@ Precision = Literal["no", "bf16", "fp16"]
 
 _GIB = 2**30
 _N_KERNELS_KEPT = 64
+KERNEL_CACHES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+"""Environment variables that bound them."""
 # The others wait in a collective operation while the main process waits for a slow disk to take the checkpoint before;
 # NCCL would end them after 10 minutes.
 _WAIT_FOR_OTHERS = datetime.timedelta(hours=1)
@@ -86,7 +88,7 @@ def _bound_kernel_caches() -> None:
     Each keeps up to 1,024, one for every shape, and here every micro-batch has a shape of its own: they would take
     hundreds of MiB and save no time.
     """
-    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+    for name in KERNEL_CACHES:
         os.environ.setdefault(name, str(_N_KERNELS_KEPT))
 
 

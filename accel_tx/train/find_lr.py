@@ -18,7 +18,7 @@ from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.inference.attention_picture import as_file, can_draw
 from accel_tx.inference.lines import write_bytes_whole, write_whole
 from accel_tx.train import auto_tokens, device, launched, processes, warm_start
-from accel_tx.train.agreement import failing_together
+from accel_tx.train.agreement import check_same_everywhere, failing_together
 from accel_tx.train.progress import say
 from accel_tx.train.rate_curve import Curve, Ramp
 from accel_tx.train.rehearsal import Rehearsal
@@ -60,6 +60,7 @@ def find_lr(config: Config, run_dir: Path, ramp: Ramp, init_from: Path | None = 
     if source is not None:
         warm_start.check_fits(source, config, data.tokenizers)
     with device.accelerator_for(config.train) as accelerator:
+        check_same_everywhere(accelerator, config, data.sha256)
         config = auto_tokens.settle(config, data, accelerator)
         curve = _climb(config, data, accelerator, ramp, source)
         found = None

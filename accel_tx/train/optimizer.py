@@ -57,6 +57,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
         if getattr(self, "grad_scale", None) is not None:
             raise RuntimeError("the gradient is still scaled; expected it to be unscaled, as clipping does")
         found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None and found_inf.device.type == "cpu":
+            if found_inf == 1:
+                return
+            found_inf = None  # known without waiting, so nothing has to be kept for a way back
         # Loading a checkpoint replaces the state and the groups, so AdamW gets them anew each time.
         self._adam.state, self._adam.param_groups = self.state, self.param_groups[1:]
         self._adam.found_inf = found_inf  # type: ignore[attr-defined]
@@ -64,7 +68,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         group = self.param_groups[0]
         matrices: list[Tensor] = group["params"]
         for matrix in matrices:
-            self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+            if "momentum_buffer" not in self.state[matrix]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
         momenta = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
         changed = [*matrices, *momenta]
         before = [] if found_inf is None else [tensor.clone() for tensor in changed]

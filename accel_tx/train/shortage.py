@@ -29,8 +29,8 @@ _SIGNS = (
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether this is the device's lack of memory."""
-    return isinstance(error, torch.OutOfMemoryError) or (
+    """Whether this is a lack of memory, of the device or of the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
     )
 
@@ -119,7 +119,7 @@ def shortage_told(text: str) -> Iterator[None]:
         yield
     except RunError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_shortage(error):
             raise
         raise RunError(text.format(quoted(error))) from None

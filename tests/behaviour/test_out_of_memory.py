@@ -15,7 +15,7 @@ import torch
 from accel_tx.config import Config, RunError
 from accel_tx.data.batch import Block
 from accel_tx.model.transformer import Transformer
-from accel_tx.train import device, gradient, resume
+from accel_tx.train import checkpoint, device, gradient, resume
 from accel_tx.train.buckets import Buckets
 from accel_tx.train.loop import train
 from tests.ranks import start_ranks, train_and_record
@@ -214,3 +214,26 @@ def test_the_lack_of_memory_before_the_first_update_is_told_in_one_line(
     monkeypatch.setattr(resume, "put_back", fail)
     with pytest.raises(RunError, match=told):
         train(tiny_config(train={"max_updates": 4}), tmp_path / "run")
+
+
+@pytest.mark.parametrize("reader", ["accel_tx.train.checkpoint_content.safe_open", "torch.load"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DefaultCPUAllocator: planted, reading"), MemoryError("planted, reading")]
+)
+def test_a_checkpoint_that_the_memory_cannot_take_is_not_called_damaged(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, error: Exception
+) -> None:
+    run_dir = tmp_path / "run"
+    train(tiny_config(train={"max_updates": 4, "save_every_updates": 1, "stop_at_update": 2}), run_dir)
+    before = checkpoint.checkpoint_dirs(run_dir)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, fail)
+        with pytest.raises(RunError, match=r"^out of memory before the first update .*planted, reading"):
+            train(tiny_config(train={"max_updates": 4, "save_every_updates": 1}), run_dir)
+    assert checkpoint.checkpoint_dirs(run_dir) == before
+    train(tiny_config(train={"max_updates": 4, "save_every_updates": 1}), run_dir)
+    assert checkpoint.update_of(checkpoint.checkpoint_dirs(run_dir)[0]) == 4

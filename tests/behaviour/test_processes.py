@@ -15,8 +15,12 @@ from accel_tx.cli import main
 from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import prepare_data
 from accel_tx.train import device
+from accel_tx.train.check import check
+from accel_tx.train.find_lr import find_lr
 from accel_tx.train.fresh import plan_of
 from accel_tx.train.loop import train
+from accel_tx.train.outlook import Outlook
+from accel_tx.train.rate_curve import Ramp
 from tests.conftest import as_options, launch, run_cli
 from tests.ranks import start_ranks, train_on
 from tests.run_folder import assert_same_run, largest_difference, metrics
@@ -212,6 +216,29 @@ def test_processes_with_another_config_or_precision_end_together(
     arguments = tiny_config(train={"max_updates": 4}), tmp_path / "run", section, fields, precision
     printed = start_ranks(2, tmp_path / "log", train_with_other_fields_on_the_second, *arguments).wait()
     assert f"process 0 ended: {told}" in printed
+    assert "process 1 ended: 2" in printed
+    assert not (tmp_path / "run").exists()
+
+
+def try_with_another_seed_on_the_second(command: str, config: Config, run_dir: Path) -> None:
+    if os.environ["RANK"] == "1":
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=7))
+    try:
+        found = check(config, run_dir) if command == "check" else find_lr(config, run_dir, Ramp(1e-5, 0.1, 20))
+        assert isinstance(found, Outlook), "a curve, or another process"
+        print(f"process 0 found: {found.problems}")
+    except (UserError, SystemExit) as ended:
+        print(f"process {os.environ['RANK']} ended: {ended}")
+
+
+@pytest.mark.parametrize("command", ["check", "find-lr"])
+def test_what_tries_a_run_out_refuses_processes_with_another_config(
+    command: str, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    arguments = command, tiny_config(), tmp_path / "run"
+    printed = start_ranks(2, tmp_path / "log", try_with_another_seed_on_the_second, *arguments).wait()
+    told = "process 1 has train.seed = 7, process 0 has 1; expected the same config"
+    assert (f"process 0 found: ['{told}" if command == "check" else f"process 0 ended: {told}") in printed
     assert "process 1 ended: 2" in printed
     assert not (tmp_path / "run").exists()
 
