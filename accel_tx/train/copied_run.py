@@ -64,7 +64,7 @@ def newest_update(run_dir: Path, hash_files: bool = False) -> int:
 def _weights(run_dir: Path) -> Iterator[Path]:
     """The folders of weights, in the order in which they are to be copied."""
     yield from (run_dir / name for name in _BEFORE if (run_dir / name).is_dir())
-    yield from sorted((run_dir / checkpoint.VALIDATED).glob("update_*"))
+    yield from sorted(p for p in checkpoint.entries(run_dir / checkpoint.VALIDATED) if p.name.startswith("update_"))
     yield from checkpoint.checkpoint_dirs(run_dir)
     yield from (run_dir / name for name in _BEHIND if (run_dir / name).is_dir())
 
@@ -127,18 +127,23 @@ def _copy_folder(source: Path, target: Path, mends: bool) -> None:
 def _fill(beside: Path, source: Path) -> None:
     if shutil.disk_usage(beside).free < checkpoint.size_bytes(source):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    for path in source.iterdir():
+    for path in _files(source):
         shutil.copyfile(path, beside / path.name)
     # Where another folder got the name meanwhile, all its files are others.
-    if not all(filecmp.cmp(path, beside / path.name, shallow=False) for path in source.iterdir()):
+    if not all(filecmp.cmp(path, beside / path.name, shallow=False) for path in _files(source)):
         raise Changing(source.name)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Of a folder of weights, without what desktops and editors leave where somebody looks."""
+    return (path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
 
 
 def _is_copied(source: Path, target: Path) -> bool:
     """Whether the copy is there, by the file that tells two folders of this name apart and the sizes of the others."""
     try:
-        names = {path.name for path in source.iterdir()}
-        if names != {path.name for path in target.iterdir()}:
+        names = {path.name for path in _files(source)}
+        if names != {path.name for path in _files(target)}:
             return False
         if any((source / name).stat().st_size != (target / name).stat().st_size for name in names):
             return False

@@ -31,6 +31,8 @@ class Mirror:
         self.run_dir, self.mirror_dir, self.say = run_dir, mirror_dir, say
         self.failed: str | None = None
         """Why the mirror is behind the run folder."""
+        self.slowest_s = 0.0
+        """What the slowest copy took."""
         self._lock = threading.Lock()
         self._wanted = False
         self._n_retries = 0
@@ -41,10 +43,16 @@ class Mirror:
         """Bring the mirror up to what is in the run folder now; while it is copied, the newest request counts."""
         with self._lock:
             self._wanted = True
-            if self._done.is_set():
+            if not self._done.is_set():
+                return
+            # No daemon: an interpreter that ends first lets the copy finish.
+            thread = threading.Thread(target=self._run, name="mirror", daemon=False)
+            try:
                 self._done.clear()
-                # No daemon: an interpreter that ends first lets the copy finish.
-                threading.Thread(target=self._run, name="mirror", daemon=False).start()
+                thread.start()
+            except RuntimeError as error:  # no memory, or no thread
+                self._done.set()
+                self._fail(error)
 
     def finish(self) -> str | None:
         """Copy what is there now and wait for it; None, or one line that says why the mirror is behind."""
@@ -66,16 +74,21 @@ class Mirror:
             self._copy()
 
     def _copy(self) -> None:
+        began_at_s = time.monotonic()
         try:
             copied_run.copy_run(self.run_dir, self.mirror_dir)
             self.failed, self._n_retries = None, 0
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began_at_s)
         except copied_run.Changing as changing:
             self._try_again(str(changing))
         except Exception as error:  # raised in a thread nobody would see it
-            failed = f"{self.mirror_dir}: behind the run folder: {checkpoint.describe(error, self.mirror_dir, 0)}"
-            if self.failed is None:
-                self.say(f"{failed}; the training goes on, and the next checkpoint is tried again")
-            self.failed = failed
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        failed = f"{self.mirror_dir}: behind the run folder: {checkpoint.describe(error, self.mirror_dir, 0)}"
+        if self.failed is None:
+            self.say(f"{failed}; the training goes on, and the next checkpoint is tried again")
+        self.failed = failed
 
     def _try_again(self, name: str) -> None:
         self._n_retries += 1

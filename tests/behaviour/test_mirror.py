@@ -193,3 +193,24 @@ def test_what_cannot_be_a_mirror_is_refused_before_anything_is_written(tiny_conf
     with pytest.raises(UserError, match=f"{run}: holds a run with train.seed = 2, this start has 1"):
         train(tiny_config(**SMALL, train={"max_updates": 4, "mirror_dir": str(mirror)}), run)
     assert contents(tmp_path) == before
+
+
+def test_a_mirror_whose_thread_cannot_start_is_told_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied, said = list[Path](), list[str]()
+    monkeypatch.setattr(copied_run, "copy_run", lambda source, _: copied.append(source))
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    copy = Mirror(tmp_path / "run", tmp_path / "mirror", said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        copy.update()
+        assert copy.finish() is not None
+    (line,) = said
+    assert line.startswith(f"{tmp_path / 'mirror'}: behind the run folder: can't start new thread ")
+    assert copied == []
+    assert copy.finish() is None
+    assert copied == [tmp_path / "run"]

@@ -52,6 +52,13 @@ def test_the_copy_holds_what_the_run_holds_and_nothing_else(run_dir: Path, tmp_p
     for name in ("STOP", "PREEMPTED", ".lock"):
         (run_dir / name).unlink()
     assert contents(copy) == contents(run_dir)
+    for folder in (run_dir / "best", checkpoint.checkpoint_dir(run_dir, 4)):
+        (folder / ".ipynb_checkpoints").mkdir()
+        (folder / ".DS_Store").write_text("of a desktop that looked")
+        copied_run.copy_run(run_dir, copy)
+        shutil.rmtree(folder / ".ipynb_checkpoints")
+        (folder / ".DS_Store").unlink()
+    assert contents(copy) == contents(run_dir)
     (copy / "tensorboard" / "events.out.tfevents.1.of.another.start").write_text("")
     shutil.rmtree(checkpoint.checkpoint_dir(run_dir, 4))
     copied_run.copy_run(run_dir, copy)
