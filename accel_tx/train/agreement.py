@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from accel_tx.config import Config, UserError, what_processes_share
+from accel_tx.config import Config, RunError, UserError, what_processes_share
 from accel_tx.data.batching import PLAN
 from accel_tx.train import checkpoint, run_lock
 from accel_tx.train.progress import say
@@ -24,14 +24,18 @@ def broadcast(accelerator: Accelerator, values: list[Any]) -> list[Any]:
     return values if accelerator.num_processes == 1 else broadcast_object_list(values)
 
 
-def end_everywhere_if(accelerator: Accelerator, message: str | None) -> None:
-    """End every process with status 2 if any has a message; the main one raises the first of them as UserError."""
-    messages = [text for text in gather_object([message]) if text is not None]
-    if not messages:
+def end_everywhere_if(accelerator: Accelerator, failed: str | RunError | None) -> None:
+    """End every process if any has failed; the main one raises the first failure, a text as UserError.
+
+    The status of the others is that of the main one: 2, or 1 for a RunError.
+    """
+    failures = [found for found in gather_object([failed]) if found is not None]
+    if not failures:
         return
+    first = failures[0]
     if accelerator.is_main_process:
-        raise UserError(messages[0])
-    sys.exit(2)
+        raise first if isinstance(first, RunError) else UserError(first)
+    sys.exit(1 if isinstance(first, RunError) else 2)
 
 
 def check_same_everywhere(accelerator: Accelerator, config: Config, data_sha256: str) -> None:

@@ -115,7 +115,11 @@ def _own_origin(run_dir: Path, folders: Sequence[Path]) -> tuple[Path, dict[str,
 def _origin(folder: Path) -> dict[str, str]:
     """The run and the data that weights come from. Raises: UserError if they are damaged or do not say."""
     if (folder / checkpoint.STATE).exists():
-        if fault := checkpoint.find_fault(folder):
+        try:
+            fault = checkpoint.find_fault(folder)
+        except OSError as error:
+            raise UserError(f"{error.filename or folder}: cannot be read ({error.strerror})") from None
+        if fault:
             raise UserError(f"{folder}: is damaged: {fault}; expected whole checkpoints")
         state = checkpoint.load_state(folder)
         return {"run": checkpoint.run_identity(state), "data_sha256": state.data_sha256}

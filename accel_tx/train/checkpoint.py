@@ -27,6 +27,7 @@ REMOVING = ".removing_"
 """Prefix of a folder on its way out."""
 NEEDED = frozenset({MODEL, OPTIMIZER, SCHEDULER, STATE})
 OPTIONAL = frozenset({SCALER, EMA})
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # What some file systems, mostly in user space, answer for a folder; their files are synced all the same.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
@@ -40,9 +41,21 @@ def checkpoint_dir(run_dir: Path, update: int) -> Path:
 
 
 def checkpoint_dirs(run_dir: Path) -> list[Path]:
-    """Every folder named like a checkpoint, newest first, valid or not."""
-    found = [path for path in (run_dir / "checkpoints").glob("update_*") if _update_of(path) is not None]
-    return sorted((path for path in found if path.is_dir()), key=update_of, reverse=True)
+    """Every folder named like a checkpoint, newest first, valid or not. Raises: OSError, see `entries`."""
+    named = [path for path in entries(run_dir / "checkpoints") if path.name.startswith("update_")]
+    found = [path for path in named if _update_of(path) is not None and path.is_dir()]
+    return sorted(found, key=update_of, reverse=True)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, nothing where there is none.
+
+    Raises: OSError where nobody can tell, which `glob` would take for an empty folder.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def update_of(path: Path) -> int:
@@ -54,8 +67,11 @@ def update_of(path: Path) -> int:
 
 
 def has_checkpoint(run_dir: Path) -> bool:
-    """Whether a run has a checkpoint, valid or not, or a crash left a whole one aside that `tidy` brings back."""
-    aside = (run_dir / "checkpoints").glob(f"{REMOVING}update_*")
+    """Whether a run has a checkpoint, valid or not, or a crash left a whole one aside that `tidy` brings back.
+
+    Raises: OSError, see `entries`.
+    """
+    aside = [path for path in entries(run_dir / "checkpoints") if path.name.startswith(f"{REMOVING}update_")]
     return bool(checkpoint_dirs(run_dir)) or any(can_come_back(path) for path in aside)
 
 
@@ -73,6 +89,7 @@ def newest_valid(run_dir: Path, find_misfit: FindMisfit | None = None) -> tuple[
     """The newest checkpoint that can be loaded, and a line for each newer one that cannot.
 
     The file `latest` is not asked: a crash may leave it behind the newest checkpoint.
+    Raises: OSError for one that cannot be read, which is no reason to go on from an older one.
     """
     passed_over: list[str] = []
     for path in checkpoint_dirs(run_dir):
@@ -92,27 +109,31 @@ def never_finished_one(run_dir: Path) -> bool:
 
 
 def find_fault(folder: Path, hash_files: bool = True) -> str | None:
-    """What is wrong with the files of a checkpoint, or None; without `hash_files` their contents are not read."""
+    """What is wrong with the files of a checkpoint, or None; without `hash_files` their contents are not read.
+
+    Files that other programs leave in a folder that somebody looks at are nothing wrong.
+    Raises: OSError where that cannot be told, such as for files that may not be read: they may be whole.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
-        present = {path.name for path in folder.iterdir()} - {MANIFEST}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        present = {path.name for path in folder.iterdir()} & (NEEDED | OPTIONAL)
+    except (*_NOT_THERE, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{MANIFEST} is missing or damaged"
-    if present != set(files):
-        return f"its files are not those of its manifest: {', '.join(sorted(present ^ set(files)))}"
+    if foreign := files.keys() - NEEDED - OPTIONAL:
+        return f"{', '.join(sorted(foreign))} is no part of a checkpoint"
+    if present != files.keys():
+        return f"its files are not those of its manifest: {', '.join(sorted(present ^ files.keys()))}"
     if missing := NEEDED - present:
         return f"{', '.join(sorted(missing))} is missing, in its manifest as well"
-    if foreign := present - NEEDED - OPTIONAL:
-        return f"{', '.join(sorted(foreign))} is no part of a checkpoint"
     for name, (size, digest) in sorted(files.items()):
         path = folder / name
         try:
             # Only a plain file: to open a pipe would wait for ever.
             if not path.is_file() or path.stat().st_size != size or (hash_files and weights.sha256_of(path) != digest):
                 return f"{name} is damaged"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
+        except _NOT_THERE:
+            return f"{name} is damaged"
     try:
         load_state(folder)
     except UserError as error:
@@ -123,11 +144,14 @@ def find_fault(folder: Path, hash_files: bool = True) -> str | None:
 def load_state(folder: Path) -> TrainState:
     """The TrainState of a checkpoint.
 
-    Raises: UserError that begins with the file's name if it is damaged or is the state of another update.
+    Raises: UserError that begins with the file's name if it is missing, damaged or the state of another update.
+    OSError where it cannot be read.
     """
     try:
         values = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except _NOT_THERE:
+        raise UserError(f"{STATE} is missing") from None
+    except (ValueError, RecursionError):
         raise UserError(f"{STATE} is no JSON file") from None
     try:
         state = TrainState.from_dict(values)
@@ -188,10 +212,15 @@ def seal(beside: Path, final: Path, state: TrainState) -> None:
 
 
 def write_synced(path: Path, text: str) -> None:
-    """Replace a text file; after a crash it holds either all of the old text or all of the new one. Raises: OSError."""
+    """`replace_synced` with this text. Raises: OSError."""
+    replace_synced(path, text.encode())
+
+
+def replace_synced(path: Path, content: bytes) -> None:
+    """Replace a file; after a crash it holds either all that it held or all of `content`. Raises: OSError."""
     beside = path.with_name(f".{path.name}.new")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(content)
         sync(beside)
         beside.replace(path)
     except OSError:

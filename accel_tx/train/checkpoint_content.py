@@ -132,8 +132,8 @@ def _check_written(path: Path, tensors: dict[str, Tensor]) -> None:
 def read_content(folder: Path, state: TrainState) -> Content:
     """Read every file; nothing is unpickled with code allowed.
 
-    Raises: ValueError that names the file that cannot be read or belongs to another checkpoint. A lack of memory is no
-    fault of the file, and stays what it is (`is_shortage`).
+    Raises: ValueError that names the file that is damaged or belongs to another checkpoint. What is no fault of the
+    file stays what it is: OSError, and a lack of memory (`is_shortage`).
     """
     stamp = identity(state)
     model = _load_weights(folder / MODEL, stamp)
@@ -148,7 +148,7 @@ def _load_weights(path: Path, stamp: str) -> dict[str, Tensor]:
             found_stamp = (file.metadata() or {}).get(STAMP)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # whatever damaged bytes bring about
-        if is_shortage(error):
+        if _is_of_the_machine(error):
             raise
         raise ValueError(f"{path.name} {_UNREADABLE}") from None
     if found_stamp != stamp:
@@ -162,7 +162,7 @@ def _load(path: Path, stamp: str) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # of a format that we do not write, before it is refused
             values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever damaged or hostile bytes bring about
-        if is_shortage(error):
+        if _is_of_the_machine(error):
             raise
         raise ValueError(f"{path.name} {_UNREADABLE}") from None
     if not isinstance(values, dict):
@@ -170,6 +170,10 @@ def _load(path: Path, stamp: str) -> dict[str, Any]:
     if values.pop(STAMP, None) != stamp:
         raise ValueError(f"{path.name} belongs to another checkpoint")
     return values
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    return is_shortage(error) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError))
 
 
 def find_misfit(content: Content, parts: Parts, state: TrainState) -> str | None:

@@ -55,7 +55,10 @@ def list_entries(run_dir: Path, verify: bool) -> list[Entry]:
     entries: list[Entry] = []
     is_found = False
     for path in checkpoint.checkpoint_dirs(run_dir):
-        fault = checkpoint.find_fault(path, hash_files=verify)
+        try:
+            fault = checkpoint.find_fault(path, hash_files=verify)
+        except OSError as error:
+            fault = f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
         state = checkpoint.read_json(path / checkpoint.STATE)
         best = _best(state.get("best_metric"), state.get("best_score"), state.get("best_update"))
         marks = {

@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from accel_tx.train.checkpoint import replace_synced
+
 
 def append_whole(path: Path, content: bytes) -> None:
     """Append all of `content` or nothing. Raises: OSError."""
@@ -32,9 +34,7 @@ def keep_lines(path: Path, is_kept: Callable[[bytes], bool]) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if is_kept(line)]
     if len(kept) < len(lines):
-        beside = path.with_name(f".{path.name}.new")
-        beside.write_bytes(b"".join(kept))
-        beside.replace(path)
+        replace_synced(path, b"".join(kept))
 
 
 def update_of_line(line: bytes) -> float:

@@ -7,18 +7,19 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from accel_tx.config import UserError
+from accel_tx.config import RunError, UserError
 from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.agreement import broadcast, end_everywhere_if
 from accel_tx.train.checkpoint_content import Parts, find_misfit, put_back, read_content
 from accel_tx.train.progress import say
+from accel_tx.train.shortage import BEFORE_UPDATES, is_shortage, quoted
 from accel_tx.train.state import TrainState
 
 
 def find_checkpoint(accelerator: Accelerator, run_dir: Path, parts: Parts, fresh: TrainState) -> Path | None:
     """The newest checkpoint that can be loaded into this run, None for a new one; says which are passed over.
 
-    Ends every process with status 2 if there are only damaged ones, or one of another run.
+    Ends every process if there are only damaged ones, one of another run, or one that cannot be read here and now.
     """
     folder, refusal = _choose(run_dir, parts, fresh) if accelerator.is_main_process else (None, None)
     end_everywhere_if(accelerator, refusal)
@@ -26,7 +27,7 @@ def find_checkpoint(accelerator: Accelerator, run_dir: Path, parts: Parts, fresh
     return chosen
 
 
-def _choose(run_dir: Path, parts: Parts, fresh: TrainState) -> tuple[Path | None, str | None]:
+def _choose(run_dir: Path, parts: Parts, fresh: TrainState) -> tuple[Path | None, str | RunError | None]:
     """The checkpoint to go on from, if there is one; and why this run must not start, if so."""
     try:
         checkpoint_removal.tidy(run_dir)
@@ -34,7 +35,9 @@ def _choose(run_dir: Path, parts: Parts, fresh: TrainState) -> tuple[Path | None
     except UserError as error:
         return None, str(error)
     except OSError as error:
-        return None, f"{run_dir}: cannot be used: {checkpoint.describe(error, run_dir, 0)}"
+        return None, _unusable(error, run_dir)
+    except (RuntimeError, MemoryError) as error:
+        return None, _shortage(error)
     for line in passed_over:
         say(line)
     if folder is None and passed_over:
@@ -60,11 +63,26 @@ def _misfit(folder: Path, saved: TrainState, parts: Parts, fresh: TrainState) ->
 
 def load_checkpoint(accelerator: Accelerator, folder: Path, parts: Parts) -> TrainState:
     """Put a checkpoint that fits into the run, on every process; the state that it was saved with."""
-    failed = None
+    failed: str | RunError | None = None
     try:
         saved = checkpoint.load_state(folder)
         put_back(read_content(folder, saved), parts)
     except ValueError as error:
         failed = f"{folder}: {error}"
+    except OSError as error:
+        failed = _unusable(error, folder)
+    except (RuntimeError, MemoryError) as error:
+        failed = _shortage(error)
     end_everywhere_if(accelerator, failed)
     return saved
+
+
+def _unusable(error: OSError, folder: Path) -> str:
+    return f"{error.filename or folder}: cannot be used ({error.strerror}); nothing is lost: mend that and start again"
+
+
+def _shortage(error: BaseException) -> RunError:
+    """Raises: the error itself where it is none."""
+    if not is_shortage(error):
+        raise error
+    return RunError(BEFORE_UPDATES.format(quoted(error)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -21,12 +22,14 @@ def find_way_back(accelerator: Accelerator, run_dir: Path, save_every_updates: i
 def last_regular_checkpoint(run_dir: Path, every: int, update: int) -> Path | None:
     """The newest valid checkpoint of at most `update` updates among those that `save_every_updates` makes.
 
-    One that a stop left between two of them would make what follows depend on when the run was stopped.
+    One that a stop left between two of them would make what follows depend on when the run was stopped. One that
+    cannot be read now is passed by: the run has to go on.
     """
     for regular in range(update - update % every, 0, -every):
         folder = checkpoint.checkpoint_dir(run_dir, regular)
-        if folder.is_dir() and checkpoint.find_fault(folder) is None:
-            return folder
+        with contextlib.suppress(OSError):
+            if folder.is_dir() and checkpoint.find_fault(folder) is None:
+                return folder
     return None
 
 

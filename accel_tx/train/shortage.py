@@ -22,6 +22,7 @@ IN_UPDATES = (
 
 # Beside torch.OutOfMemoryError: of the CPU's allocator, and of libraries that take memory on their own.
 _SIGNS = (
+    "Cannot allocate memory",  # safetensors, where a file cannot be mapped
     *("DefaultCPUAllocator", "CUDA error: out of memory", "CUDA driver error: out of memory"),
     *("Error [CUDA]: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
     "CUBLAS_STATUS_NOT_INITIALIZED",  # what cublasCreate says where its workspace does not fit

@@ -16,10 +16,9 @@ def folder_of(run_dir: Path, update: int) -> Path:
 
 
 def updates_kept(run_dir: Path) -> list[int]:
-    """Updates whose validated weights are there, oldest first."""
-    names = [
-        path.name for path in (run_dir / checkpoint.VALIDATED).glob("update_*") if (path / checkpoint.MODEL).is_file()
-    ]
+    """Updates whose validated weights are there, oldest first. Raises: OSError, see `checkpoint.entries`."""
+    folders = checkpoint.entries(run_dir / checkpoint.VALIDATED)
+    names = [path.name for path in folders if (path / checkpoint.MODEL).is_file()]
     return sorted(int(name[len("update_") :]) for name in names if re.fullmatch(r"update_[0-9]{8,}", name))
 
 

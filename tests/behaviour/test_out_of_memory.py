@@ -218,7 +218,12 @@ def test_the_lack_of_memory_before_the_first_update_is_told_in_one_line(
 
 @pytest.mark.parametrize("reader", ["accel_tx.train.checkpoint_content.safe_open", "torch.load"])
 @pytest.mark.parametrize(
-    "error", [RuntimeError("DefaultCPUAllocator: planted, reading"), MemoryError("planted, reading")]
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: planted, reading"),
+        RuntimeError("unable to mmap 16 bytes (planted, reading): Cannot allocate memory (12)"),
+        MemoryError("planted, reading"),
+    ],
 )
 def test_a_checkpoint_that_the_memory_cannot_take_is_not_called_damaged(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, error: Exception

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,19 @@ def test_the_line_of_an_update_that_a_rollback_passes_over_stays(tmp_path: Path)
     state.passed_over = [[4, 8]]
     forget_bad_updates(tmp_path, state)
     assert path.read_bytes() == b'{"update": 8}\n'
+
+
+def test_lines_that_cannot_be_brought_onto_the_disk_stay_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"update": 1}\n{"update": 2}\n')
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        keep_lines(path, lambda line: update_of_line(line) <= 1)
+    assert path.read_bytes() == b'{"update": 1}\n{"update": 2}\n'
+    assert list(tmp_path.iterdir()) == [path]
