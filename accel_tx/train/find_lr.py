@@ -22,7 +22,7 @@ from accel_tx.train.agreement import check_same_everywhere, failing_together
 from accel_tx.train.progress import say
 from accel_tx.train.rate_curve import Curve, Ramp
 from accel_tx.train.rehearsal import Rehearsal
-from accel_tx.train.run_dir import FIND_LR, check_writable
+from accel_tx.train.run_dir import FIND_LR, check_writable, usable_folders
 
 _LINES = 10
 """Printed while it runs."""
@@ -53,9 +53,10 @@ def find_lr(config: Config, run_dir: Path, ramp: Ramp, init_from: Path | None = 
         )
     device.set_cpu_threads(config.train.cpu_threads)
     rank = processes.rank()
-    check_writable(run_dir)
-    config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
-    source = None if init_from is None else warm_start.find_source(init_from)
+    with usable_folders():
+        check_writable(run_dir)
+        config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
+        source = None if init_from is None else warm_start.find_source(init_from)
     data = prepare_data(config)
     if source is not None:
         warm_start.check_fits(source, config, data.tokenizers)

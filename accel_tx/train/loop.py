@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from accel_tx.config import Config
+from accel_tx.config import Config, UserError
 from accel_tx.data.batch import Batch
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.model.transformer import count_parameters
@@ -49,7 +49,7 @@ from accel_tx.train.prepared import prepare
 from accel_tx.train.progress import Progress, closing_line, opening_lines, say
 from accel_tx.train.results import Results
 from accel_tx.train.resume import find_checkpoint, load_checkpoint
-from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, leave_preempted
+from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, leave_preempted, usable_folders
 from accel_tx.train.sharding import is_sharded, sharding_lines, whole_weights
 from accel_tx.train.shortage import BEFORE_UPDATES, IN_UPDATES, shortage_told
 from accel_tx.train.starts import describe_start, write_start
@@ -79,18 +79,19 @@ def train(
     launched.check_launch(config)
     device.set_cpu_threads(config.train.cpu_threads)
     rank = processes.rank()
-    if rank == 0:
-        run_lock.refuse_if_held(run_dir)
     mirror_dir = None if config.train.mirror_dir is None else Path(config.train.mirror_dir)
-    if mirror_dir is not None:
-        mirror.check_mirror(config, run_dir, mirror_dir, resume)
-        mirror.bring_back(config, run_dir, mirror_dir, is_main=rank == 0)
-    config = scaling.settle(config, run_dir, is_main=rank == 0)
-    config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
-    check_run_dir(config, run_dir, resume)
-    is_new = not checkpoint.has_checkpoint(run_dir)
-    warm_start.check_origin(run_dir, init_from, has_checkpoint=not is_new)
-    source = warm_start.find_source(init_from) if is_new and init_from is not None else None
+    with usable_folders():
+        if rank == 0:
+            run_lock.refuse_if_held(run_dir)
+        if mirror_dir is not None:
+            mirror.check_mirror(config, run_dir, mirror_dir, resume)
+            mirror.bring_back(config, run_dir, mirror_dir, is_main=rank == 0)
+        config = scaling.settle(config, run_dir, is_main=rank == 0)
+        config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
+        check_run_dir(config, run_dir, resume)
+        is_new = not checkpoint.has_checkpoint(run_dir)
+        warm_start.check_origin(run_dir, init_from, has_checkpoint=not is_new)
+        source = warm_start.find_source(init_from) if is_new and init_from is not None else None
     data = prepare_data(config)
     if source is not None:
         warm_start.check_fits(source, config, data.tokenizers)
@@ -191,7 +192,6 @@ class Run:
                 forget_bad_updates(self.run_dir, self.state)
             update, is_due = self.state.update, self.state.validation_is_due
             self.log = MetricsLog(accelerator, self.run_dir, self.config, update, say, is_due)
-        self.first_update = self.state.update
 
     def _begin_with(self, init_from: warm_start.Source | None) -> None:
         sha256 = None
@@ -229,8 +229,9 @@ class Run:
     def go(self) -> None:
         """Train up to the last update, or until somebody asks for a stop."""
         state, stop = self.state, self.stop
-        if self.accelerator.is_main_process:
-            (self.run_dir / PREEMPTED_FILE).unlink(missing_ok=True)
+        with failing_together(self.accelerator, self.run_dir):
+            if self.accelerator.is_main_process:
+                (self.run_dir / PREEMPTED_FILE).unlink(missing_ok=True)
         stop.finish_updates_first(self.run_dir, self.config.train.max_hours)
         self._write_start()
         self.progress = Progress(state, is_main=self.accelerator.is_main_process)
@@ -331,22 +332,26 @@ class Run:
         state, a = self.state, self.accelerator
         is_early = patience.has_run_out(state, self.config.validation) and state.update < state.n_updates
         is_complete = is_early or (state.update >= state.n_updates and not state.validation_is_due)
-        unsaved = [self.writer.wait(), self.log.close(state.update if is_complete else None)]
+        is_first_end = is_complete and not self.results.has_final(state)
+        unsaved = [self.writer.wait(), self.log.close(state.update if is_first_end else None)]
         # Now that it has been obeyed: what fails from here on is not to leave it to the next start.
         self._remove_stop_file()
         # Weights without the checkpoint behind them would look like a run that is done: the next start makes both.
         is_saved = unsaved[0] is None
         weights = whole_weights(self.raw_model) if is_complete else {}
-        if a.is_main_process and is_saved and is_complete and not self.results.has_final(state):
+        if a.is_main_process and is_saved and is_first_end:
             unsaved.append(self.results.write_final(state, weights))
         if a.is_main_process and self.stopped_by is not None:
             unsaved.append(
                 leave_preempted(self.run_dir, self.stopped_by, state, is_complete, is_saved=unsaved[0] is None)
             )
-        if self.mirror is not None:
-            unsaved.append(self.mirror.finish())
         failed = "; ".join(filter(None, unsaved))
-        end_everywhere_if(a, f"{failed}; make room and give the same command again" if failed else None)
+        try:
+            end_everywhere_if(a, f"{failed}; make room and give the same command again" if failed else None)
+        finally:  # not before: a copy to a slow disk may take longer than the other processes may wait
+            behind = None if self.mirror is None else self.mirror.finish()
+        if behind is not None:
+            raise UserError(f"{behind}; make room and give the same command again")
         early = patience.in_words(state, self.config.validation) if is_early else None
         stop_at = self.config.train.stop_at_update
         self._say(closing_line(state, self.stopped_by, stop_at, is_complete, self.run_dir, early))
@@ -375,7 +380,7 @@ class Run:
         """Make the update that comes now; the norm of its gradient."""
         began_at_s = time.monotonic()
         # The thread that writes goes on after the save, so only now is it known how long the disk takes.
-        self.stop.slowest_write_s = self.writer.slowest_s
+        self.stop.slowest_write_s = self.writer.slowest_s + (0.0 if self.mirror is None else self.mirror.slowest_s)
         look, every = None, self.config.train.histograms_every_updates
         if every is not None and (self.state.update + 1) % every == 0:
             look = partial(self.log.write_histograms, self.state.update + 1, self.raw_model)

@@ -39,7 +39,8 @@ class Outlook:
         try:
             yield
         except (UserError, RunError) as error:
-            self.problems.append(str(error))
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
 
 
 @dataclass(frozen=True)

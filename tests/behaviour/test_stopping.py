@@ -190,6 +190,27 @@ def test_the_limit_leaves_time_for_a_write_as_slow_as_the_only_one_before(
     assert (tmp_path / "run" / "PREEMPTED").read_text().startswith("stopped_by: train.max_hours = ")
 
 
+def test_the_limit_leaves_time_for_the_mirror(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_update = Run.train_update
+
+    def with_too_little_left(run: Run, *arguments: Any) -> Any:
+        if run.state.update == 3:
+            run.writer.join()
+            assert run.mirror is not None
+            run.mirror.join()
+            assert run.mirror.slowest_s > 0
+            run.mirror.slowest_s = 1_000.0
+            run.stop.max_hours = (time.monotonic() - run.stop.started_at_s + 900.0) / 3600
+        return train_update(run, *arguments)
+
+    monkeypatch.setattr(Run, "train_update", with_too_little_left)
+    fields = {**SMALL["train"], "save_every_updates": 2, "mirror_dir": str(tmp_path / "mirror")}
+    train(tiny_config(**{**SMALL, "train": fields}), tmp_path / "run")
+    assert newest_update(tmp_path / "run") == newest_update(tmp_path / "mirror") == 4
+
+
 def test_a_start_that_ends_at_stop_at_update_says_how_to_go_on(
     tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from accel_tx.cli import main
-from accel_tx.config import UserError
+from accel_tx.config import Config, UserError
 from accel_tx.inference.weights import check_is_run, load_scores, weights_folder
+from tests.conftest import REPOSITORY, as_options
 
 TOO_LONG = "x" * 300
 COMMANDS: dict[str, list[str]] = {
@@ -35,6 +37,32 @@ def test_a_name_that_is_too_long_is_one_line(
     told = f"{TOO_LONG}/config.yaml: cannot be read (File name too long); expected a folder made by `train`"
     assert capsys.readouterr() == ("", f"accel_tx: {told}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.mark.parametrize("command", ["train", "check", "find-lr"])
+@pytest.mark.parametrize("option", ["--run_dir", "--init_from", "--train.mirror_dir"])
+def test_a_name_that_is_too_long_for_a_training_is_one_line(
+    command: str,
+    option: str,
+    tmp_path: Path,
+    tiny_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if command == "find-lr" and option == "--train.mirror_dir":
+        pytest.skip("it neither reads nor writes the mirror")
+    monkeypatch.chdir(tmp_path)
+    given = ["--config", str(REPOSITORY / "configs" / "quickstart.yaml"), *as_options(tiny_config())]
+    run_dir = [] if option == "--run_dir" else ["--run_dir", "run"]
+    with pytest.raises(SystemExit) as ended:
+        main([command, *given, *run_dir, option, TOO_LONG])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("accel_tx: ") for line in told)
+    of_it = [line for line in told if TOO_LONG in line]
+    assert len(of_it) == 1 or command == "check"  # which lists all that is in the way
+    assert all(": cannot be used (File name too long); expected a folder that" in line for line in of_it)
+    assert not Path("run").exists()
 
 
 def test_weights_that_may_not_be_looked_at_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

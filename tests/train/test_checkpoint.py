@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,11 +60,57 @@ def test_every_damaged_file_is_found_and_the_checkpoint_before_is_taken(fault: s
         assert name in passed_over[0]
 
 
-def test_a_foreign_file_in_a_checkpoint_is_a_fault(run_dir: Path) -> None:
-    (checkpoint.checkpoint_dir(run_dir, 20) / "custom_checkpoint_0.pkl").write_bytes(b"x")
-    found, passed_over = checkpoint.newest_valid(run_dir)
-    assert found == checkpoint.checkpoint_dir(run_dir, 10)
-    assert "custom_checkpoint_0.pkl" in passed_over[0]
+def test_what_other_programs_leave_in_a_checkpoint_is_no_fault(run_dir: Path) -> None:
+    newest = checkpoint.checkpoint_dir(run_dir, 20)
+    for name in (".DS_Store", "notes.txt"):
+        (newest / name).write_bytes(b"x")
+    (newest / ".ipynb_checkpoints").mkdir()
+    assert checkpoint.newest_valid(run_dir) == (newest, [])
+
+
+@pytest.mark.parametrize("name", [*sorted(checkpoint.NEEDED), checkpoint.MANIFEST])
+def test_a_checkpoint_that_cannot_be_read_is_neither_passed_over_nor_removed(
+    run_dir: Path, name: str, tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = checkpoint.checkpoint_dir(run_dir, 20)
+    plain_open = Path.open
+
+    def refuse(path: Path, *arguments: Any, **keywords: Any) -> Any:
+        if path == newest / name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return plain_open(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError, match=name):
+        checkpoint.newest_valid(run_dir)
+    with pytest.raises(UserError, match=rf"{name}: cannot be used \(Permission denied\); "):
+        train(tiny_config(), run_dir)
+    assert checkpoint.checkpoint_dirs(run_dir)[0] == newest
+
+
+def test_a_folder_of_checkpoints_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+    run_dir: Path, tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    plain_iterdir, plain_scandir = Path.iterdir, os.scandir
+
+    def refuse(folder: Any) -> None:
+        if Path(folder) == run_dir / "checkpoints":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    def iterdir(folder: Path) -> Any:
+        refuse(folder)
+        return plain_iterdir(folder)
+
+    def scandir(folder: Any = ".") -> Any:
+        refuse(folder)
+        return plain_scandir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"/checkpoints: cannot be used \(Permission denied\); expected a folder that"):
+        train(tiny_config(), run_dir)
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 
 def test_leftovers_of_a_crash_are_no_checkpoints(run_dir: Path) -> None:

@@ -38,6 +38,13 @@ def steps(events: EventAccumulator, tag: str) -> list[int]:
     return [event.step for event in events.Tensors(tag)]
 
 
+def test_a_further_start_of_a_complete_run_adds_no_point(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config(train={"max_updates": 4}, validation={"every_updates": 2})
+    for _ in range(3):
+        train(config, tmp_path / "run")
+    assert steps(events_of(tmp_path / "run"), "best/bleu") == [4]
+
+
 class Killed(Exception):  # noqa: N818 - a planted end
     pass
 
