@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +25,9 @@ from accel_tx.model.dropout import Dropout
 from accel_tx.model.loss import vocabulary_loss
 from accel_tx.model.precision import DTYPES, autocast
 from accel_tx.model.transformer import Transformer
+from accel_tx.train.optimizer import MuonWithAdamW
 
-_ADAM = "fused Adam"
+_ADAM, _MUON = _OPTIMIZERS = "fused Adam", "Muon, small matrices together"
 
 Run = Callable[[], object]
 
@@ -51,6 +54,10 @@ def measure_parts(config: Config, workload: Workload, precision: str, n_rounds: 
     if config.train.compile:
         raise UserError(
             "bench --measure parts: train.compile is true; expected false, the parts are measured uncompiled"
+        )
+    if config.optim.r_drop:
+        raise UserError(
+            f"bench --measure parts: optim.r_drop is {config.optim.r_drop:g}; expected 0, the parts are of one pass"
         )
     device = torch.device("cuda" if uses_gpu() else "cpu")
     batch = _micro_batch(config, workload, device)
@@ -82,7 +89,7 @@ def measure_parts(config: Config, workload: Workload, precision: str, n_rounds: 
 def parts_markdown(found: dict[str, Any]) -> str:
     """The medians as a table; the first row is forward and backward as a whole."""
     rows = [{**row, **{key: statistics.median(row[key]) for key in ("ours_s", "plain_s")}} for row in found["parts"]]
-    update_s = rows[0]["ours_s"] + sum(row["ours_s"] for row in rows if row["part"] == _ADAM)
+    update_s = rows[0]["ours_s"] + sum(row["ours_s"] for row in rows if row["part"] in _OPTIMIZERS)
 
     def without(row: dict[str, Any]) -> float:
         return (update_s - row["ours_s"] + row["plain_s"]) / update_s  # type: ignore[no-any-return]
@@ -262,14 +269,38 @@ def _loss_part(model: Transformer, batch: Batch, precision: str, smoothing: floa
 
 
 def _optimizer_parts(config: Config, model: Transformer) -> list[Part]:
-    """None for Muon, which has no counterpart."""
     if config.optim.name == "muon":
-        return []
-    parameters = [nn.Parameter(p.detach().clone()) for p in model.parameters()]
-    for parameter in parameters:
-        parameter.grad = torch.full_like(parameter, 1e-3)
+        return [_muon_part(config, model)]
+    parameters = _with_gradients(nn.Parameter(p.detach().clone()) for p in model.parameters())
     fused, plain = torch.optim.Adam(parameters, lr=1e-9, fused=True), torch.optim.Adam(parameters, lr=1e-9)
     return [Part(_ADAM, "Adam as it is by default", fused.step, plain.step)]
+
+
+def _muon_part(config: Config, model: Transformer) -> Part:
+    model = copy.deepcopy(model)
+    ours = MuonWithAdamW(model, dataclasses.replace(config.optim, weight_decay=0.0))
+    _with_gradients(model.parameters())
+    of_muon = {id(p) for p in ours.param_groups[0]["params"]}
+    copies = {id(p): nn.Parameter(p.detach().clone()) for p in model.parameters()}
+    matrices = _with_gradients(own for key, own in copies.items() if key in of_muon)
+    others = _with_gradients(own for key, own in copies.items() if key not in of_muon)
+    torchs = torch.optim.Muon(matrices, lr=1e-9, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(others, lr=1e-9, fused=True)
+    for group in ours.param_groups:
+        group["lr"] = 1e-9
+
+    def plain() -> None:
+        torchs.step()
+        adamw.step()
+
+    return Part(_MUON, "torch's Muon and fused AdamW", ours.step, plain)
+
+
+def _with_gradients(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    found = list(parameters)
+    for parameter in found:
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    return found
 
 
 def _seconds(run: Run, device: torch.device) -> float:

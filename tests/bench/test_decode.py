@@ -133,7 +133,11 @@ def test_where_auto_is_fp16_translating_is_measured_in_float32_and_that_is_told(
         ([], "--measure decode: --run_dir is missing; expected a run whose weights translate"),
         (
             ["--run_dir", "RUN", "--peer", "hf", "--decode.length_penalty", "gnmt"],
-            "--peer hf: compares beam search with",
+            "--peer hf: decode.length_penalty is gnmt, which generate does not have; expected beam search",
+        ),
+        (
+            ["--run_dir", "RUN", "--peer", "hf", "--decode.min_len_ratio", "0.5"],
+            "--peer hf: decode.min_len_ratio is 0.5, which generate does not have",
         ),
         (["--run_dir", "RUN", "--weights", "final"], "final: holds no weights"),
         (["--run_dir", "RUN", "--precision", "fp16"], "--precision fp16: expected no or bf16; translating knows no"),

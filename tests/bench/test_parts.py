@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -62,10 +63,30 @@ def test_every_part_is_measured_in_every_round(tiny_config: Callable[..., Config
             assert min(seconds) > 0
 
 
-def test_a_step_without_such_parts_is_refused(tiny_config: Callable[..., Config]) -> None:
-    config = tiny_config(train={"compile": True})
-    with pytest.raises(UserError, match=r"train\.compile is true; expected false"):
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"train": {"compile": True}}, r"train\.compile is true; expected false"),
+        ({"model": {"dropout": 0.1}, "optim": {"r_drop": 3.0}}, r"optim\.r_drop is 3; expected 0"),
+    ],
+)
+def test_a_step_without_such_parts_is_refused(
+    fields: dict[str, Any], told: str, tiny_config: Callable[..., Config]
+) -> None:
+    config = tiny_config(**fields)
+    with pytest.raises(UserError, match=told):
         measure_parts(config, load_workload(config, 100, 120), "no", 1)
+
+
+def test_muon_is_part_of_the_update_and_steps_as_torchs_does(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(optim={"name": "muon"})
+    found = measure_parts(config, load_workload(config, 100, 120), "no", 1)
+    (row,) = [row for row in found["parts"] if row["part"].startswith("Muon")]
+    assert row["plain"] == "torch's Muon and fused AdamW"
+    whole, muon = found["parts"][0]["ours_s"][0], row["ours_s"][0]
+    expected = (whole + row["plain_s"][0]) / (whole + muon)
+    (line,) = [line for line in parts_markdown(found).splitlines() if line.startswith("| Muon")]
+    assert line.endswith(f"| {expected:.2f} of the time |")
 
 
 def test_the_table_says_what_an_update_would_take_without_a_part() -> None:
