@@ -113,7 +113,7 @@ class TokenizerPair:
 def tokenizers_of_run(config: TokenizerConfig) -> TokenizerPair:
     """The vocabularies of the run `config.from_run`.
 
-    Raises: UserError if it has none, or ones of another kind than the config says.
+    Raises: UserError if it has none, ones of another kind than the config says, or of another program.
     """
     where = f"tokenizer.from_run {config.from_run}"
     folder = Path(config.from_run or "") / "tokenizer"
@@ -125,6 +125,12 @@ def tokenizers_of_run(config: TokenizerConfig) -> TokenizerPair:
         raise UserError(
             f"{where}: has {_shown(kind, joint)}, this config {_shown(config.kind, config.joint)}; expected the same"
         )
+    for name, tokenizer in (("src", pair.src), ("tgt", pair.tgt)):
+        if [tokenizer.fast.token_to_id(token) for token in SPECIAL_TOKENS] != [PAD_ID, UNK_ID, BOS_ID, EOS_ID]:
+            raise UserError(
+                f"{where}: {folder / name}.json does not begin with {', '.join(SPECIAL_TOKENS)}; expected a vocabulary "
+                "that this program has learned"
+            )
     return pair
 
 

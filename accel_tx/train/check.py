@@ -40,6 +40,7 @@ from accel_tx.train.outlook import (
     rate_row,
     schedule_notes,
     schedule_problems,
+    validation_notes,
 )
 from accel_tx.train.resume import newest_that_fits
 from accel_tx.train.run_dir import check_run_dir, check_writable, existing, usable_folders
@@ -154,6 +155,9 @@ class _Check:
         self.row("learning rate", rate_row(length.n_updates, self.config.optim))
         self.found.problems += schedule_problems(length, self.config)
         self.found.notes += schedule_notes(length, self.config)
+        n_sentences = sum(map(len, (self.data.valid, *(own.pairs for own in self.data.valid_sets.values()))))
+        n_pairs_between = self.config.validation.every_updates * len(self.data.train) / length.per_epoch
+        self.found.notes += validation_notes(n_sentences, n_pairs_between, self.config)
         if sharding.is_asked_for():
             self.found.notes.append("FSDP: memory is forecast as if each process held the whole model")
         if tried is not None:

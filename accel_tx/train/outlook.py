@@ -13,6 +13,10 @@ from accel_tx.train.schedule import check_length, rate_of
 
 _MOST_EPOCHS = 100
 """Passes over the pairs that `train.max_updates` may come to; who wants more says so in `train.epochs`."""
+_LARGE_SHARE = 0.2
+"""Sentences that a validation translates for each pair trained on since the last; more of them take much of the time."""
+_BLEU_OF = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab", "th": "flores200"}
+"""sacreBLEU's tokenizer for target languages that 13a knows no words in."""
 _MB = 1e6
 _STOPS = 10
 """Stops between two saves, each of which leaves a checkpoint more, that a run of few saves is given room for."""
@@ -121,6 +125,27 @@ def schedule_notes(length: Length, config: Config) -> list[str]:
         notes.append(
             f"train.ema_decay {train.ema_decay} is made to cover the last {1 / (1 - train.ema_decay):,.0f} updates, "
             f"the run has {n_updates:,}"
+        )
+    return notes
+
+
+def validation_notes(n_sentences: int, n_pairs_between: float, config: Config) -> list[str]:
+    """What makes validations slow, or their BLEU none.
+
+    `n_sentences`: of all validation sets; `n_pairs_between`: training pairs between two validations.
+    """
+    notes = []
+    if n_sentences > _LARGE_SHARE * n_pairs_between:
+        notes.append(
+            f"each validation translates {n_sentences:,} sentences, for {n_pairs_between:,.0f} pairs that are trained "
+            "on between two of them: a smaller set (such as data.valid_size 2000) or a higher validation.every_updates "
+            "saves time"
+        )
+    usual = _BLEU_OF.get(config.data.tgt_lang)
+    if usual is not None and config.validation.tokenize == "13a":
+        notes.append(
+            f"validation.tokenize is 13a, which is not made for data.tgt_lang {config.data.tgt_lang}: BLEU is usually "
+            f"reported with {usual}"
         )
     return notes
 

@@ -143,6 +143,16 @@ def test_the_vocabulary_of_another_kind_is_refused(trained: Path, tiny_config: M
         prepare_data(config)
 
 
+def test_a_vocabulary_of_another_program_is_refused(trained: Path, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    shutil.copytree(trained / "tokenizer", tmp_path / "foreign" / "tokenizer")
+    for name in ("src.json", "tgt.json"):
+        path = tmp_path / "foreign" / "tokenizer" / name
+        path.write_text(path.read_text().replace("<bos>", "<s>"))
+    config = tiny_config(tokenizer={"from_run": str(tmp_path / "foreign")})
+    with pytest.raises(UserError, match=r"src\.json does not begin with <pad>, <unk>, <bos>, <eos>; expected a vocab"):
+        prepare_data(config)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "another width": ({"model": {"d_model": 32}}, "best", "its run has model.d_model = 16, this start has 32"),
     "the same shapes, but other heads": ({"model": {"n_heads": 4}}, "best", "model.n_heads = 2, this start has 4"),

@@ -17,6 +17,7 @@ from accel_tx.train.outlook import (
     schedule_notes,
     schedule_problems,
     shown_hours,
+    validation_notes,
 )
 
 
@@ -119,3 +120,20 @@ def test_no_more_checkpoints_are_forecast_than_a_run_may_have() -> None:
     assert largest_numbers(1000, config(train={**every, "keep_checkpoints": 1000})) == (3 + 10, 3)
     assert largest_numbers(2, config(train=every)) == (2, 3)
     assert largest_numbers(1000, config(train=every, validation={"average_last": 2})) == (5, 3 + 5)
+
+
+@pytest.mark.parametrize(
+    ("n_sentences", "sections", "words"),
+    [
+        (2_000, {}, []),
+        (2_001, {}, ["each validation translates 2,001 sentences, for 10,000 pairs that are trained on between"]),
+        (10, {"data": {"tgt_lang": "ja"}}, ["13a, which is not made for data.tgt_lang ja", "reported with ja-mecab"]),
+        (10, {"data": {"tgt_lang": "ja"}, "validation": {"tokenize": "char"}}, []),
+    ],
+)
+def test_validations_that_are_slow_or_whose_bleu_is_none_are_noted(
+    n_sentences: int, sections: dict[str, Any], words: list[str]
+) -> None:
+    notes = validation_notes(n_sentences, 10_000.0, config(**sections))
+    assert len(notes) == bool(words)
+    assert all(word in notes[0] for word in words)
