@@ -290,7 +290,7 @@ def _muon_part(config: Config, model: Transformer) -> Part:
         group["lr"] = 1e-9
 
     def plain() -> None:
-        torchs.step()
+        torchs.step()  # type: ignore[no-untyped-call]
         adamw.step()
 
     return Part(_MUON, "torch's Muon and fused AdamW", ours.step, plain)

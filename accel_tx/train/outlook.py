@@ -14,7 +14,7 @@ from accel_tx.train.schedule import check_length, rate_of
 _MOST_EPOCHS = 100
 """Passes over the pairs that `train.max_updates` may come to; who wants more says so in `train.epochs`."""
 _LARGE_SHARE = 0.2
-"""Sentences that a validation translates for each pair trained on since the last; more of them take much of the time."""
+"""Sentences that a validation translates for each pair trained on since the last; more take much of the time."""
 _BLEU_OF = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab", "th": "flores200"}
 """sacreBLEU's tokenizer for target languages that 13a knows no words in."""
 _MB = 1e6
