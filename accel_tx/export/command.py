@@ -20,8 +20,9 @@ from accel_tx.export.card import model_card
 from accel_tx.export.formats import find_format
 from accel_tx.export.proof import LEAST_EXACT, LEAST_ROUNDED, Proof, Sentences, prove
 from accel_tx.export.source import Trained
-from accel_tx.export.written import CARD, RECORD, names_in, not_written
+from accel_tx.export.written import CARD, CARD_HASH, RECORD, is_card_edited, names_in, not_written
 from accel_tx.inference.metrics import score_translations
+from accel_tx.inference.weights import sha256_of
 from accel_tx.train.checkpoint import replace_folder, size_bytes
 
 
@@ -64,6 +65,7 @@ def export(
         record = _record(trained, format_name, quantization, proof)
         card = model_card(trained, form.LIBRARY, record, form.how_to_load(trained, output.resolve().name))
         (beside / CARD).write_text(card, encoding="utf-8")
+        record[CARD_HASH] = sha256_of(beside / CARD)
         record["files"] = sorted([*names_in(beside), RECORD])
         (beside / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return Exported(proof, record, size_bytes(output))
@@ -80,6 +82,11 @@ def check_output(output: Path) -> None:
         raise UserError(
             f"--output {output}: holds {others[0]}{more} that no export has written; expected a new folder, or an "
             "earlier export to replace"
+        )
+    if is_card_edited(output):
+        raise UserError(
+            f"--output {output}: {CARD} there was changed since it was exported; expected it as it was: move it away "
+            "to keep it, or give another --output"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which files of a folder an export has written: only those may go when another export replaces it."""
+"""What of a folder an export has written, and left as it was: only that may go when another export replaces it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from accel_tx.inference.weights import sha256_of
+
 RECORD, CARD = "export.json", "README.md"
+CARD_HASH = "card_sha256"
+"""In the record: the SHA-256 of the card as it was written."""
 # What the formats write, for folders whose record has no list.
 _OF_FORMAT = {
     "safetensors": ("config.yaml", "model.safetensors", "scores.json", "tokenizer/src.json", "tokenizer/tgt.json"),
@@ -39,10 +43,30 @@ def _fits(name: str, pattern: str) -> bool:
     return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
 
 
-def _patterns(record: Path) -> list[str]:
+def is_card_edited(folder: Path) -> bool:
+    """Whether the card in a folder is no longer what the export wrote; False where its record has no hash of it."""
+    written = _read(folder / RECORD).get(CARD_HASH)
     try:
-        found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        return written is not None and sha256_of(folder / CARD) != written
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # nobody can tell
+
+
+def _patterns(record: Path) -> list[str]:
+    found = _read(record)
+    try:
         files = found["files"] if "files" in found else [*_OF_FORMAT[found["format"]], CARD, RECORD]
         return [str(name) for name in files]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (TypeError, KeyError):
         return []
+
+
+def _read(record: Path) -> dict[str, Any]:
+    """The record; empty where there is none."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -167,13 +167,31 @@ def test_a_failed_proof_leaves_an_earlier_export_as_it_was(
 ) -> None:
     output = tmp_path / "out"
     export(run_dir, text, output)
-    (output / "README.md").write_text("mine")
+    (output / "scores.json").write_text("older")
     monkeypatch.setattr(safetensors_format, "Runtime", _Wrong)
     refusal(capsys, run_dir, text, output)
-    assert (output / "README.md").read_text() == "mine"
+    assert (output / "scores.json").read_text() == "older"
     monkeypatch.undo()
     export(run_dir, text, output)
-    assert (output / "README.md").read_text() != "mine"
+    assert (output / "scores.json").read_text() != "older"
+
+
+def test_a_card_that_the_user_changed_is_not_replaced(
+    run_dir: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    export(run_dir, text, output)
+    card = output / "README.md"
+    mine = card.read_text().replace("# license: put the licence", "license: mit #")
+    card.write_text(mine)
+    monkeypatch.setattr("accel_tx.export.source.Trained.load", None)  # nothing is loaded before it is refused
+    told = refusal(capsys, run_dir, text, output)
+    assert f"--output {output}: README.md there was changed since it was exported; expected it as it was" in told
+    assert card.read_text() == mine
+    monkeypatch.undo()
+    card.rename(tmp_path / "mine.md")
+    export(run_dir, text, output)
+    assert card.is_file()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from accel_tx.export.written import RECORD, not_written
+from accel_tx.export.written import CARD, CARD_HASH, RECORD, is_card_edited, not_written
+from accel_tx.inference.weights import sha256_of
 
 
 @pytest.fixture
@@ -37,3 +38,21 @@ def test_without_a_record_nothing_is_an_export(content: str | None, folder: Path
     if content is not None:
         (folder / RECORD).write_text(content)
     assert set(not_written(folder)) >= {"README.md", "model.safetensors", "model[1].bin", "tokenizer/src.json"}
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"files": ["README.md"]}'])
+def test_without_a_hash_no_card_counts_as_edited(content: str | None, folder: Path) -> None:
+    if content is not None:
+        (folder / RECORD).write_text(content)
+    assert not is_card_edited(folder)
+
+
+def test_a_card_is_edited_when_its_bytes_are_others(folder: Path) -> None:
+    (folder / RECORD).write_text(json.dumps({CARD_HASH: sha256_of(folder / CARD)}))
+    assert not is_card_edited(folder)
+    (folder / CARD).write_text("mine")
+    assert is_card_edited(folder)
+    (folder / CARD).unlink()
+    assert not is_card_edited(folder)
+    (folder / CARD).mkdir()
+    assert is_card_edited(folder)
