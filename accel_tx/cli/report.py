@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from glob import glob
 from pathlib import Path
 
@@ -24,8 +25,10 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--output", default="report.html", help="HTML file to write")
     options = opt.parse(parser, argv)
     run_dirs = [Path(name) for name in options.run_dirs]
+    # Not Path.resolve, which raises for a link to itself in some versions of Python.
+    places = [os.path.realpath(path) for path in run_dirs]
     for i, path in enumerate(run_dirs):
-        if path.resolve() in (other.resolve() for other in run_dirs[:i]):
+        if places[i] in places[:i]:
             raise UserError(f"--run_dirs: {path} is given twice; expected different runs")
     output = Path(options.output)
     read = [file for path in run_dirs for file in (*files_of_run(path, "best", "final"), *_json_files(path))]

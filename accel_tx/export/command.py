@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -63,7 +64,7 @@ def export(
         proof = prove(ours, form.load(beside), fitting)
         proof.check(least_identical)
         record = _record(trained, format_name, quantization, proof)
-        card = model_card(trained, form.LIBRARY, record, form.how_to_load(trained, output.resolve().name))
+        card = model_card(trained, form.LIBRARY, record, form.how_to_load(trained, _real(output).name))
         (beside / CARD).write_text(card, encoding="utf-8")
         record[CARD_HASH] = sha256_of(beside / CARD)
         record["files"] = sorted([*names_in(beside), RECORD])
@@ -73,9 +74,19 @@ def export(
 
 def check_output(output: Path) -> None:
     """Raise UserError unless the folder can be made, or holds nothing but an earlier export, which is replaced."""
-    if output.exists() and not output.is_dir():
+    target = _real(output)
+    if os.path.islink(target):  # nothing that is resolved is one otherwise
+        raise UserError(f"--output {output}: is a symbolic link that leads back to itself; expected a folder to make")
+    for path in (target, _beside(target)):
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise UserError(f"--output {output}: cannot be written ({error.strerror}); give another folder") from None
+    if target.exists() and not target.is_dir():
         raise UserError(f"--output {output}: is a file; expected a folder to make")
-    if not output.resolve().parent.is_dir():
+    if not target.parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}; expected one to write into")
     if others := not_written(output):
         more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
@@ -90,11 +101,21 @@ def check_output(output: Path) -> None:
         )
 
 
+def _real(path: Path) -> Path:
+    # Not Path.resolve, which raises for a link to itself in some versions of Python.
+    return Path(os.path.realpath(path))
+
+
+def _beside(target: Path) -> Path:
+    """A new name in the same folder."""
+    return target.parent / f".writing_{target.name}_{secrets.token_hex(4)}"
+
+
 @contextlib.contextmanager
 def _made_beside(output: Path) -> Iterator[Path]:
     """A folder that takes the place of `output` at the end, and is gone if there is an error."""
-    target = output.resolve()
-    beside = target.with_name(f".writing_{target.name}_{secrets.token_hex(4)}")
+    target = _real(output)
+    beside = _beside(target)
     try:
         beside.mkdir()
         yield beside

@@ -299,6 +299,11 @@ def test_bad_input_is_one_line(
     assert f"there is no folder {text}; expected one" in refusal(capsys, run_dir, text, text / "below")
     assert f"there is no folder {tmp_path}/deep; expected one" in refusal(capsys, run_dir, text, tmp_path / "deep/out")
     assert not (tmp_path / "deep").exists()
+    for n_chars in (300, 240):  # the second fits, but not the name of the folder that is written first
+        told = refusal(capsys, run_dir, text, tmp_path / ("x" * n_chars))
+        assert "cannot be written (File name too long); give another folder" in told
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert "loop: is a symbolic link that leads back to itself" in refusal(capsys, run_dir, text, tmp_path / "loop")
     config = (run_dir / "config.yaml").read_text()
     (run_dir / "config.yaml").write_text(config.replace("corpus: phrasebook", f"corpus: {tmp_path}/gone", 1))
     assert "or give --sentences FILE" in refusal(capsys, run_dir, None, out)

@@ -185,6 +185,8 @@ def test_the_command_writes_the_page_and_tells_its_size(runs: list[Path], tmp_pa
     [
         (["{a}", "{tmp}"], "holds no run; expected a run folder"),
         (["{a}", "{a}/../same"], "is given twice"),
+        (["{a}", "{tmp}/loop"], "loop: no such folder; expected a run folder"),
+        (["{a}", "{tmp}/" + "x" * 300], "cannot be read (File name too long)"),
         (["{tmp}", "--output", "{tmp}/none/x.html"], "x.html: cannot be written"),  # said before runs are read
         (["{a}", "--output", "{tmp}"], "is a folder"),
     ],
@@ -193,6 +195,7 @@ def test_bad_input_gets_one_line_and_writes_nothing(
     options: list[str], expected: str, runs: list[Path], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(SystemExit) as ended:
         main(["report", "--run_dirs", *(text.format(a=runs[0], tmp=tmp_path) for text in options)])
     assert ended.value.code == 2
