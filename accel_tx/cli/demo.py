@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
     from accel_tx.inference.translator import Translator
-    from accel_tx.pages.demo import About
+    from accel_tx.pages.answers import About
 
 
 def run(argv: list[str]) -> None:
@@ -39,16 +39,18 @@ def run(argv: list[str]) -> None:
         raise UserError(f"--port is {options.port}; expected from 1 to 65535")
     if lack := lack_of(["gradio"]):
         raise UserError(f"demo needs {lack}")
-    _check_can_serve(options.host, options.port)
+    host = _plain(options.host)
+    _check_can_serve(host, options.port)
     translator = load_translator(options)
+    about = _about(options, translator)  # now: a training that goes on replaces best/, scores and all
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import, which reads it
     from accel_tx.pages.demo import build_page, serve
 
-    page = build_page(translator, _about(options, translator))
-    address = serve(page, options.host, options.port, options.share)
+    page = build_page(translator, about)
+    address = serve(page, host, options.port, options.share)
     print(f"{options.run_dir} {options.weights} at {address} (Ctrl-C ends it)", flush=True)
-    if not _is_loopback(options.host):
-        print(f"accel_tx: --host {options.host}: all who reach this machine can use the page", file=sys.stderr)
+    if not _is_loopback(host):
+        print(f"accel_tx: --host {host}: all who reach this machine can use the page", file=sys.stderr)
     threading.Event().wait()
 
 
@@ -56,7 +58,7 @@ def _about(options: Namespace, translator: Translator) -> About:
     from accel_tx.inference.translator import load_run_config
     from accel_tx.inference.weights import load_scores, weights_folder
     from accel_tx.model.transformer import count_parameters
-    from accel_tx.pages.demo import About
+    from accel_tx.pages.answers import About
 
     run_dir = Path(options.run_dir)
     data = load_run_config(run_dir).data
@@ -68,13 +70,20 @@ def _about(options: Namespace, translator: Translator) -> About:
     return About(f"Translate {data.src_lang} to {data.tgt_lang}", ", ".join(known), data.src_lang, data.tgt_lang)
 
 
+def _plain(host: str) -> str:
+    """The host without the brackets that an IPv6 address has in a link."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
 def _check_can_serve(host: str, port: int) -> None:
     """Raise UserError now, before a model is loaded, if the address is taken or not one of this machine."""
+    if "%" in host:
+        raise UserError(f"--host {host}: has a zone, which no link can have; expected an address without one")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(address[:2], family=family).close()
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]
+    except (OSError, UnicodeError) as error:
+        reason = str(error.strerror).partition(" (")[0] if isinstance(error, OSError) else "not a name of a host"
         raise UserError(
             f"--host {host} --port {port}: cannot be served ({reason}); expected an address of this machine "
             "and a free port"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from accel_tx.config import UserError
 from accel_tx.inference.attention_map import attention_map
@@ -19,7 +20,18 @@ LengthPenalty = Literal["average", "gnmt", "none"]
 MOST_CHARS = 20_000
 """Of a text. One after the other is answered, so that who pastes a book does not make all others wait."""
 LARGEST_BEAM = 32
+_MOST = 1e9
 _N_WORDS_SHOWN = 8
+_LONGEST_SHOWN_CHARS = 50
+
+
+class About(NamedTuple):
+    """What the page says of the model."""
+
+    title: str
+    description: str
+    src_lang: str
+    tgt_lang: str
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,24 @@ class Asked:
     n_best: int = 1
     length_penalty: LengthPenalty = "average"
     length_exponent: float = 1.0
+
+    @classmethod
+    def usual(cls, translator: Translator) -> Asked:
+        """As `translate` searches with this run, with a beam that is allowed here."""
+        usual = translator.decode
+        beam_size = min(usual.beam_size, LARGEST_BEAM)
+        return cls(beam_size, min(usual.n_best, beam_size), usual.length_penalty, usual.length_exponent)
+
+    @classmethod
+    def read(cls, beam_size: Any, n_best: Any, length_penalty: Any, length_exponent: Any) -> Asked:
+        """From what a visitor sent. Raises: UserError that names what is no number."""
+        whole = {"beam_size": beam_size, "n_best": n_best}
+        for name, value in (*whole.items(), ("length_exponent", length_exponent)):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _MOST
+            if not is_number or (name in whole and value != int(value)):
+                shown = json.dumps(value, default=str)[:_LONGEST_SHOWN_CHARS]
+                raise UserError(f"{name} is {shown}; expected a {'whole ' if name in whole else ''}number.")
+        return cls(int(beam_size), int(n_best), length_penalty, float(length_exponent))
 
     def of(self, translator: Translator) -> Translator:
         """The same model, searching like this. Raises: UserError for numbers that do not fit."""
@@ -102,6 +132,9 @@ def answer(translator: Translator, text: str, asked: Asked) -> Answer:
     Raises: UserError, in words for a page, for a text without words, one that is too long, or a search that cannot be.
     """
     began_at_s = time.monotonic()
+    if not isinstance(text, str):  # a program may send anything
+        shown = json.dumps(text, default=str)[:_LONGEST_SHOWN_CHARS]
+        raise UserError(f"text is {shown}; expected a text.")
     if not text.strip():
         raise UserError("There is nothing to translate: write a sentence, or choose an example.")
     if len(text) > MOST_CHARS:

@@ -1,20 +1,31 @@
 """A page to try a model in the browser, made with Gradio, which only this module needs.
 
-Nothing is sent anywhere: no telemetry, no fonts or scripts from elsewhere.
+Nothing is sent anywhere: no telemetry, no fonts or scripts from elsewhere. Nothing that is sent here is kept.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from html import escape
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import gradio as gr
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
 
 from accel_tx.config import RunError, UserError
 from accel_tx.inference.translator import Translator
-from accel_tx.pages.answers import LARGEST_BEAM, MOST_CHARS, Answer, Asked, LengthPenalty, answer, attention_picture
+from accel_tx.pages.answers import (
+    LARGEST_BEAM,
+    MOST_CHARS,
+    About,
+    Answer,
+    Asked,
+    LengthPenalty,
+    answer,
+    attention_picture,
+)
 
 # In the source languages that we can write; the page has no examples for others.
 EXAMPLES = {
@@ -35,8 +46,12 @@ EXAMPLES = {
     ],
 }
 _RIGHT_TO_LEFT = frozenset("ar arc dv fa he ku ps sd ug ur yi".split())
+_WRITING = frozenset(["upload", "process_recording", "deep_link"])
 _MEAN = "mean of all"
 _LONGEST_CHOICE_CHARS = 70
+_N_SHOWN = 3
+"""Translations of a line at first, where the run has no more and its beam as many."""
+_LARGEST_EXPONENT = 3.0
 _STYLE = """
 .status{border-left:4px solid #2f6fb3;padding:6px 12px;margin:0}
 .status.bad{border-left-color:#cf4a3c}
@@ -50,15 +65,6 @@ width:1%;white-space:nowrap;text-align:right}
 .picture{overflow-x:auto}
 .picture img{max-width:none;background:#fff;border-radius:6px}
 """
-
-
-class About(NamedTuple):
-    """What the page says of the model."""
-
-    title: str
-    description: str
-    src_lang: str
-    tgt_lang: str
 
 
 def build_page(translator: Translator, about: About) -> gr.Blocks:
@@ -76,7 +82,8 @@ def serve(page: gr.Blocks, host: str, port: int, share: bool) -> str:
     """
     try:
         _, local, public = page.launch(
-            server_name=host,
+            # Gradio makes a link of it.
+            server_name=f"[{host}]" if ":" in host else host,
             server_port=port,
             share=share,
             quiet=True,
@@ -86,6 +93,7 @@ def serve(page: gr.Blocks, host: str, port: int, share: bool) -> str:
             run_history=False,
             ssr_mode=False,
             # The fonts of the default theme come from another server.
+            app_kwargs={"middleware": [Middleware(_KeepsNothing)]},
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             css=_STYLE,
         )
@@ -95,6 +103,21 @@ def serve(page: gr.Blocks, host: str, port: int, share: bool) -> str:
     if share and not public:
         raise UserError("--share: no tunnel could be opened; leave it out, or see whether this machine has a network")
     return str(public or local)
+
+
+class _KeepsNothing:
+    """Refuses what Gradio has beside the page that writes to the disk: uploads, and links to what somebody wrote."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        app = self.app
+        if scope["type"] == "http":
+            kind = dict(scope["headers"]).get(b"content-type", b"").lower()
+            if b"multipart" in kind or _WRITING & set(scope["path"].split("/")):
+                app = PlainTextResponse("This page keeps nothing.", 404)
+        await app(scope, receive, send)
 
 
 class _Widgets:
@@ -127,21 +150,24 @@ class _Widgets:
         if examples := EXAMPLES.get(about.src_lang):
             gr.Examples([[example] for example in examples], [self.text], label="Examples")
         with gr.Accordion("Search"):
-            self._add_search()
+            self._add_search(Asked.usual(translator))
         with gr.Accordion("All translations"):
             self.table = gr.HTML()
         with gr.Accordion("Attention"):
             self._add_attention(translator)
 
-    def _add_search(self) -> None:
-        usual = Asked()
+    def _add_search(self, usual: Asked) -> None:
+        n_shown = min(max(usual.n_best, _N_SHOWN), usual.beam_size)
+        largest = max(usual.length_exponent, _LARGEST_EXPONENT)
         with gr.Row():
             beam = gr.Slider(1, LARGEST_BEAM, usual.beam_size, step=1, label="Beam", info="1 is greedy search")
-            n_best = gr.Slider(1, LARGEST_BEAM, 3, step=1, label="Translations", info="of a line, best first")
+            n_best = gr.Slider(1, LARGEST_BEAM, n_shown, step=1, label="Translations", info="of a line, best first")
             penalty = gr.Dropdown(
                 list(get_args(LengthPenalty)), value=usual.length_penalty, label="Length penalty", info="of the score"
             )
-            exponent = gr.Slider(0.0, 3.0, usual.length_exponent, step=0.1, label="Exponent", info="more: longer ones")
+            exponent = gr.Slider(
+                0.0, largest, usual.length_exponent, step=0.05, label="Exponent", info="more: longer ones"
+            )
         self.search = [beam, n_best, penalty, exponent]
 
     def _add_attention(self, translator: Translator) -> None:
@@ -162,10 +188,10 @@ def _connect(page: gr.Blocks, widgets: _Widgets, translator: Translator) -> None
     in_turn: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model"}
 
     def show_translations(text: str, *search: Any) -> tuple[Any, ...]:
-        return _translated(translator, text, _asked(*search))
+        return _translated(translator, text, search)
 
     def show_picture(sentence: str | None, layer: str, head: str, *search: Any) -> str:
-        return _drawn(translator, sentence, int(layer), None if head == _MEAN else int(head), _asked(*search))
+        return _drawn(translator, sentence, int(layer), None if head == _MEAN else int(head), search)
 
     def text_of_link(request: gr.Request) -> str:
         return str(request.query_params.get("text", ""))
@@ -188,13 +214,18 @@ def _connect(page: gr.Blocks, widgets: _Widgets, translator: Translator) -> None
 
 def _offer_to_programs(translator: Translator) -> None:
     """The endpoint `/translate`, for `gradio_client` and others."""
+    usual = Asked.usual(translator)
 
     def translate(
-        text: str, beam_size: int = 5, n_best: int = 1, length_penalty: str = "average", length_exponent: float = 1.0
+        text: str,
+        beam_size: int = usual.beam_size,
+        n_best: int = usual.n_best,
+        length_penalty: str = usual.length_penalty,
+        length_exponent: float = usual.length_exponent,
     ) -> dict[str, Any]:
         """Translate a text; for each of its lines the best translations."""
         try:
-            asked = _asked(beam_size, n_best, length_penalty, length_exponent)
+            asked = Asked.read(beam_size, n_best, length_penalty, length_exponent)
             return answer(translator, text, asked).to_dict()
         except (UserError, RunError) as error:
             raise gr.Error(str(error), print_exception=False) from None
@@ -202,9 +233,9 @@ def _offer_to_programs(translator: Translator) -> None:
     gr.api(translate, api_name="translate", concurrency_id="model")
 
 
-def _translated(translator: Translator, text: str, asked: Asked) -> tuple[Any, ...]:
+def _translated(translator: Translator, text: str, search: Sequence[Any]) -> tuple[Any, ...]:
     """Translation, table, choice of sentences and status."""
-    found = _or_error(lambda: answer(translator, text, asked))
+    found = _or_error(lambda: answer(translator, text, Asked.read(*search)))
     if isinstance(found, str):
         return "", "", gr.Dropdown(choices=[], value=None), _status(found, is_bad=True)
     choices = [(_short(i, one), one) for i, one in enumerate(found.sentences, start=1)]
@@ -212,20 +243,16 @@ def _translated(translator: Translator, text: str, asked: Asked) -> tuple[Any, .
     return found.text, translations_table(found), choice, _status(" ".join(found.remarks))
 
 
-def _drawn(translator: Translator, sentence: str | None, layer: int, head: int | None, asked: Asked) -> str:
+def _drawn(translator: Translator, sentence: str | None, layer: int, head: int | None, search: Sequence[Any]) -> str:
     """The picture of a sentence, nothing where none is chosen."""
     if not sentence:
         return ""
-    found = _or_error(lambda: attention_picture(translator, sentence, asked, layer, head))
+    found = _or_error(lambda: attention_picture(translator, sentence, Asked.read(*search), layer, head))
     if isinstance(found, str):
         return _status(found, is_bad=True)
     alt = f"{found.title}: “{found.translation}” by “{sentence}”"
     source = f"data:image/png;base64,{base64.b64encode(found.png).decode()}"
     return f'<div class="picture"><img alt="{escape(alt)}" src="{source}"></div>'
-
-
-def _asked(beam_size: float, n_best: float, length_penalty: str, length_exponent: float) -> Asked:
-    return Asked(int(beam_size), int(n_best), length_penalty, float(length_exponent))  # type: ignore[arg-type]
 
 
 def _or_error(compute: Callable[[], Any]) -> Any:

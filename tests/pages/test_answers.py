@@ -13,7 +13,7 @@ from accel_tx.data.tokenizer import EOS_ID, TokenizerPair, train_tokenizer
 from accel_tx.inference.translator import Translator
 from accel_tx.model.transformer import Transformer
 from accel_tx.pages import answers
-from accel_tx.pages.answers import MOST_CHARS, Asked, answer, attention_picture
+from accel_tx.pages.answers import LARGEST_BEAM, MOST_CHARS, Asked, answer, attention_picture
 
 LINES = ["the queen reads a letter", "it is late", "the garden is green", "where is the key", "a key is in the letter"]
 LONG = "The queen reads a letter. It is late. " * 5
@@ -71,9 +71,42 @@ def test_what_is_odd_in_a_text_is_remarked(translator: Translator) -> None:
     assert found.to_dict()["lines"][1] == [{"text": "zebra", "log_prob": None, "score": None}]
 
 
+def test_the_usual_search_is_the_one_of_the_run(translator: Translator) -> None:
+    def usual(**fields: Any) -> Asked:
+        decode = dataclasses.replace(translator.decode, **fields)
+        return Asked.usual(Translator(translator.model, translator.tokenizers, decode))
+
+    assert usual(beam_size=2, length_penalty="gnmt", length_exponent=0.65) == Asked(2, 1, "gnmt", 0.65)
+    assert usual(beam_size=4, n_best=3) == Asked(beam_size=4, n_best=3)
+    assert usual(beam_size=100, n_best=50) == Asked(beam_size=LARGEST_BEAM, n_best=LARGEST_BEAM)
+    assert usual(sampling=True, beam_size=2, n_best=7) == Asked(beam_size=2, n_best=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("beam_size", None, "beam_size is null; expected a whole number"),
+        ("beam_size", 2.5, "beam_size is 2.5; expected a whole number"),
+        ("beam_size", float("inf"), "beam_size is Infinity"),
+        ("n_best", "three", 'n_best is "three"; expected a whole number'),
+        ("n_best", 10**400, "n_best is 1000"),
+        ("n_best", [1], r"n_best is \[1\]"),
+        ("n_best", True, "n_best is true"),
+        ("length_exponent", "x" * 1_000, 'length_exponent is "x{49}; expected a number'),
+        ("length_exponent", float("nan"), "length_exponent is NaN"),
+    ],
+)
+def test_what_is_no_number_is_named(name: str, value: Any, expected: str) -> None:
+    given = {"beam_size": 2.0, "n_best": 1, "length_penalty": "none", "length_exponent": 1}
+    assert Asked.read(**given) == Asked(2, 1, "none", 1.0)
+    with pytest.raises(UserError, match=expected):
+        Asked.read(**{**given, name: value})
+
+
 @pytest.mark.parametrize(
     ("text", "asked", "expected"),
     [
+        (None, Asked(), "text is null; expected a text"),
         ("", Asked(), "nothing to translate"),
         (" \n\t\n", Asked(), "nothing to translate"),
         ("a" * (MOST_CHARS + 1), Asked(), "20,001 characters"),
@@ -85,7 +118,7 @@ def test_what_is_odd_in_a_text_is_remarked(translator: Translator) -> None:
         ("a", Asked(length_exponent=-1.0), "length_exponent is -1"),
     ],
 )
-def test_what_cannot_be_answered_is_said(text: str, asked: Asked, expected: str, translator: Translator) -> None:
+def test_what_cannot_be_answered_is_said(text: Any, asked: Asked, expected: str, translator: Translator) -> None:
     with pytest.raises(UserError, match=expected):
         answer(translator, text, asked)
 
