@@ -14,6 +14,7 @@ from accel_tx import options as opt
 from accel_tx.cli.trained import add_run_options, load_translator
 from accel_tx.config import UserError
 from accel_tx.config.extras import lack_of
+from accel_tx.inference.weights import weights_name
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -42,19 +43,20 @@ def run(argv: list[str]) -> None:
     host = _plain(options.host)
     _check_can_serve(host, options.port)
     translator = load_translator(options)
-    about = _about(options, translator)  # now: a training that goes on replaces best/, scores and all
+    name = weights_name(Path(options.run_dir), options.weights)
+    about = _about(options, name, translator)  # now: a training that goes on replaces best/, scores and all
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import, which reads it
     from accel_tx.pages.demo import build_page, serve
 
     page = build_page(translator, about)
     address = serve(page, host, options.port, options.share)
-    print(f"{options.run_dir} {options.weights} at {address} (Ctrl-C ends it)", flush=True)
+    print(f"{options.run_dir} {name} at {address} (Ctrl-C ends it)", flush=True)
     if not _is_loopback(host):
         print(f"accel_tx: --host {host}: all who reach this machine can use the page", file=sys.stderr)
     threading.Event().wait()
 
 
-def _about(options: Namespace, translator: Translator) -> About:
+def _about(options: Namespace, weights: str, translator: Translator) -> About:
     from accel_tx.inference.translator import load_run_config
     from accel_tx.inference.weights import load_scores, weights_folder
     from accel_tx.model.transformer import count_parameters
@@ -63,7 +65,7 @@ def _about(options: Namespace, translator: Translator) -> About:
     run_dir = Path(options.run_dir)
     data = load_run_config(run_dir).data
     scores = load_scores(weights_folder(run_dir, options.weights))
-    known = [f"run {run_dir.resolve().name}", f"weights {options.weights}"]
+    known = [f"run {run_dir.resolve().name}", f"weights {weights}"]
     known += [f"update {scores['update']:,}"] if "update" in scores else []
     known += [f"BLEU {scores['bleu']:.2f} on its validation set"] if "bleu" in scores else []
     known.append(f"{count_parameters(translator.model):,} parameters on {translator.model.positions.device.type}")

@@ -14,6 +14,7 @@ from accel_tx.cli.scored_text import ScoredText, lines_beside, text_of_files, te
 from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_split_lines
 from accel_tx.config import DecodeConfig, UserError
 from accel_tx.inference.lines import read_lines, write_whole
+from accel_tx.inference.weights import weights_name
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -53,7 +54,7 @@ def run(argv: list[str]) -> None:
     comet, failed = _comet(options, text, systems)
     with told_beside(_outputs(options)):
         if others:
-            names = [options.hyp or f"{options.run_dir} {options.weights}", *options.against]
+            names = [options.hyp or f"{options.run_dir} {_weights(options)}", *options.against]
             print_comparison(names, found, comet, drawn, text.n_lines)
         else:
             print_scores(found, comet[0] if comet else None, drawn, text.n_lines)
@@ -179,6 +180,10 @@ def _comet(
         return None, error
 
 
+def _weights(options: Namespace) -> str:
+    return weights_name(Path(options.run_dir), options.weights)
+
+
 def _as_dict(
     options: Namespace, found: dict[str, MetricScores], comet: list[float] | None, drawn: Resampling, text: ScoredText
 ) -> dict[str, Any]:
@@ -186,7 +191,7 @@ def _as_dict(
     values: dict[str, Any] = {key: metric.systems[0].score for key, metric in found.items()}
     values |= {"signature": found["bleu"].plain_signature, "chrf_signature": found["chrf"].plain_signature}
     values |= {"text": text.name, "n_sentences": text.n_lines, "references_sha256": text.references_sha256()}
-    values |= {"weights": None if options.hyp else options.weights}
+    values |= {"weights": None if options.hyp else _weights(options)}
     values |= dataclasses.asdict(drawn)
     values["signatures"] = {key: metric.signature for key, metric in found.items()}
     files = [options.hyp, *(options.against or [])]

@@ -140,7 +140,7 @@ def _record(trained: Trained, format_name: str, quantization: str, proof: Proof)
         "accel_tx": __version__,
         "format": format_name,
         "quantization": quantization,
-        "weights": trained.weights.name,
+        "weights": trained.weights_name,
         "update": trained.scores.get("update"),
         "runtime": proof.runtime,
         "sentences": {"from": proof.sentences.origin, "n": n, "identical": proof.n_identical},

@@ -12,7 +12,7 @@ import torch
 from accel_tx.config import Config
 from accel_tx.data.tokenizer import TokenizerPair
 from accel_tx.inference.translator import Translator, load_run_config
-from accel_tx.inference.weights import load_scores, weights_folder
+from accel_tx.inference.weights import load_scores, weights_folder, weights_name
 from accel_tx.model.transformer import Transformer
 
 
@@ -23,6 +23,8 @@ class Trained:
     run_dir: Path
     weights: Path
     """Folder of the file of weights."""
+    weights_name: str
+    """What the run calls them, such as `best` or `checkpoints/update_00000123`."""
     config: Config
     model: Transformer
     tokenizers: TokenizerPair
@@ -35,7 +37,8 @@ class Trained:
         config = load_run_config(run_dir)
         translator = Translator.from_run_dir(run_dir, weights, torch.device("cpu"), {"precision": "float32"})
         folder = weights_folder(run_dir, weights)
-        return cls(run_dir, folder, config, translator.model, translator.tokenizers, load_scores(folder))
+        name = weights_name(run_dir, weights)
+        return cls(run_dir, folder, name, config, translator.model, translator.tokenizers, load_scores(folder))
 
     def greedy(self) -> Translator:
         """Our own search as other programs can do it too: one hypothesis, and no unknown word in it."""

@@ -7,9 +7,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from accel_tx.inference.weights import sha256_of
+from accel_tx.inference.weights import EXPORT_RECORD, sha256_of
 
-RECORD, CARD = "export.json", "README.md"
+RECORD, CARD = EXPORT_RECORD, "README.md"
 CARD_HASH = "card_sha256"
 """In the record: the SHA-256 of the card as it was written."""
 # What the formats write, for folders whose record has no list.

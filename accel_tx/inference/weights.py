@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from accel_tx.model.transformer import Transformer
 
 MODEL, SCORES = "model.safetensors", "scores.json"
+EXPORT_RECORD = "export.json"
+"""What `export` writes beside weights."""
 MANIFEST, STATE = "manifest.json", "trainer_state.json"
 """What a checkpoint has in place of `scores.json`."""
 _MADE_BY = {
@@ -48,9 +50,17 @@ def weights_folder(run_dir: Path, weights: str) -> Path:
 
     Raises: UserError that names what is there instead.
     """
-    for folder in (run_dir, run_dir / weights):
-        if _is_file(folder / MODEL):
-            return folder
+    if _is_file(run_dir / MODEL):
+        name = weights_name(run_dir, weights)
+        # `best` is what the commands take where nothing is given.
+        if weights not in ("best", name, name.rpartition("/")[2]):
+            raise UserError(
+                f"--weights {weights}: {run_dir} is an exported model and holds the weights {name} alone; "
+                "leave --weights out, or give the run folder"
+            )
+        return run_dir
+    if _is_file(run_dir / weights / MODEL):
+        return run_dir / weights
     found = [
         path.parent.relative_to(run_dir).as_posix()
         for pattern in ("[!.]*", "checkpoints/update_*", "validated/update_*")
@@ -68,6 +78,17 @@ def weights_folder(run_dir: Path, weights: str) -> Path:
     # Of many numbered ones the newest stands for all.
     shown = [*(name for name in found if "/" not in name), *newest.values()]
     raise UserError(f"{run_dir / weights}: holds no weights; {run_dir} has {', '.join(shown)}; {advice}")
+
+
+def weights_name(run_dir: Path, weights: str) -> str:
+    """What the run calls these weights: in a folder that `export` wrote, the name that is recorded there."""
+    if not _is_file(run_dir / MODEL):
+        return weights
+    try:
+        recorded = json.loads((run_dir / EXPORT_RECORD).read_text(encoding="utf-8"))["weights"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return "best"
+    return str(recorded)
 
 
 def _is_file(path: Path) -> bool:

@@ -149,11 +149,11 @@ def _place(line: Line, x_title: str) -> float | None:
 def _translations(runs: Sequence[RunHistory], names: Sequence[str]) -> str:
     """Every sentence that one of the runs shows, with what each run made of it."""
     found: dict[tuple[str, str], list[tuple[int, str]]] = {}
-    shown = []
+    shown: dict[bool, list[str]] = {True: [], False: []}
     for i, (run, name) in enumerate(zip(runs, names, strict=True), start=1):
         of_run = run.best_samples
         if of_run is not None:
-            shown.append(f"{name} at {of_run[0]:,}")
+            shown[run.shows_best].append(f"{name} at {of_run[0]:,}")
             for src, reference, translation in of_run[1]:
                 found.setdefault((src, reference), []).append((i, translation))
     if not found:
@@ -167,5 +167,6 @@ def _translations(runs: Sequence[RunHistory], names: Sequence[str]) -> str:
             + "".join(f"<div><span>{a}</span><span>{b}</span></div>" for a, b in lines)
             + "</div>"
         )
-    note = f'<p class="note">At the update that validated best: {escape(", ".join(shown))}.</p>'
-    return f"{_legend(names)}{note}{''.join(blocks)}"
+    said = {True: "At the update that validated best", False: "At the last update that has samples"}
+    note = " ".join(f"{said[is_best]}: {', '.join(runs_shown)}." for is_best, runs_shown in shown.items() if runs_shown)
+    return f'{_legend(names)}<p class="note">{escape(note)}</p>{"".join(blocks)}'

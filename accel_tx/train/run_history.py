@@ -11,7 +11,7 @@ from typing import Any
 
 from accel_tx.config import Config, UserError
 from accel_tx.inference.translator import load_run_config
-from accel_tx.inference.weights import SCORES
+from accel_tx.inference.weights import MODEL, SCORES
 from accel_tx.train import run_lock
 from accel_tx.train.checkpoint import read_json
 from accel_tx.train.run_samples import Sample, samples_of
@@ -67,6 +67,11 @@ class RunHistory:
         return max((number(line, "trained_s") or 0.0 for line in lines), default=0.0)
 
     @property
+    def shows_best(self) -> bool:
+        """Whether `best_samples` are those of the best validation."""
+        return self.best.get("update") in self.samples
+
+    @property
     def best_samples(self) -> tuple[int, list[Sample]] | None:
         """Those of the best validation, else of the newest that has some, and their update."""
         update = self.best.get("update")
@@ -81,6 +86,8 @@ def read_run(run_dir: Path) -> RunHistory:
     Raises: UserError if it holds no run, or a config that is not one of `train`.
     """
     config = load_run_config(run_dir)
+    if (run_dir / MODEL).is_file():
+        raise UserError(f"{run_dir}: holds an exported model; expected the folder of a training run")
     lines, n_unreadable = _read_metrics(run_dir / "metrics.jsonl")
     return RunHistory(
         run_dir=run_dir,

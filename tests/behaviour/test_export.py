@@ -99,6 +99,22 @@ def test_training_starts_from_an_exported_folder_but_not_in_it(run_dir: Path, te
         check_run_dir(load_run_config(out), out, "auto")
 
 
+def test_an_exported_folder_keeps_the_name_of_its_weights_and_takes_no_other(
+    run_dir: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "checkpoints/update_00000012"
+    (run_dir / "checkpoints").mkdir()
+    (run_dir / "best").rename(run_dir / name)
+    out = tmp_path / "out"
+    export(run_dir, text, out, "--weights", name)
+    for given in ([], ["--weights", name], ["--weights", "update_00000012"]):
+        again = tmp_path / "again"
+        export(out, text, again, *given)
+        assert json.loads((again / "export.json").read_text())["weights"] == name
+    told = refusal(capsys, out, text, tmp_path / "other", "--weights", "nonsense")
+    assert f"--weights nonsense: {out} is an exported model and holds the weights {name} alone; leave" in told
+
+
 def test_what_was_proved_is_recorded(run_dir: Path, text: Path, tmp_path: Path) -> None:
     export(run_dir, text, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "export.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,15 @@ def test_translations_are_those_of_the_best_update(runs: list[Path]) -> None:
     _, found = page_of(runs)
     assert {"of a", "of b"} <= set(found.text)
     assert "later" not in found.text
+    assert "At the update that validated best: a/same at 20, b/same at 20." in found.text
+
+
+def test_translations_of_another_update_say_so(runs: list[Path]) -> None:
+    best = json.loads((runs[1] / "best" / "scores.json").read_text())
+    (runs[1] / "best" / "scores.json").write_text(json.dumps({**best, "update": 25}))
+    _, found = page_of(runs)
+    note = "At the update that validated best: a/same at 20. At the last update that has samples: b/same at 30."
+    assert note in found.text
 
 
 def test_only_the_settings_that_differ_are_shown(runs: list[Path]) -> None:
@@ -185,6 +195,7 @@ def test_the_command_writes_the_page_and_tells_its_size(runs: list[Path], tmp_pa
     [
         (["{a}", "{tmp}"], "holds no run; expected a run folder"),
         (["{a}", "{a}/../same"], "is given twice"),
+        (["{a}", "{tmp}/exported"], "exported: holds an exported model; expected the folder of a training run"),
         (["{a}", "{tmp}/loop"], "loop: no such folder; expected a run folder"),
         (["{a}", "{tmp}/" + "x" * 300], "cannot be read (File name too long)"),
         (["{tmp}", "--output", "{tmp}/none/x.html"], "x.html: cannot be written"),  # said before runs are read
@@ -195,6 +206,9 @@ def test_bad_input_gets_one_line_and_writes_nothing(
     options: list[str], expected: str, runs: list[Path], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "exported").mkdir()
+    shutil.copy(runs[0] / "config.yaml", tmp_path / "exported")
+    (tmp_path / "exported" / "model.safetensors").touch()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(SystemExit) as ended:
         main(["report", "--run_dirs", *(text.format(a=runs[0], tmp=tmp_path) for text in options)])
