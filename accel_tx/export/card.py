@@ -10,6 +10,8 @@ from accel_tx.config import Config
 from accel_tx.export.source import Trained
 from accel_tx.model.transformer import count_parameters
 from accel_tx.train.checkpoint import read_json
+from accel_tx.train.run_history import read_starts
+from accel_tx.train.warm_start import ORIGIN
 
 
 def model_card(trained: Trained, library: str, record: dict[str, Any], how_to_load: str) -> str:
@@ -79,7 +81,7 @@ def _model(trained: Trained) -> str:
         ("norm, activation", f"{model.norm}, {model.activation}"),
         ("positions", model.positions),
         ("embeddings tied", model.tie_embeddings),
-        ("longest text", f"{model.max_positions:,} tokens"),
+        ("longest text", f"{model.max_positions - 1:,} tokens"),
         ("vocabulary", f"{trained.config.tokenizer.kind}, {vocabularies}"),
     ]
     return "A Transformer with encoder and decoder, trained with accel_tx.\n\n" + _table(("", ""), rows)
@@ -88,6 +90,8 @@ def _model(trained: Trained) -> str:
 def _data(trained: Trained) -> str:
     report = read_json(trained.run_dir / "clean_report.json")
     lines = [f"Corpus: {_corpus_name(trained.config)}."]
+    if begun_with := _begun_with(trained):
+        lines.append(f"Training began with the weights {begun_with}; what those were trained on is not known here.")
     if "n_read" in report and "n_kept" in report:
         lines.append(f"{report['n_kept']:,} of {report['n_read']:,} pairs were kept by the cleaning rules.")
         dropped = [(name, f"{n:,}") for name, n in report.get("dropped", {}).items() if n]
@@ -100,9 +104,10 @@ def _training(trained: Trained) -> str:
     optim, train = trained.config.optim, trained.config.train
     of_tokens = f"{train.max_tokens} tokens (the longer side of each pair)"
     size = of_tokens if train.max_tokens is not None else f"{train.batch_size} pairs"
-    trained_s = trained.scores.get("trained_s")
+    trained_s, begun_with = trained.scores.get("trained_s"), _begun_with(trained)
     rows = [
         ("updates of these weights", f"{trained.scores.get('update', 'unknown')}"),
+        *([("began with the weights", begun_with)] if begun_with else []),
         ("micro-batches", f"{train.micro_batches_per_update} of {size} an update"),
         ("highest rate", f"{optim.max_lr:g}"),
         ("label smoothing", f"{optim.label_smoothing:g}"),
@@ -111,11 +116,34 @@ def _training(trained: Trained) -> str:
             "dropout",
             f"{trained.config.model.dropout:g}, on attention weights {trained.config.model.attention_dropout:g}",
         ),
-        ("precision", train.precision),
+        ("precision", _precision(trained)),
         ("seed", f"{train.seed}"),
         *([("minutes", f"{trained_s / 60:.1f}")] if trained_s else []),
     ]
     return _table(("setting", "value"), rows)
+
+
+def _begun_with(trained: Trained) -> str | None:
+    """The weights that `--init_from` named, without the folders that they lay in on this machine; None for random."""
+    origin = read_json(trained.run_dir / ORIGIN)
+    if "weights" not in origin:
+        return None
+    path = Path(str(origin["weights"]))
+    of_run = path.name in ("best", "final", "average") or path.parent.name in ("checkpoints", "validated")
+    n_parts = (3 if path.parent.name in ("checkpoints", "validated") else 2) if of_run else 1
+    known = [f"update {origin['update']}"] if origin.get("update") is not None else []
+    known += [f"SHA-256 {origin['sha256']}"] if "sha256" in origin else []
+    name = "/".join(path.parts[-n_parts:])
+    return f"`{name}` ({', '.join(known)})" if known else f"`{name}`"
+
+
+def _precision(trained: Trained) -> str:
+    """That of the starts that made these weights, where they are known: the config may say `auto`."""
+    update = trained.scores.get("update")
+    starts = [line for line in read_starts(trained.run_dir) if update is None or line["update"] < update]
+    found = dict.fromkeys(str(line["precision"]) for line in starts if "precision" in line)
+    names = ["float32" if name == "no" else name for name in found or [trained.config.train.precision]]
+    return ", then ".join(names)
 
 
 def _scores(trained: Trained) -> str:
@@ -154,7 +182,7 @@ def _export(record: dict[str, Any]) -> str:
 
 def _limits(trained: Trained) -> str:
     data = trained.config.data
-    longest = trained.config.model.max_positions
+    longest = trained.config.model.max_positions - 1  # beside EOS
     lines = [
         f"It translates from {data.src_lang} to {data.tgt_lang} only, each sentence without the text around it.",
         "It is as good and as biased as its data; text of another kind is translated worse, and nothing says so.",

@@ -98,10 +98,15 @@ def read_run(run_dir: Path) -> RunHistory:
         best=read_json(run_dir / "best" / SCORES),
         final=read_json(run_dir / "final" / SCORES),
         is_running=run_lock.holder(run_dir) is not None,
-        starts=[line for line in _json_lines(run_dir / STARTS_FILE) if _is_start(line)],
+        starts=read_starts(run_dir),
         samples=samples_of(run_dir),
         evaluations=_evaluations(run_dir),
     )
+
+
+def read_starts(run_dir: Path) -> list[Line]:
+    """The lines of starts.jsonl; none in runs of earlier versions. Raises: UserError if it cannot be read."""
+    return [line for line in _json_lines(run_dir / STARTS_FILE) if _is_start(line)]
 
 
 def number(line: Line, name: str) -> float | None:
