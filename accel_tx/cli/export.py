@@ -9,6 +9,7 @@ from accel_tx import options as opt
 from accel_tx.cli.outputs import check_apart
 from accel_tx.cli.trained import add_run_options
 from accel_tx.config import UserError
+from accel_tx.export.formats import FORMATS, find_format
 from accel_tx.inference.lines import read_lines
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def run(argv: list[str]) -> None:
     add_run_options(parser)
     parser.add_argument(
         "--format",
-        choices=["safetensors", "transformers", "ctranslate2", "onnx"],
+        choices=list(FORMATS),
         required=True,
         help="safetensors: for accel_tx itself; the others for the program of that name, to be installed beside it",
     )
@@ -52,7 +53,6 @@ def run(argv: list[str]) -> None:
     if options.least_identical is not None and not 0 <= options.least_identical <= 1:
         raise UserError(f"--least_identical is {options.least_identical:g}; expected from 0 to 1")
     from accel_tx.export.command import check_output, export
-    from accel_tx.export.formats import find_format
     from accel_tx.export.source import Trained
 
     output = Path(options.output)

@@ -53,13 +53,12 @@ def export(
     check_output(output)
     if least_identical is None:
         least_identical = LEAST_EXACT if quantization == "float32" else LEAST_ROUNDED
-    # One for both programs, so that their speeds can be compared.
-    torch.set_num_threads(1)
     ours = trained.greedy()
     fitting = sentences.fitting(ours)
     if not fitting.src:
         raise UserError(f"{sentences.origin}: has no sentence that fits the model; give others with --sentences FILE")
-    with _made_beside(output) as beside:
+    # One thread for both programs, so that their speeds can be compared.
+    with _made_beside(output) as beside, _threads(1):
         form.write(trained, beside, quantization)
         proof = prove(ours, form.load(beside), fitting)
         proof.check(least_identical)
@@ -99,6 +98,17 @@ def check_output(output: Path) -> None:
             f"--output {output}: {CARD} there was changed since it was exported; expected it as it was: move it away "
             "to keep it, or give another --output"
         )
+
+
+@contextlib.contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """Inside, torch computes on so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _real(path: Path) -> Path:

@@ -1,15 +1,17 @@
-"""The formats by name, and what each of them offers."""
+"""The formats by name, and what each of them offers. Starts without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from accel_tx.config import UserError
 from accel_tx.config.extras import lack_of
-from accel_tx.export.source import Trained
+
+if TYPE_CHECKING:
+    from accel_tx.export.source import Trained
 
 _MODULES = {
     "safetensors": "safetensors_format",

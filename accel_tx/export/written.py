@@ -12,7 +12,7 @@ from accel_tx.inference.weights import EXPORT_RECORD, sha256_of
 RECORD, CARD = EXPORT_RECORD, "README.md"
 CARD_HASH = "card_sha256"
 """In the record: the SHA-256 of the card as it was written."""
-# What the formats write, for folders whose record has no list.
+# What the formats wrote into folders whose record has no list, as earlier versions left them.
 _OF_FORMAT = {
     "safetensors": ("config.yaml", "model.safetensors", "scores.json", "tokenizer/src.json", "tokenizer/tgt.json"),
     "transformers": (

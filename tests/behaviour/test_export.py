@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from accel_tx.cli import main
 from accel_tx.config import UserError
@@ -155,6 +156,40 @@ def test_the_card_has_a_header_for_the_hub_and_names_no_folder_of_this_machine(
     assert SCORES["signature"] in content
     # tokens as `train.max_tokens` counts them
     assert " of 512 tokens (the longer side of each pair) an update |" in content
+
+
+def test_the_card_tells_what_the_run_began_with_and_the_precision_in_effect(
+    run_dir: Path, text: Path, tmp_path: Path
+) -> None:
+    export(run_dir, text, tmp_path / "plain")
+    plain = (tmp_path / "plain" / "README.md").read_text(encoding="utf-8")
+    assert "began with" not in plain
+    assert "| precision | float32 |" in plain
+    assert "| longest text | 127 tokens |" in plain  # and EOS
+    assert "A text of more than 127 tokens does not fit" in plain
+    origin = {"weights": f"{tmp_path}/hidden/first/checkpoints/update_00000040", "update": 40, "sha256": "ab12"}
+    (run_dir / "init_from.json").write_text(json.dumps(origin))
+    start = {"n_updates": 40, "n_parameters": 1}
+    starts = [{"update": at, **start, "precision": kind} for at, kind in ((0, "bf16"), (6, "bf16"), (12, "fp16"))]
+    (run_dir / "starts.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in starts))
+    export(run_dir, text, tmp_path / "out")
+    content = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    name = "`first/checkpoints/update_00000040` (update 40, SHA-256 ab12)"
+    assert f"Training began with the weights {name}; what those were trained on is not known here." in content
+    assert f"| began with the weights | {name} |" in content
+    assert "| precision | bf16 |" in content
+    assert str(tmp_path) not in content
+    assert "hidden" not in content
+
+
+def test_as_many_threads_as_before_compute_afterwards(run_dir: Path, text: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        export(run_dir, text, tmp_path / "out")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Wrong(safetensors_format.Runtime):
