@@ -37,11 +37,13 @@ def config_parser(command: str, description: str) -> ArgumentParser:
     return parser
 
 
-def add_section_options(parser: ArgumentParser, section: type) -> None:
-    """Every field of a section as `--field`; none has a default, so that a run's own value can stand."""
+def add_section_options(parser: ArgumentParser, section: type, title: str) -> None:
+    """Every field of a section as `--field` under a title; none has a default, so that a run's own value can stand."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser.add_class_arguments(section)
-    parser.set_defaults(dict.fromkeys(_field_names(section)))
+    parser.add_class_arguments(section, help=title)
+    for action in parser._actions:
+        if action.dest in _field_names(section):
+            action.default = SUPPRESS  # with None the help would say `default: null`
 
 
 def given_fields(options: Namespace, section: type) -> dict[str, Any]:

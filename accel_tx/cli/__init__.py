@@ -22,31 +22,31 @@ Train encoder-decoder Transformers for machine translation on HuggingFace Accele
 commands:
   data       load, clean, split and tokenize a corpus; report what was dropped and why, and what training will be like
              python -m accel_tx data --config configs/quickstart.yaml --html report.html
-  check      what train would do, and what speaks against it, before hours are spent
+  check      dry run: what train would do, and any problem
              python -m accel_tx check --config configs/quickstart.yaml --run_dir runs/quickstart
-  find-lr    learning-rate range test: a picture, and a proposal for optim.max_lr
+  find-lr    learning-rate range test: proposes optim.max_lr, with a plot
              python -m accel_tx find-lr --config configs/quickstart.yaml --run_dir runs/quickstart
-  train      train, or go on exactly where an earlier start stopped
+  train      train, or resume a stopped run
              accelerate launch -m accel_tx train --config configs/quickstart.yaml --run_dir runs/quickstart
-  checkpoints  what a run has saved, and whether it is whole
+  checkpoints  list, verify and prune what a run has saved
              python -m accel_tx checkpoints --run_dir runs/quickstart
-  average    the mean of weights that a run has saved
+  average    average the weights of saved checkpoints
              python -m accel_tx average --run_dir runs/quickstart --last 2
-  evaluate   translate a file (or the run's validation set) and score it
+  evaluate   score a run on a test or validation set, or an existing translation file
              python -m accel_tx evaluate --run_dir runs/quickstart --src test.en --ref test.fr
-  translate  line in, line out, order kept
+  translate  translate line by line
              echo "The old man reads." | python -m accel_tx translate --run_dir runs/quickstart
-  score      how probable given translations are to the model
+  score      score given translations (forced decoding)
              python -m accel_tx score --run_dir runs/quickstart --src test.en --tgt test.fr
-  attention  where the decoder looks in a sentence, as a picture
+  attention  plot the cross-attention of a sentence
              python -m accel_tx attention --run_dir runs/quickstart --input "The old man reads." --output reads.png
-  export     in the format of another program, proved to translate the same
+  export     export to safetensors, Transformers, CTranslate2 or ONNX, and compare the translations
              python -m accel_tx export --run_dir runs/quickstart --format ctranslate2 --output quickstart_ct2
-  demo       a page in the browser to try a model: translations, scores, attention
+  demo       serve a web demo: translations, scores, attention
              python -m accel_tx demo --run_dir runs/quickstart
-  report     runs side by side on one HTML page: scores, curves, translations, settings, speed
+  report     compare runs on one HTML page: scores, curves, translations, settings, speed
              python -m accel_tx report --run_dirs runs/small runs/large --output report.html
-  bench      speed, memory and padding on this machine, beside the baselines; one table
+  bench      measure speed, memory and padding beside other trainers
              python -m accel_tx bench --config configs/multi30k_en_fr.yaml --synthetic 20000 --seconds 20
 
 `python -m accel_tx COMMAND --help` lists the options of a command.

@@ -1,4 +1,4 @@
-"""`check`: what `train` would do, and what speaks against it, before any hours are spent."""
+"""`check`: a dry run of `train`, to find problems before any hours are spent."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def run(argv: list[str]) -> None:
     """Parse the options and do it; exits with status 2 if there is a problem."""
     parser = opt.config_parser(
         "check",
-        "Say in a table what train with the same options would do: data, batches, memory, updates, time, disk; with a "
-        "trial of the largest micro-batch. Problems are listed below it, and then the exit status is 2. Nothing is "
-        "written into the run folder. Example: "
+        "Dry run: show in a table what train with the same options would do (data, batches, memory, updates, time, "
+        "disk). It does everything that precedes the first update, then runs one update on the largest micro-batch of "
+        "the first epoch with a throw-away model, and times up to 20 real updates. Problems are listed below the "
+        "table, and then the exit status is 2. Nothing is written into the run folder. Example: "
         "python -m accel_tx check --config configs/quickstart.yaml --run_dir runs/quickstart",
     )
     parser.add_argument("--run_dir", type=str, default=None, help="folder that train would write into (required)")

@@ -68,7 +68,7 @@ def run(argv: list[str]) -> None:
 
 def _parser() -> ArgumentParser:
     parser = opt.plain_parser(
-        "evaluate", "Score translations: of a run on files or on a set of its own, or of a file (--hyp)."
+        "evaluate", "Score a run on files or on one of its own sets, or an existing translation file (--hyp)."
     )
     add_run_options(parser, required=False)
     parser.add_argument(
@@ -78,7 +78,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--ref", type=str, nargs="+", help="reference translations, line beside line; several files too"
     )
-    parser.add_argument("--valid_set", type=str | None, help="that one of the run's data.valid_sets, in place of files")
+    parser.add_argument(
+        "--valid_set", type=str | None, help="score this one of the run's data.valid_sets instead of files"
+    )
     parser.add_argument("--test", action="store_true", help="the run's test text (data.test_*), in place of files")
     parser.add_argument("--against", type=str, nargs="+", help="translations of other systems, line beside line")
     parser.add_argument("--output", type=str | None, help="also write the run's translations to this file")

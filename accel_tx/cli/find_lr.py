@@ -25,7 +25,12 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--run_dir", type=str, default=None, help="folder that train writes into (required)")
     parser.add_argument("--lr_from", type=float, default=1e-6, help="rate of the first update")
     parser.add_argument("--lr_to", type=float, default=1.0, help="rate of the last one, if the loss has not gone up")
-    parser.add_argument("--updates", type=int, default=100, help="from the one to the other; more are smoother")
+    parser.add_argument(
+        "--updates",
+        type=int,
+        default=100,
+        help="number of updates from lr_from to lr_to; more give a smoother curve",
+    )
     parser.add_argument("--init_from", type=str, default=None, help="weights to begin with, as for train")
     config, options = opt.parse_with_config(parser, argv)
     if options.run_dir is None:

@@ -1,4 +1,4 @@
-"""`score`: how probable given translations are to the model."""
+"""`score`: the log-probability of given translations (forced decoding)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def run(argv: list[str]) -> None:
     """Parse the options and do it."""
     parser = opt.plain_parser(
         "score",
-        "The model's log-probability (natural logarithm) of given translations, a line for each pair, in order. "
+        "The model's log-probability (natural logarithm) of given translations (forced decoding), a line for each "
+        "pair, in order. It equals the log_prob from translate if re-tokenizing the text gives the same tokens and the "
+        "translation was not cut (a cut hypothesis has no EOS). "
         "Example: python -m accel_tx score --run_dir runs/quickstart --src test.en --tgt test.fr > scores.tsv",
     )
     add_run_options(parser)

@@ -26,7 +26,7 @@ def add_run_options(parser: ArgumentParser, required: bool = True) -> None:
 
 def add_decode_options(parser: ArgumentParser) -> None:
     """The fields of the run's section `decode`."""
-    add_section_options(parser, DecodeConfig)
+    add_section_options(parser, DecodeConfig, "Search (default of each: the run's config.yaml)")
 
 
 def load_translator(options: Namespace) -> Translator:

@@ -59,7 +59,7 @@ def run(argv: list[str]) -> None:
         raise UserError(f"--block_lines is {options.block_lines}; expected at least 1")
     if options.prefix_key is not None and options.input_format != "jsonl":
         raise UserError(f"--prefix_key {options.prefix_key}: the input has lines of text; add --input_format jsonl")
-    if options.format == "text" and (options.n_best or 1) > 1:
+    if options.format == "text" and (options.get("n_best") or 1) > 1:
         raise UserError(f"--n_best is {options.n_best}, but a line of text holds one translation; add --format jsonl")
     run_files = files_of_run(options.run_dir, options.weights)
     outputs = {"--output": options.output}

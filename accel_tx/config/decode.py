@@ -25,7 +25,7 @@ class DecodeConfig:
     length_exponent: float = 1.0
     """The exponent of `length_penalty`; 0 favours short translations as `none` does, more favours long ones."""
     n_best: int = 1
-    """Translations of a sentence, best first; at most `beam_size`, or so many samples."""
+    """Number of translations per sentence, best first; at most `beam_size`, unless they are sampled."""
     min_len_ratio: float = 0.0
     """A translation has at least ratio x source tokens tokens."""
     max_len_ratio: float = 1.5
@@ -33,7 +33,7 @@ class DecodeConfig:
     max_len_extra: int = 20
     """See `max_len_ratio`."""
     no_repeat_ngram: int = 0
-    """No sequence of so many tokens stands twice in a translation (0: any may)."""
+    """No n-gram of this size, in tokens, occurs twice in a translation (0: off)."""
     unknown: Literal["copy", "mark", "drop", "guess"] = "copy"
     """What becomes of source words that the vocabulary lacks, where the model writes UNK for one: `copy` puts the word
     there, found by cross-attention, `mark` leaves `<unk>`, `drop` nothing; `guess` forbids UNK."""

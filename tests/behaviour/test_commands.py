@@ -165,6 +165,14 @@ def test_help_is_at_hand_for_every_command() -> None:
     assert "--model.encoder_sharing" in run_cli("train", "--help").stdout
 
 
+@pytest.mark.parametrize("command", ["translate", "evaluate"])
+def test_help_names_the_runs_config_as_the_default_of_search_options(command: str) -> None:
+    above, _, search = run_cli(command, "--help").stdout.partition("Search (default of each: the run's config.yaml):\n")
+    assert "--beam_size" in search
+    assert "default" not in search
+    assert "default: best" in above
+
+
 def one_line(stderr: str) -> str:
     assert "Traceback" not in stderr
     lines = [line for line in stderr.splitlines() if line.startswith("accel_tx: ")]
