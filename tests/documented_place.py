@@ -77,7 +77,7 @@ def _write_texts(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
         texts |= {f"{name}/train.en": en, f"{name}/train.fr": fr}
     (folder / "data" / "multi30k_en_fr").mkdir(parents=True)
-    for split, n in (("train", len(pairs)), ("val", n_valid)):
+    for split, n in (("train", len(pairs)), ("val", n_valid), ("test_2016_flickr", n_valid)):
         prepared = f"data/multi30k_en_fr/{split}.lc.norm.tok"
         texts |= {f"{prepared}.en": en[:n], f"{prepared}.fr": fr[:n]}
     for name, lines in texts.items():
