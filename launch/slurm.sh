@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=accel_tx
-#SBATCH --nodes=2
+#SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=4
 #SBATCH --cpus-per-task=16
@@ -10,10 +10,13 @@
 #SBATCH --open-mode=append
 #
 # Train on the GPUs of a SLURM allocation, from the repository root:
-#   sbatch [--nodes=1 --gpus-per-node=8 ...] launch/slurm.sh --config C --run_dir D [options of train]
-# D lies on a file system that all nodes share. 300 seconds before the time is over, or before a preemption that is
-# announced, the training saves a checkpoint and the job goes back into the queue, where it goes on from there.
-# Before sbatch: export LAUNCH_FILE=launch/fsdp2.yaml for weights in parts.
+#   sbatch [--account=A --partition=P --nodes=2 --gpus-per-node=8 ...] launch/slurm.sh --config C --run_dir D [options of train]
+# D and data.cache_dir lie on a file system that all nodes share. Where these have no network, prepare the data first
+# on one that has: python -m accel_tx data --config C.
+# 300 seconds before the time is over, or at a preemption that sends USR1, the training saves a checkpoint and the job
+# goes back into the queue; its next start resumes from there. After scancel SLURM kills what is left after its own
+# KillWait (30 s by default).
+# Before sbatch: export LAUNCH_FILE=launch/fsdp2.yaml for sharded weights.
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 
@@ -75,7 +78,7 @@ fi
 if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then
     export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 fi
-# Where SLURM itself ends the steps, launchers give the training so long for its checkpoint.
+# Where SLURM itself ends the steps, launchers give the training so long for its checkpoint, and SLURM its KillWait.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=280
 
 # A launcher would die of USR1, and wait for nothing. The file reaches the training on every node.

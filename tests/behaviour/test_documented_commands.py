@@ -66,7 +66,8 @@ SHORTER = " --seconds 0.3 --rounds 1"
 # Options in the READMEs that are other programs'.
 FOREIGN = {
     *("--lr", "--lr-scheduler", "--warmup-updates", "--paired-bs", "--paired-ar", "--logdir"),
-    *("--signal", "--requeue", "--nodes", "--gpus-per-node", "--nproc_per_node", "--section.field"),
+    *("--signal", "--requeue", "--nodes", "--gpus-per-node", "--account", "--partition"),
+    *("--nproc_per_node", "--section.field"),
 }
 
 
