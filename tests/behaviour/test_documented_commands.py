@@ -239,6 +239,24 @@ def test_options_and_fields_named_in_the_text_are_there() -> None:
     assert unknown == []
 
 
+def anchors_of(path: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_to_files_and_headings_that_are_there() -> None:
+    dead = []
+    for readme in READMES:
+        text = (REPOSITORY / readme).read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            name, _, anchor = link.partition("#")
+            path = (REPOSITORY / readme).parent / name if name else REPOSITORY / readme
+            if "://" not in link and (not path.exists() or (anchor and anchor not in anchors_of(path))):
+                dead.append(f"{readme}: {link}")
+    assert dead == []
+
+
 def test_no_command_hides_in_a_block_of_another_kind() -> None:
     blocks = [block for readme in READMES for _, block in blocks_of(readme) if block.startswith("```")]
     assert {block.splitlines()[0] for block in blocks} == {"```", "```bash", "```json", "```yaml", "```mermaid"}
