@@ -57,6 +57,8 @@ def _smaller(config: dict[str, Any]) -> dict[str, Any]:
     small = {name: {**config.get(name, {}), **_SMALL.get(name, {})} for name in {**config, **_SMALL}}
     if "valid_size" in small["data"]:
         small["data"]["valid_size"] = small["data"]["phrasebook_valid_pairs"]
+    if "warmup_updates" in small.get("optim", {}):
+        small["optim"]["warmup_updates"] = 3
     if "encoder_sharing" not in small["model"]:
         small["model"] |= {"n_encoder_layers": 1, "n_decoder_layers": 1}
     return small
