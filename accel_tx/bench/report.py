@@ -152,8 +152,8 @@ class SpeedReport:
             f"{s['attention_dropout']:g}, label smoothing {s['label_smoothing']:g}, the same for all.",
             "- Rates are of real tokens, medians over the rounds. Padding is its share of the work in matrix products. "
             "Model FLOPs are forward and backward over real tokens (causal attention as full squares); the peak is of "
-            f"square matrix products in the same precision, measured between the rounds: {peaks}. Peak memory on a CPU is "
-            "that of the training process, without loader workers.",
+            f"square matrix products in the same precision, measured between the rounds: {peaks}. Peak memory on a "
+            "CPU is that of the training process, without loader workers.",
             *(f"- All systems and the peak: {line}." for line in s["tf32"]),
             f"- Machine: {', '.join(f'{name} {value}' for name, value in self.machine.items())}.",
         ]
