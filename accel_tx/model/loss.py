@@ -73,17 +73,14 @@ class _ChunkedLoss(torch.autograd.Function):
     ) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
             loss, *grads = _loss_and_grads(hidden, weight, bias, targets, smoothing, r_drop, amp_dtype, needs_grad)
-        # No `save_for_backward`: what it keeps could not be handed on, and a copy of it would be the peak of the step.
-        ctx.grads = grads
+        ctx.save_for_backward(*grads)
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        grads, ctx.grads = ctx.grads, None
-        if grads is None:
-            raise RuntimeError("the loss has been taken backward already")
-        return (*(grad.mul_(grad_loss) for grad in grads), None, None, None, None, None)
+        scaled = [grad * grad_loss for grad in ctx.saved_tensors]
+        return (*scaled, None, None, None, None, None)
 
 
 def _loss_and_grads(

@@ -111,7 +111,8 @@ def never_finished_one(run_dir: Path) -> bool:
 def find_fault(folder: Path, hash_files: bool = True) -> str | None:
     """What is wrong with the files of a checkpoint, or None; without `hash_files` their contents are not read.
 
-    Files that other programs leave in a folder that somebody looks at are nothing wrong.
+    Files that other programs leave in a folder that somebody looks at are nothing wrong; a file that the disk does not
+    give back (EIO) is.
     Raises: OSError where that cannot be told, such as for files that may not be read: they may be whole.
     """
     try:
@@ -134,6 +135,10 @@ def find_fault(folder: Path, hash_files: bool = True) -> str | None:
                 return f"{name} is damaged"
         except _NOT_THERE:
             return f"{name} is damaged"
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return f"{name} cannot be read ({error.strerror})"
     try:
         load_state(folder)
     except UserError as error:

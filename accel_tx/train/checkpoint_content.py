@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import warnings
 from collections.abc import Callable
@@ -173,7 +174,9 @@ def _load(path: Path, stamp: str) -> dict[str, Any]:
 
 
 def _is_of_the_machine(error: Exception) -> bool:
-    return is_shortage(error) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError))
+    # EINVAL is what torch makes of a file that is shorter than it says.
+    is_of_disk = isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.EINVAL)
+    return is_shortage(error) or is_of_disk
 
 
 def find_misfit(content: Content, parts: Parts, state: TrainState) -> str | None:
