@@ -17,6 +17,7 @@ from accel_tx.train.averaging import mean_of_files
 from accel_tx.train.checkpoint_writer import save_weights
 
 
+@checkpoint.usable_folders()
 def saved_weights(run_dir: Path) -> dict[int, Path]:
     """Folders of weights by update, oldest first; of one update the checkpoint before what `validated/` has."""
     found = {update: validated.folder_of(run_dir, update) for update in validated.updates_kept(run_dir)}
@@ -112,14 +113,11 @@ def _own_origin(run_dir: Path, folders: Sequence[Path]) -> tuple[Path, dict[str,
     return folders[0], _origin(folders[0])
 
 
+@checkpoint.usable_folders()
 def _origin(folder: Path) -> dict[str, str]:
     """The run and the data that weights come from. Raises: UserError if they are damaged or do not say."""
     if (folder / checkpoint.STATE).exists():
-        try:
-            fault = checkpoint.find_fault(folder)
-        except OSError as error:
-            raise UserError(f"{error.filename or folder}: cannot be read ({error.strerror})") from None
-        if fault:
+        if fault := checkpoint.find_fault(folder):
             raise UserError(f"{folder}: is damaged: {fault}; expected whole checkpoints")
         state = checkpoint.load_state(folder)
         return {"run": checkpoint.run_identity(state), "data_sha256": state.data_sha256}

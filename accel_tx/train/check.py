@@ -43,7 +43,7 @@ from accel_tx.train.outlook import (
     validation_notes,
 )
 from accel_tx.train.resume import newest_that_fits
-from accel_tx.train.run_dir import check_run_dir, check_writable, existing, usable_folders
+from accel_tx.train.run_dir import check_run_dir, check_writable, existing
 from accel_tx.train.state import TrainState
 from accel_tx.train.try_out import Trying, try_out
 from accel_tx.train.validation import check_tokenizer
@@ -74,14 +74,14 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlo
     data = None
     with found.problem_told():
         data = prepare_data(config)
-        with usable_folders():
+        with checkpoint.usable_folders():
             source = None if init_from is None else warm_start.find_source(init_from)
         if source is not None:
             warm_start.check_fits(source, config, data.tokenizers)
     if data is None or not can_compute:
         return found if rank == 0 else None
     with device.accelerator_for(config.train) as accelerator:
-        with found.problem_told(), usable_folders():
+        with found.problem_told(), checkpoint.usable_folders():
             check_same_everywhere(accelerator, config, data.sha256)
             config = auto_tokens.settle(config, data, accelerator)
             _Check(config, data, run_dir, begun_in, mirror_dir, accelerator, found).run()
@@ -93,7 +93,7 @@ def _begun_in(config: Config, run_dir: Path, found: Outlook) -> tuple[Path, Path
     if config.train.mirror_dir is None:
         return run_dir, None
     mirror_dir = Path(config.train.mirror_dir)
-    with found.problem_told(), usable_folders():
+    with found.problem_told(), checkpoint.usable_folders():
         mirror.check_mirror(config, run_dir, mirror_dir, "auto")
         _refuse_if_held(mirror_dir)
         check_writable(mirror_dir, "train.mirror_dir")
@@ -106,13 +106,13 @@ def _of_run_dir(
     config: Config, run_dir: Path, begun_in: Path, init_from: Path | None, found: Outlook, is_main: bool
 ) -> Config:
     """What stands in the run folder against a start; under `auto` the config with the run's micro-batches."""
-    with found.problem_told(), usable_folders():
+    with found.problem_told(), checkpoint.usable_folders():
         _refuse_if_held(run_dir)
         check_run_dir(mirror.as_recorded(config, run_dir), run_dir, "auto")
         config = scaling.settle(config, begun_in, is_main)
         warm_start.check_origin(begun_in, init_from, has_checkpoint=checkpoint.has_checkpoint(begun_in))
         config = auto_tokens.from_run(config, begun_in, is_main)
-    with found.problem_told(), usable_folders():
+    with found.problem_told(), checkpoint.usable_folders():
         check_writable(run_dir)
     return config
 
@@ -205,7 +205,7 @@ class _Check:
         """The state that a start would go on from; the first row of the table."""
         saved, start = None, "refused, see below"
         if not refused:
-            with self.found.problem_told(), usable_folders():
+            with self.found.problem_told(), checkpoint.usable_folders():
                 folder, passed_over = _newest(self.begun_in, parts, self.fresh)
                 self.found.notes += passed_over
                 if folder is None and passed_over:

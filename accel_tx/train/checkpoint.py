@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,17 @@ _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
 FindMisfit = Callable[[Path, TrainState], str | None]
 """What keeps a checkpoint whose files are intact from being loaded into this run, or None."""
+
+
+@contextlib.contextmanager
+def usable_folders() -> Iterator[None]:
+    """Inside, what keeps a folder that was given from being looked at is a UserError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be used ({error.strerror}); expected a folder that this user may read and write"
+        ) from None
 
 
 def checkpoint_dir(run_dir: Path, update: int) -> Path:

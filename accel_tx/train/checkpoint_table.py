@@ -42,12 +42,13 @@ class Entry:
     """Whether the next start goes on from it, if it fits the config then given."""
 
 
+@checkpoint.usable_folders()
 def list_entries(run_dir: Path, verify: bool) -> list[Entry]:
     """Checkpoints, newest first, then `best`, `final`, `average` and those in `validated/`.
 
     With `verify` every byte is hashed, else sizes are compared.
 
-    Raises: UserError if the folder is no run folder.
+    Raises: UserError if the folder is no run folder, or one that cannot be looked at.
     """
     check_is_run(run_dir)
     metrics = _metrics(run_dir / "metrics.jsonl")

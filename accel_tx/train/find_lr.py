@@ -17,12 +17,12 @@ from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.inference.attention_picture import as_file, can_draw
 from accel_tx.inference.lines import write_bytes_whole, write_whole
-from accel_tx.train import auto_tokens, device, launched, processes, warm_start
+from accel_tx.train import auto_tokens, checkpoint, device, launched, processes, warm_start
 from accel_tx.train.agreement import check_same_everywhere, failing_together
 from accel_tx.train.progress import say
 from accel_tx.train.rate_curve import Curve, Ramp
 from accel_tx.train.rehearsal import Rehearsal
-from accel_tx.train.run_dir import FIND_LR, check_writable, usable_folders
+from accel_tx.train.run_dir import FIND_LR, check_writable
 
 _LINES = 10
 """Printed while it runs."""
@@ -53,7 +53,7 @@ def find_lr(config: Config, run_dir: Path, ramp: Ramp, init_from: Path | None = 
         )
     device.set_cpu_threads(config.train.cpu_threads)
     rank = processes.rank()
-    with usable_folders():
+    with checkpoint.usable_folders():
         check_writable(run_dir)
         config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
         source = None if init_from is None else warm_start.find_source(init_from)

@@ -49,7 +49,7 @@ from accel_tx.train.prepared import prepare
 from accel_tx.train.progress import Progress, closing_line, opening_lines, say
 from accel_tx.train.results import Results
 from accel_tx.train.resume import find_checkpoint, load_checkpoint
-from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, leave_preempted, usable_folders
+from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, leave_preempted
 from accel_tx.train.sharding import is_sharded, sharding_lines, whole_weights
 from accel_tx.train.shortage import BEFORE_UPDATES, IN_UPDATES, shortage_told
 from accel_tx.train.starts import describe_start, write_start
@@ -80,7 +80,7 @@ def train(
     device.set_cpu_threads(config.train.cpu_threads)
     rank = processes.rank()
     mirror_dir = None if config.train.mirror_dir is None else Path(config.train.mirror_dir)
-    with usable_folders():
+    with checkpoint.usable_folders():
         if rank == 0:
             run_lock.refuse_if_held(run_dir)
         if mirror_dir is not None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -19,17 +17,6 @@ from accel_tx.train.stopping import PREEMPTED_FILE, preempted_text
 Resume = Literal["auto", "never", "require"]
 FIND_LR = "find_lr"
 """Folder that `find-lr` writes into; it is no part of the run."""
-
-
-@contextlib.contextmanager
-def usable_folders() -> Iterator[None]:
-    """Inside, what keeps a folder that was given from being looked at is a UserError that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{error.filename}: cannot be used ({error.strerror}); expected a folder that this user may read and write"
-        ) from None
 
 
 def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:

@@ -10,6 +10,8 @@ import pytest
 from accel_tx.cli import main
 from accel_tx.config import Config, UserError
 from accel_tx.inference.weights import check_is_run, load_scores, weights_folder
+from accel_tx.train.average_saved import saved_weights
+from accel_tx.train.checkpoint_table import list_entries
 from tests.conftest import REPOSITORY, as_options
 
 TOO_LONG = "x" * 300
@@ -63,6 +65,19 @@ def test_a_name_that_is_too_long_for_a_training_is_one_line(
     assert len(of_it) == 1 or command == "check"  # which lists all that is in the way
     assert all(": cannot be used (File name too long); expected a folder that" in line for line in of_it)
     assert not Path("run").exists()
+
+
+def test_checkpoints_that_may_not_be_listed_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.yaml").write_text("{}")
+
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    with monkeypatch.context() as patch:  # root may list everything
+        patch.setattr(Path, "iterdir", refuse)
+        for listed in (lambda folder: list_entries(folder, verify=False), saved_weights):
+            with pytest.raises(UserError, match=r"cannot be used \(Permission denied\); expected a folder that"):
+                listed(tmp_path)
 
 
 def test_weights_that_may_not_be_looked_at_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
