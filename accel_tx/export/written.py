@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from accel_tx.inference.weights import EXPORT_RECORD, sha256_of
+from accel_tx.train.checkpoint import read_json
 
 RECORD, CARD = EXPORT_RECORD, "README.md"
 CARD_HASH = "card_sha256"
@@ -45,7 +44,7 @@ def _fits(name: str, pattern: str) -> bool:
 
 def is_card_edited(folder: Path) -> bool:
     """Whether the card in a folder is no longer what the export wrote; False where its record has no hash of it."""
-    written = _read(folder / RECORD).get(CARD_HASH)
+    written = read_json(folder / RECORD).get(CARD_HASH)
     try:
         return written is not None and sha256_of(folder / CARD) != written
     except FileNotFoundError:
@@ -55,18 +54,9 @@ def is_card_edited(folder: Path) -> bool:
 
 
 def _patterns(record: Path) -> list[str]:
-    found = _read(record)
+    found = read_json(record)
     try:
         files = found["files"] if "files" in found else [*_OF_FORMAT[found["format"]], CARD, RECORD]
         return [str(name) for name in files]
     except (TypeError, KeyError):
         return []
-
-
-def _read(record: Path) -> dict[str, Any]:
-    """The record; empty where there is none."""
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

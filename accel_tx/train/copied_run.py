@@ -64,7 +64,7 @@ def newest_update(run_dir: Path, hash_files: bool = False) -> int:
 def _weights(run_dir: Path) -> Iterator[Path]:
     """The folders of weights, in the order in which they are to be copied."""
     yield from (run_dir / name for name in _BEFORE if (run_dir / name).is_dir())
-    yield from sorted(p for p in checkpoint.entries(run_dir / checkpoint.VALIDATED) if p.name.startswith("update_"))
+    yield from (p for p in checkpoint.entries(run_dir / checkpoint.VALIDATED) if p.name.startswith("update_"))
     yield from checkpoint.checkpoint_dirs(run_dir)
     yield from (run_dir / name for name in _BEHIND if (run_dir / name).is_dir())
 
