@@ -68,6 +68,7 @@ _COMMANDS = (
     "report",
     "bench",
 )
+_THAT_SEARCH = ("evaluate", "translate")
 _OF_SEVERAL_PROCESSES = ("data", "check", "find-lr", "train")
 
 
@@ -92,6 +93,15 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(143 if is_terminated else 130)
+    except (MemoryError, RuntimeError) as error:
+        from accel_tx.train.shortage import is_shortage, quoted
+
+        if not is_shortage(error):
+            raise
+        smaller = ", or give a lower --max_tokens or --beam_size" if argv[0] in _THAT_SEARCH else ""
+        advice = f"end other programs that hold memory, take a device with more{smaller}"
+        print(f"accel_tx: out of memory ({quoted(error)}); {advice}", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:
         _give_up_standard_output()  # its reader went away, as `head` does
         sys.exit(141)

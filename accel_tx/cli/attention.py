@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from accel_tx import options as opt
 from accel_tx.cli.outputs import check_outputs, files_of_run, told_beside
-from accel_tx.cli.trained import add_run_options, load_translator, warn_of_split_lines
+from accel_tx.cli.trained import add_run_options, load_translator, warn_of_lengths
 from accel_tx.config import UserError
 from accel_tx.inference.lines import write_bytes_whole, write_whole
 
@@ -53,7 +53,7 @@ def run(argv: list[str]) -> None:
     check_outputs(outputs, {"a file of --run_dir": files_of_run(options.run_dir, options.weights)})
     translator = load_translator(options)
     target = options.target if options.target is not None else translator.translate([options.input])[0]
-    warn_of_split_lines(translator)
+    warn_of_lengths(translator)
     found = attention_map(translator.model, translator.tokenizers, options.input, target)
     _check_choice("layer", options.layer, found.n_layers, found)
     _check_choice("head", options.head, found.n_heads, found)

@@ -11,7 +11,7 @@ from accel_tx import options as opt
 from accel_tx.cli.outputs import Inputs, check_outputs, files_of_run, told_beside
 from accel_tx.cli.score_table import print_comparison, print_scores
 from accel_tx.cli.scored_text import ScoredText, lines_beside, text_of_files, text_of_test, text_of_validation
-from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_split_lines
+from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_lengths
 from accel_tx.config import DecodeConfig, UserError
 from accel_tx.inference.lines import read_lines, write_whole
 from accel_tx.inference.weights import weights_name
@@ -163,7 +163,7 @@ def _own_translations(options: Namespace, text: ScoredText) -> tuple[list[str], 
     """The run's translations, and how they were searched for."""
     translator = load_translator(options)
     translations = translator.translate(text.src)
-    warn_of_split_lines(translator)
+    warn_of_lengths(translator)
     return translations, translator.decode
 
 

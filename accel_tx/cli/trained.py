@@ -37,12 +37,18 @@ def load_translator(options: Namespace) -> Translator:
     return Translator.from_run_dir(Path(options.run_dir), options.weights, best_device(), decode)
 
 
-def warn_of_split_lines(translator: Translator) -> None:
-    """Say on standard error how many lines were too long to be translated as a whole."""
+def warn_of_lengths(translator: Translator) -> None:
+    """Say on standard error how many lines were translated in parts, and how many translations were cut."""
     if translator.n_split:
         limit = translator.model.config.max_positions
         print(
             f"accel_tx: {translator.n_split:,} line(s) longer than the model's {limit} positions "
             "(model.max_positions): translated in parts, sentence by sentence where that is enough",
+            file=sys.stderr,
+        )
+    if translator.n_cut:
+        print(
+            f"accel_tx: {translator.n_cut:,} translation(s) reached their length limit and end there "
+            "(max_len_ratio, max_len_extra)",
             file=sys.stderr,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from accel_tx import options as opt
 from accel_tx.cli.outputs import check_outputs, files_of_run
 from accel_tx.cli.pipe import Progress, Remarks, warn_of_replaced, write_blocks
-from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_split_lines
+from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_lengths
 from accel_tx.config import UserError
 from accel_tx.inference.json_lines import dump_line, optional_text, parse_line
 from accel_tx.inference.stream import LINES_PER_BLOCK, Line, read_blocks, readable
@@ -65,22 +65,22 @@ def run(argv: list[str]) -> None:
     outputs = {"--output": options.output}
     check_outputs(outputs, {"--input": options.input, "a file of --run_dir": run_files})
     translator = load_translator(options)
-    remarks, unknown = Remarks(), _UnknownWords(translator.decode.unknown == "copy")
+    remarks, found = Remarks(), _Found(translator.decode.unknown == "copy")
     with Progress([options.input], options.output) as progress:
 
         def answers() -> Iterator[list[str]]:
             for block in read_blocks(options.input, options.block_lines):
-                yield _answer(translator, options, block.lines, remarks, unknown)
+                yield _answer(translator, options, block.lines, remarks, found)
                 progress.add(len(block.lines), block.n_bytes)
 
         write_blocks(options.output, answers())
     remarks.sum_up()
-    unknown.sum_up(remarks)
-    warn_of_split_lines(translator)
+    found.sum_up(remarks, options.prefix_key)
+    warn_of_lengths(translator)
 
 
 def _answer(
-    translator: Translator, options: Namespace, lines: list[Line], remarks: Remarks, unknown: _UnknownWords
+    translator: Translator, options: Namespace, lines: list[Line], remarks: Remarks, found: _Found
 ) -> list[str]:
     from accel_tx.inference.translator import LongPrefixError
 
@@ -88,9 +88,10 @@ def _answer(
     prefixes = None
     if options.input_format == "jsonl":
         parsed = [parse_line(line, "source", options.input) for line in lines]
-        values, lines = [found for found, _ in parsed], [line for _, line in parsed]
+        values, lines = [of_line for of_line, _ in parsed], [line for _, line in parsed]
         if options.prefix_key is not None:
-            prefixes = [optional_text(found, options.prefix_key, line, options.input) for found, line in parsed]
+            prefixes = [optional_text(of_line, options.prefix_key, line, options.input) for of_line, line in parsed]
+            found.n_with_prefix_key += sum(options.prefix_key in of_line for of_line in values)
     for line in lines:
         warn_of_replaced(remarks, options.input, line)
     try:
@@ -99,7 +100,7 @@ def _answer(
         where = f"{readable(options.input)}: line {lines[error.index].number}"
         raise UserError(f'{where} has "{options.prefix_key}" of {error.size}') from None
     for of_line in translated:
-        unknown.add(of_line)
+        found.add(of_line)
     if options.format == "text":
         return [of_line.translations[0].text for of_line in translated]
     return [_as_json(*row) for row in zip(values, lines, translated, strict=True)]
@@ -127,15 +128,20 @@ def _as_json(values: dict[str, Any], line: Line, found: TranslatedLine) -> str:
 
 
 @dataclass
-class _UnknownWords:
-    are_copied: bool
+class _Found:
+    """What there is to say at the end."""
+
+    unknown_are_copied: bool
     n_lines: int = 0
+    n_with_prefix_key: int = 0
+    n_with_unknown: int = 0
     n_words: int = 0
     n_copied: int = 0
     examples: list[str] = field(default_factory=list)
 
     def add(self, found: TranslatedLine) -> None:
-        self.n_lines += bool(found.unknown)
+        self.n_lines += 1
+        self.n_with_unknown += bool(found.unknown)
         self.n_words += len(found.unknown)
         self.n_copied += len(found.translations[0].copied)
         for word in found.unknown:
@@ -143,10 +149,14 @@ class _UnknownWords:
             if len(self.examples) < _N_EXAMPLES and example not in self.examples:
                 self.examples.append(example)
 
-    def sum_up(self, remarks: Remarks) -> None:
-        if self.n_words:
-            copied = f", {self.n_copied:,} of them copied into the translation" if self.are_copied else ""
+    def sum_up(self, remarks: Remarks, prefix_key: str | None) -> None:
+        if prefix_key is not None and self.n_lines and not self.n_with_prefix_key:
             remarks.say(
-                f"{self.n_lines:,} line(s) with {self.n_words:,} word(s) that the vocabulary lacks{copied} "
+                f'no line has the key "{prefix_key}" (--prefix_key), so no translation had to begin with anything'
+            )
+        if self.n_words:
+            copied = f", {self.n_copied:,} of them copied into the translation" if self.unknown_are_copied else ""
+            remarks.say(
+                f"{self.n_with_unknown:,} line(s) with {self.n_words:,} word(s) that the vocabulary lacks{copied} "
                 f"(such as {', '.join(self.examples)})"
             )

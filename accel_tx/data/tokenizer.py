@@ -67,9 +67,15 @@ class Tokenizer:
     def decode_with(self, ids: Sequence[int], words: Iterable[str]) -> str:
         """Text of ids, with the k-th of the words, or nothing where that is empty, in place of the k-th unknown one."""
         substitutes = iter(words)
-        kept = (i for i in ids if i not in (PAD_ID, BOS_ID, EOS_ID))
-        found = (next(substitutes) if i == UNK_ID else self.fast.id_to_token(i) for i in kept)
-        tokens = [token for token in found if token]
+        tokens: list[str] = []
+        for i in ids:
+            if i in (PAD_ID, BOS_ID, EOS_ID):
+                continue
+            token = next(substitutes) if i == UNK_ID else self.fast.id_to_token(i)
+            if token:
+                tokens.append(token)
+            elif tokens and tokens[-1] == "▁":  # the space of the word that is left out: Unigram has it as a token
+                tokens.pop()
         if self.fast.decoder is None:
             return join_words(" ".join(tokens))
         return self.fast.decoder.decode(tokens).strip()  # type: ignore[no-any-return]

@@ -25,6 +25,8 @@ class Hypothesis:
     """`log_prob` over the length penalty; the higher the better."""
     is_cut: bool = False
     """It reached its length limit before EOS; such a one ranks behind all that ended by themselves."""
+    place: int = 0
+    """Where it stood among those of its sentence; of a sample its number."""
 
 
 def length_penalty(settings: DecodeConfig, n_tokens: int) -> float:
@@ -83,9 +85,9 @@ class Hypotheses:
         rows, places = which.nonzero(as_tuple=True)
         penalty = length_penalty(self.settings, self.position)
         n_ids = self.position if is_cut else self.position - 1
-        columns = self.sentences[rows], self.ids[rows, places, :n_ids], self.log_prob[rows, places]
-        for sentence, ids, log_prob in zip(*(column.tolist() for column in columns), strict=True):
-            self.finished[sentence].append(Hypothesis(ids, log_prob, log_prob / penalty, is_cut))
+        columns = self.sentences[rows], self.ids[rows, places, :n_ids], self.log_prob[rows, places], places
+        for sentence, ids, log_prob, place in zip(*(column.tolist() for column in columns), strict=True):
+            self.finished[sentence].append(Hypothesis(ids, log_prob, log_prob / penalty, is_cut, place))
 
     def cut_at_limit(self) -> None:
         """Finish what has reached its sentence's limit."""

@@ -36,7 +36,9 @@ def parse_line(line: Line, key: str, name: str) -> tuple[dict[str, Any], Line]:
         raise UserError(f"{where} is not valid JSON ({reason}); {expected}") from None
     if not isinstance(values, dict) or not isinstance(values.get(key), str):
         found = (
-            f"keys {', '.join(values) or 'none'}"[:_LONGEST_REASON_CHARS] if isinstance(values, dict) else "no object"
+            f"keys {', '.join(map(json.dumps, values)) or 'none'}"[:_LONGEST_REASON_CHARS]
+            if isinstance(values, dict)
+            else "no object"
         )
         raise UserError(f"{where} holds {found}; {expected}")
     text, n_replaced = clean_text(values[key])

@@ -93,15 +93,16 @@ def joined(parts: Sequence[Sequence[Translation]], n_best: int, ranked: bool) ->
     """The `n_best` translations of a line from those of its parts, joined by spaces.
 
     Ranked: the best combinations by the sum of the scores, those with fewer parts that were cut first. Else, for
-    samples: the first of each part, the second of each, and so on.
+    samples: the first of each part, the second of each, and so on; then the best of these come first.
     """
     if not parts:
         return [Translation("", 0.0, 0.0)]
-    if len(parts) == 1:
-        return list(parts[0][:n_best])
     if not ranked:
         n_samples = min(n_best, max(map(len, parts)))
-        return [_as_one(choices[min(i, len(choices) - 1)] for choices in parts) for i in range(n_samples)]
+        samples = [_as_one(choices[min(i, len(choices) - 1)] for choices in parts) for i in range(n_samples)]
+        return sorted(samples, key=lambda sample: (sample.is_cut, -sample.score))
+    if len(parts) == 1:
+        return list(parts[0][:n_best])
     # A part's place among the combinations never changes their order, so the best so far are enough.
     best: list[_Chain | None] = [None]
     for choices in parts:

@@ -12,7 +12,7 @@ from torch import Tensor
 from accel_tx.config import DecodeConfig
 from accel_tx.data.tokenizer import EOS_ID
 from accel_tx.inference.constraints import Constraints
-from accel_tx.inference.hypotheses import Hypotheses
+from accel_tx.inference.hypotheses import Hypotheses, Hypothesis
 from accel_tx.inference.vocabulary import NextTokens
 
 
@@ -47,6 +47,10 @@ class Samples(Hypotheses):
         self.write(tokens)
         self.finish(self.live & (tokens == EOS_ID), is_cut=False)
         self.cut_at_limit()
+
+    def best(self) -> list[list[Hypothesis]]:
+        """All samples of every sentence, in the order of their numbers."""
+        return [sorted(found, key=lambda one: one.place) for found in self.finished]
 
 
 def uniform(source: Sequence[int], seed: int, n_samples: int, n_positions: int) -> NDArray[np.float64]:

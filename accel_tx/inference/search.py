@@ -34,6 +34,8 @@ def search(
 ) -> list[list[Hypothesis]]:
     """The `settings.n_best` hypotheses of each sentence of a batch, best first; fewer only where there are no more.
 
+    Samples stand in the order of their numbers instead.
+
     Shapes: src_ids (B, S) int64, with EOS; src_valid (B, S) bool or None. The model must be in eval mode. Finished
     sentences leave the batch. Of `settings` the lengths and `max_tokens` are not used, but for sentence i:
     `max_len_tokens[i]`, the most tokens that are written, EOS among them; `min_len_tokens[i]`, the fewest before EOS;

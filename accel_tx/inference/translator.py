@@ -61,6 +61,8 @@ class Translator:
         self.poll = poll
         self.n_split = 0
         """Lines so far that were longer than the model's positions and so were translated in parts."""
+        self.n_cut = 0
+        """Lines so far whose best translation reached its length limit."""
 
     @classmethod
     def from_run_dir(
@@ -120,6 +122,7 @@ class Translator:
                     n_searched=sum(not next(copied) for _ in of_line),
                 )
             )
+        self.n_cut += sum(of_line.translations[0].is_cut for of_line in translated)
         return translated
 
     def _translate_parts(

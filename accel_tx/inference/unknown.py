@@ -89,7 +89,8 @@ def _mean_attention(model: Transformer, answered: Sequence[Answered]) -> list[ND
         src_ids, src_valid = pad_sources([pair.src for pair in group])
         if src_valid is not None:
             src_valid = src_valid.to(device)
-        tgt_in = pad_targets([pair.tgt for pair in group])
+        # The last token is predicted, and no input: a hypothesis that was cut may fill the model's positions.
+        tgt_in = pad_targets([pair.tgt[:-1] for pair in group])
         weights = cross_attention_weights(model, src_ids.to(device), src_valid, tgt_in.to(device))
         mean = weights.mean((0, 2)).double().cpu().numpy()  # (B, T, S)
         found += [of_pair[: len(pair.tgt), : len(pair.src)] for of_pair, pair in zip(mean, group, strict=True)]
@@ -100,7 +101,7 @@ def _small_groups(pairs: list[TokenPair]) -> Iterator[list[TokenPair]]:
     group: list[TokenPair] = []
     for pair in pairs:
         longer = [*group, pair]
-        n_weights = len(longer) * (max(len(p.src) for p in longer) + 1) * (max(len(p.tgt) for p in longer) + 1)
+        n_weights = len(longer) * (max(len(p.src) for p in longer) + 1) * max(len(p.tgt) for p in longer)
         if group and n_weights > _WEIGHTS_PER_GROUP:
             yield group
             longer = [pair]

@@ -110,6 +110,7 @@ class Transformer(nn.Module):
         The cache is one position on afterwards.
         """
         positions = self._positions(cache.position, 1)
+        cache.make_room()
         x = self._embed(self.tgt_embedding, tokens, positions)
         visible, turns = cache.visible_now(), self._turns(positions)
         for i, own, memory in zip(self.decoder_order, cache.own, cache.memory, strict=True):

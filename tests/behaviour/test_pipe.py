@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
+from accel_tx.cli import main
 from accel_tx.config import Config
 from accel_tx.train.loop import train
 from tests.conftest import REPOSITORY, TINY, run_cli
@@ -153,6 +155,41 @@ def test_prefixes_want_json_lines(run_dir: Path) -> None:
     done = run_cli("translate", "--run_dir", str(run_dir), "--prefix_key", "begin", stdin="No.\n")
     assert done.returncode == 2
     assert "--prefix_key begin: the input has lines of text; add --input_format jsonl" in done.stderr
+
+
+def test_a_prefix_key_that_no_line_has_is_told(run_dir: Path) -> None:
+    done = translate_rows(run_dir, [{"source": "No.", "beginn": "Oui"}])
+    assert done.returncode == 0, done.stderr
+    told = 'accel_tx: no line has the key "begin" (--prefix_key), so no translation had to begin with anything\n'
+    assert told in done.stderr
+    assert told not in translate_rows(run_dir, [{"source": "No."}, {"source": "No.", "begin": None}]).stderr
+
+
+def test_translations_that_reached_their_length_limit_are_told(run_dir: Path) -> None:
+    short = ("--max_len_ratio", "0.01", "--max_len_extra", "1")
+    done = run_cli("translate", "--run_dir", str(run_dir), *short, stdin="The old man reads.\n\nWe eat.\n")
+    assert done.returncode == 0, done.stderr
+    assert "accel_tx: 2 translation(s) reached their length limit and end there (max_len_ratio, " in done.stderr
+
+
+def test_a_lack_of_memory_is_one_line(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacks(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB")
+
+    monkeypatch.setattr("accel_tx.inference.translator.search", lacks)
+    (tmp_path / "in").write_text("No.\n")
+    with pytest.raises(SystemExit) as ended:
+        main(
+            ["translate", "--run_dir", str(run_dir), "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+        )
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "accel_tx: out of memory (CUDA out of memory. Tried to allocate 9 GiB); end other programs that hold memory, "
+        "take a device with more, or give a lower --max_tokens or --beam_size\n"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def translate_rows(run_dir: Path, rows: Sequence[Mapping[str, object]], *more: str) -> subprocess.CompletedProcess[str]:

@@ -68,9 +68,12 @@ def test_the_best_combinations_are_those_of_trying_all(seed: int) -> None:
         assert one.is_cut == any(part.is_cut for part in row)
 
 
-def test_samples_are_joined_in_their_order() -> None:
-    a, b = [Translation("a", -1, -1), Translation("b", -9, -9)], [Translation("c", -9, -9)]
-    assert [one.text for one in joined([a, b], 2, ranked=False)] == ["a c", "b c"]
+def test_samples_are_joined_in_their_order_and_ranked_as_whole_lines() -> None:
+    first = [Translation("a", -9, -9), Translation("b", -1, -1), Translation("c", -5, -5, is_cut=True)]
+    second = [Translation("d", -1, -1), Translation("e", -2, -2), Translation("f", 0, 0)]
+    assert [one.text for one in joined([first, second], 3, ranked=False)] == ["b e", "a d", "c f"]
+    assert [one.text for one in joined([first], 2, ranked=False)] == ["b", "a"]
+    assert [one.text for one in joined([first, second[:1]], 2, ranked=False)] == ["b d", "a d"]
 
 
 def test_thousands_of_parts_are_joined_in_time() -> None:

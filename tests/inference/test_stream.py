@@ -206,6 +206,7 @@ def test_half_a_surrogate_pair_in_json_is_replaced_and_counted() -> None:
         "source",
         "[1]",
         '{"text": "a"}',
+        '{"a\\nb\\u001b[31m": "a"}',
         '{"source": 3}',
         '{"source": NaN}',
         '{"source": "a", "n": 1e999}',
@@ -218,6 +219,7 @@ def test_json_without_the_text_is_one_line_that_says_what_was_expected(text: str
     ) as e:
         parse_line(Line(4, text), "source", "f.jsonl")
     assert len(str(e.value)) < 500
+    assert str(e.value).isprintable()
 
 
 def test_an_optional_text_may_be_missing_but_not_mended() -> None:

@@ -15,6 +15,7 @@ from accel_tx.config import TokenizerConfig
 from accel_tx.data.tokenizer import EOS_ID, UNK_ID, train_tokenizer
 from accel_tx.inference import unknown as unknown_module
 from accel_tx.inference.unknown import Answered, copied_words, one_to_one, words_for
+from tests.inference.models import MAX_POSITIONS, make_model
 
 
 @pytest.mark.parametrize(
@@ -110,3 +111,14 @@ def test_unigram_pieces_join_to_an_unknown_character_as_in_the_text() -> None:
     assert [word for _, word in tokenizer.unknown_words(text)] == ["🎉"]
     assert tokenizer.decode_with(ids, ["🎉"]) == text
     assert tokenizer.decode_with(ids, [""]) == "the cat sees"
+    (ids,) = tokenizer.encode(["the 🎉 🎉 cat 🎉 sees 🎉"])
+    assert tokenizer.decode_with(ids, ["", "Kim", "", ""]) == "the Kim cat sees"
+
+
+@torch.no_grad()
+def test_a_hypothesis_that_fills_the_model_s_positions_has_its_words_copied() -> None:
+    model = make_model(4)
+    source, words = [5, UNK_ID, 6, UNK_ID], [(1, "Kim"), (3, "Lee")]
+    hypothesis = [7, UNK_ID, *[8] * (MAX_POSITIONS - 3), UNK_ID]
+    (found,) = copied_words(model, [Answered(source, words, hypothesis)])
+    assert sorted(found) == ["Kim", "Lee"]

@@ -16,6 +16,7 @@ from accel_tx.config import ModelConfig
 from accel_tx.data.batch import Batch
 from accel_tx.data.collator import DataCollator, TokenPair
 from accel_tx.data.tokenizer import BOS_ID, PAD_ID
+from accel_tx.model import cache as cache_module
 from accel_tx.model.transformer import Transformer, count_parameters
 from tests.padded import Padded, padded
 
@@ -422,6 +423,26 @@ def steps(model: Transformer, tgt_in: Tensor, batch: Padded, max_len: int) -> It
     cache = model.start_cache(model.encode(batch.src_ids, batch.src_valid), batch.src_valid, max_len)
     for tokens in tgt_in.T:
         yield model.step(tokens[:, None], cache)[:, 0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_beams", [1, 3])
+def test_a_cache_that_grows_gives_what_one_does_that_need_not(n_beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, generator = make_model(), torch.Generator().manual_seed(1)
+    memory = model.encode(torch.tensor([[5], [6]]), None)
+    tokens = torch.randint(4, TGT_VOCAB, (7, 2, n_beams), generator=generator)
+    parents = torch.randint(0, n_beams, (7, 2, n_beams), generator=generator)
+    found: dict[int, list[Tensor]] = {}
+    for first in (32, 0):
+        monkeypatch.setattr(cache_module, "_FIRST_POSITIONS", first)
+        cache = model.start_cache(memory, None, max_len=7, n_beams=n_beams)
+        sizes, found[first] = [], []
+        for newest, of in zip(tokens, parents):
+            found[first].append(model.step(newest, cache))
+            cache.follow(of)
+            sizes.append(cache.own[0].key.shape[2] // n_beams)
+        assert sizes == ([7] * 7 if first else [2, 2, 4, 4, 7, 7, 7])
+    torch.testing.assert_close(found[0], found[32], rtol=0, atol=0)
 
 
 @torch.no_grad()
