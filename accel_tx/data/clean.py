@@ -87,7 +87,8 @@ def clean_pairs(
     """The pairs of each part that every rule keeps, in their order and mended, and the report on all parts.
 
     Of duplicates, also across parts, the one in the first part stays, and there the one with the smallest hash: neither
-    the order of the rows nor `n_procs` decides. What `datasets` writes lies beside the input's own files.
+    the order of the rows nor `n_procs` decides, but for equal pairs of different groups, of which the first stays. What
+    `datasets` writes lies beside the input's own files.
     Raises: UserError if a part is left without a pair, or as `check_rules_can_run`.
     """
     for part in parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from accel_tx.data.tokenizer import TokenizerPair
 
 # Goes up when the same input and settings would give other token ids, or other files.
-_FORMAT = 7
+_FORMAT = 8
 # Fields of the data section that choose among the pairs of the input.
 _CHOOSING_FIELDS = ("valid_fraction", "valid_size", "group_column")
 
@@ -132,7 +132,7 @@ def load_prepared(folder: Path) -> PreparedData:
             notes=meta["notes"],
             test_src=None if test is None else test.column("src"),
             test_tgt=None if test is None else test.column("tgt"),
-            valid_sets={name: _open_set(folder, files) for name, files in meta.get("valid_sets", {}).items()},
+            valid_sets={name: _open_set(folder, encoded) for name, encoded in meta["valid_sets"].items()},
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -160,6 +160,6 @@ def _in_both_directions(data: PreparedData) -> PreparedData:
     return dataclasses.replace(data, train=train, sha256=sha256, notes=[*data.notes, note])
 
 
-def _open_set(folder: Path, files: Sequence[str]) -> ValidSet:
-    table = open_table(folder, files)
+def _open_set(folder: Path, encoded: Mapping[str, Any]) -> ValidSet:
+    table = _open_whole(folder, encoded)
     return ValidSet(TokenPairs.from_tables([(table, 1)]), table.column("src"), table.column("tgt"))

@@ -8,6 +8,7 @@ waste work. Nothing here waits in a collective of torch's, which would time out.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -50,12 +51,9 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> None:
     except OSError as error:
         if is_disk_full(error):
             raise _disk_full(folder.parent) from None
-        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == _READ_ONLY:
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
             raise UserError(f"data.cache_dir {folder.parent}: cannot be written ({error.strerror})") from None
         raise
-
-
-_READ_ONLY = 30  # errno.EROFS
 
 
 @dataclass(frozen=True)
@@ -121,8 +119,8 @@ def _held(lock: _Lock) -> Iterator[None]:
 
 def _make_beside(folder: Path, lock: _Lock, make: Callable[[Path], None]) -> None:
     work = _work_path(folder, lock.token)
+    work.mkdir()
     try:
-        work.mkdir()
         make(work)
         try:
             work.rename(folder)
@@ -134,6 +132,8 @@ def _make_beside(folder: Path, lock: _Lock, make: Callable[[Path], None]) -> Non
     except Exception as error:
         if is_disk_full(error):
             raise _disk_full(folder.parent) from None
+        if not work.exists():
+            return  # this process was silent for so long that another one took it for dead, and makes the folder
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

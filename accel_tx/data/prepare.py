@@ -143,6 +143,11 @@ def _split(
         meaning, counts = "source in no group that is held out", list(map(len, split.shared))
         report = report.with_dropped("shared with validation", meaning, counts, _first_pairs(split.shared))
     train, report = _drop_held_out_targets(split.train, split.valid, config, report)
+    if not any(map(len, train)):
+        raise UserError(
+            "no pair is left to train on: every target of the others is held out too, with another source; expected "
+            "more targets, validation text (data.valid_src and valid_tgt, or valid_corpus), or --clean.without overlap"
+        )
     return train, split.valid, split.n_valid, report, [split.note] if split.note else []
 
 
@@ -206,8 +211,9 @@ def _encode_all(
         counts[segment.corpus] += len(too_long)
         dropped.append(segment.pairs.select(too_long))
         train.append({"corpus": segment.corpus, "times": segment.times, **dataclasses.asdict(encoded)})
-    if not len(validation) or not any(segment["n_pairs"] for segment in train):
-        raise UserError(f"no pair is left under model.max_positions = {limit} tokens; raise it")
+    for n_pairs, use in ((len(validation), "validation"), (sum(segment["n_pairs"] for segment in train), "training")):
+        if not n_pairs:
+            raise UserError(f"no pair for {use} is left under model.max_positions = {limit} tokens; raise it")
     meaning = f"at most {limit} tokens with EOS on both sides"
     counted = [counts[part.name] for part in report.parts]
     report = report.with_dropped("max_positions", meaning, counted, _first_pairs(dropped))
@@ -219,17 +225,18 @@ def _encode_all(
 def _encode_valid_sets(
     sets: Mapping[str, datasets.Dataset], tokenizers: TokenizerPair, config: Config, folder: Path, sha256: str
 ) -> dict[str, Any]:
-    """Further validation sets on disk as they are: their files, and the hash `sha256` with them in it."""
-    files, limit = {}, config.model.max_positions
+    """Further validation sets on disk as they are, and the hash `sha256` with them in it."""
+    encoded, limit = {}, config.model.max_positions
     for n, (name, pairs) in enumerate(sets.items()):
         what = f"data.valid_sets {name}:"
         check_text_lengths(pairs, limit, what)
         path = folder / f"valid_set_{n}.arrow"
-        files[name] = encode(pairs, tokenizers, path, None, config.data.n_procs, keep_text=True)[0].files
-        ids = TokenPairs.from_tables([(open_table(folder, files[name]), 1)])
+        found, _ = encode(pairs, tokenizers, path, None, config.data.n_procs, keep_text=True)
+        encoded[name] = dataclasses.asdict(found)
+        ids = TokenPairs.from_tables([(open_table(folder, found.files), 1)])
         _check_token_lengths(ids, limit, what)
         sha256 = hashlib.sha256(f"{sha256} {name} {ids.sha256()}".encode()).hexdigest()
-    return {"sha256": sha256, "valid_sets": files}
+    return {"sha256": sha256, "valid_sets": encoded}
 
 
 def _keep_text(pairs: datasets.Dataset, path: Path) -> dict[str, Any]:

@@ -119,11 +119,11 @@ def read_parquet(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
     """Pairs of a parquet file with a `translation` struct column or two text columns."""
     try:
         with pq.ParquetFile(path) as file:
-            wanted = None
-            if _has_translation(file.schema_arrow):
-                wanted = ["translation", *([columns.group] if columns.group else [])]
-            batches = file.iter_batches(batch_size=ROWS_PER_BATCH, columns=wanted)
-            yield from read_arrow(batches, file.schema_arrow, str(path), columns)
+            schema = file.schema_arrow
+            nested = _has_translation(schema)
+            wanted = ["translation"] if nested else _pair_names(f"{path}, columns", schema.names, columns)
+            batches = file.iter_batches(ROWS_PER_BATCH, columns=[*wanted, *([columns.group] if columns.group else [])])
+            yield from read_arrow(batches, schema, str(path), columns)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: is not readable as parquet ({one_line(error)}); write or fetch it again") from None
 

@@ -194,9 +194,8 @@ def _corpora(report: CleanReport) -> str:
     )
     rows = []
     for part, corpus in zip(report.parts, report.statistics["corpora"], strict=True):
-        before, after = corpus["before"], corpus["after"]
+        after = corpus["after"]
         worst = max(part.dropped.items(), key=lambda item: item[1], default=("", 0))
-        kept = f"{after['n_pairs']:,.0f} ({_percent(after['n_pairs'], before['n_pairs'])})"
         means = [
             f"{after['mean_src_words']:.1f}",
             f"{after['mean_tgt_words']:.1f}",
@@ -206,13 +205,13 @@ def _corpora(report: CleanReport) -> str:
             [
                 part.name,
                 f"{part.weight:g}",
-                f"{before['n_pairs']:,.0f}",
-                kept,
+                f"{part.n_read:,}",
+                f"{part.n_kept:,} ({_percent(part.n_kept, part.n_read)})",
                 *means,
                 f"{worst[0]} ({worst[1]:,})" if worst[1] else "–",
             ]
         )
-    note = '<p class="note">Means and the median ratio of characters are of the kept pairs, before the split.</p>'
+    note = '<p class="note">Means and the median ratio of characters are of what cleaning kept, before the split.</p>'
     return f'{note}<div class="wide"><table>{head}{table_rows(rows)}</table></div>'
 
 

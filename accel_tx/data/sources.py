@@ -173,9 +173,12 @@ def _line_files(key: str, src: str, tgt: str, columns: readers.Columns) -> Sourc
 def _path(where: str, given: str) -> Path:
     """The path that was given, which need not exist; a UserError for one that the system does not let us look at."""
     try:
+        given.encode()  # reports and the cache name it
         path = Path(given).expanduser()
         if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: its name is not UTF-8; rename it, or give a link to it") from None
     except RuntimeError:  # of expanduser
         raise UserError(f"{where}: no such user; expected an absolute path, or ~/ for your own home") from None
     except OSError as error:

@@ -1,6 +1,7 @@
 """Validation pairs split off the training pairs so that nothing of them is left to train on.
 
-Which pairs are held out follows from their content alone: not from their order, nor from the number of processes.
+Which pairs are held out follows from their content alone: not from their order, nor from the number of processes. Only
+where cleaning found one pair in several groups (`data.group_column`) it left it in the first.
 """
 
 from __future__ import annotations

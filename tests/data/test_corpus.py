@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -419,6 +420,29 @@ def test_plain_files_name_the_line_that_is_not_utf8(tmp_path: Path) -> None:
     files = write_plain(tmp_path, [("a", "b")] * 3)
     (tmp_path / "train.fr").write_bytes(b"b\n\xff\nb\n")
     assert "train.fr, line 2: byte 0xff is not valid UTF-8" in error_of(tmp_path, **files)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file system may refuse such a name")
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/fran\xe7ais.tsv")
+    write_tsv(Path(path), [("a", "b")] * 3)
+    assert error_of(tmp_path, corpus=path) == (
+        f"data.corpus {path}: its name is not UTF-8; rename it, or give a link to it"
+    )
+
+
+def test_of_a_parquet_file_only_the_columns_that_are_wanted_are_read(tmp_path: Path) -> None:
+    table = pa.table({"en": ["a", "c"], "fr": ["b", "d"], "raw": [os.urandom(99), os.urandom(99)]})
+    path = tmp_path / "x.parquet"
+    pq.write_table(table, path)
+    damaged = pq.ParquetFile(path).metadata.row_group(0).column(2)
+    assert damaged.path_in_schema == "raw"
+    with path.open("r+b") as file:
+        file.seek(damaged.data_page_offset)
+        file.write(b"\xff" * 30)
+    with pytest.raises((pa.ArrowException, OSError)):
+        pq.read_table(path)
+    assert load(tmp_path, corpus=str(path)) == [("a", "b"), ("c", "d")]
 
 
 def test_empty_plain_files_are_an_error(tmp_path: Path) -> None:

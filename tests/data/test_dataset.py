@@ -89,6 +89,13 @@ def test_a_target_held_out_with_another_source_is_not_trained_on(
     assert dropped == len(pairs) - len(data.train) - len(data.valid) > 5
 
 
+def test_a_split_that_holds_every_target_out_says_so(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    pairs = [(f"sentence number {i} is here", "la même phrase est ici") for i in range(12)]
+    config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", pairs)))
+    with pytest.raises(UserError, match=r"no pair is left to train on: every target .* or --clean.without overlap$"):
+        prepare_data(dataclasses.replace(config, clean=CleanConfig(near_duplicates=False)))
+
+
 def test_both_directions_double_the_training_pairs_and_nothing_else(tiny_config: MakeConfig, tmp_path: Path) -> None:
     corpus = str(write_tsv(tmp_path / "c.tsv", [(src, f"{tgt} !") for src, tgt in rows(50)]))
     one_way, both_ways = (
@@ -135,11 +142,12 @@ def test_prepared_data_with_a_report_of_another_version_is_one_line(tiny_config:
         prepare_data(config)
 
 
-@pytest.mark.parametrize("name", ["train_0.arrow", "valid.arrow"])
+@pytest.mark.parametrize("name", ["train_0.arrow", "valid.arrow", "valid_set_0.arrow"])
 def test_prepared_data_that_was_cut_between_batches_is_one_line(
     tiny_config: MakeConfig, tmp_path: Path, name: str
 ) -> None:
-    config = config_for(tiny_config, tmp_path, corpus=str(write_tsv(tmp_path / "c.tsv", rows(50))))
+    corpus, news = str(write_tsv(tmp_path / "c.tsv", rows(50))), str(write_tsv(tmp_path / "n.tsv", rows(60)[50:]))
+    config = config_for(tiny_config, tmp_path, corpus=corpus, valid_sets=[{"name": "news", "corpus": news}])
     path = prepare_data(config).folder / name
     table = open_table(path.parent, [name])
     with pa.OSFile(str(tmp_path / "cut"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:

@@ -164,6 +164,20 @@ def test_other_errors_leave_nothing_behind_either(folder: Path) -> None:
     assert list(folder.parent.iterdir()) == []
 
 
+def test_a_maker_that_was_taken_for_dead_waits_or_makes_it_again(folder: Path) -> None:
+    calls: list[Path] = []
+
+    def make(empty: Path) -> None:
+        calls.append(empty)
+        if len(calls) == 1:
+            empty.rmdir()  # by the process that took over
+        (empty / "made").touch()
+
+    make_once(folder, make)
+    assert len(calls) == 2
+    assert (folder / "made").exists()
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"data.cache_dir .*/file: cannot be written"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from accel_tx.config import Config
+from accel_tx.config import CleanConfig, Config
 from accel_tx.data.charts import Series, bar_chart, count_axis, ratio_axis, rebin, short_number
 from accel_tx.data.clean_report import CleanReport
 from accel_tx.data.dataset import PreparedData, prepare_data
@@ -72,6 +73,19 @@ def test_the_page_shows_the_numbers_of_the_report(mean_page: tuple[str, Prepared
     for rule, count in data.report.dropped.items():
         if count:
             assert text.count(rule) >= 2 or "_" in rule
+
+
+def test_the_row_of_a_corpus_counts_what_the_report_does(tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
+    rows = [f"sentence number {i} is here\tla phrase numéro {i // 3} est ici" for i in range(60)]
+    (tmp_path / "c.tsv").write_text("\n".join(["en\tfr", *rows]), encoding="utf-8")
+    config = tiny_config(data={"corpus": str(tmp_path / "c.tsv"), "cache_dir": str(tmp_path / "cache")})
+    config = dataclasses.replace(config, clean=CleanConfig(near_duplicates=False))
+    report = prepare_data(config).report
+    n_dropped = report.dropped["target held out"]
+    assert n_dropped
+    text = outline(report_page(report, config)).text
+    assert f"{60 - n_dropped} ({(60 - n_dropped) / 60:.1%})" in text
+    assert f"target held out ({n_dropped})" in text
 
 
 def test_a_report_with_statistics_comes_back_from_its_dict(mean_page: tuple[str, PreparedData]) -> None:
