@@ -28,16 +28,16 @@ def vocabulary_loss(
     With `r_drop` above 0 hidden is (N, 2, D), every token twice under different dropout: the sum is over both, and
     r_drop times the mean of the two Kullback-Leibler divergences between the token's distributions comes on top.
     Gradients are taken chunk by chunk during the forward pass, so memory grows with N x D, not N x V.
-    Under float16 the plain computation is used: there the gradient has to pass through the loss scale first.
+    Where a gradient is wanted under float16 the plain computation is used: it has to pass through the loss scale first.
     Source: Szegedy et al. 2016, section 7 (the smoothing mass covers all V classes); Liang et al. 2021, equation 4.
     """
     if r_drop:
         hidden, targets = hidden.flatten(0, 1), targets.repeat_interleave(2)
     device = hidden.device.type
     amp_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    if amp_dtype == torch.float16 or hidden.dtype == torch.float16:
-        return token_loss(F.linear(hidden, weight, bias), targets, smoothing, r_drop)
     needs_grad = torch.is_grad_enabled()
+    if hidden.dtype == torch.float16 or (needs_grad and amp_dtype == torch.float16):
+        return token_loss(F.linear(hidden, weight, bias), targets, smoothing, r_drop)
     loss: Tensor = _ChunkedLoss.apply(hidden, weight, bias, targets, smoothing, r_drop, amp_dtype, needs_grad)  # type: ignore[no-untyped-call]
     return loss
 

@@ -6,6 +6,7 @@ later, from a backward pass of its own, and reduce them itself: nobody has to ag
 """
 
 # Without `from __future__ import annotations`: DDP looks at the types that its hook is annotated with.
+import weakref
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,8 @@ class Buckets:
         self._buckets: list[_Bucket] = []
         self._begun: list[torch.futures.Future[Tensor]] = []
         self._was_reset = False
-        model.register_comm_hook(None, self._reduce)
+        # DDP's C++ side keeps what it is given, where the garbage collector cannot see that it leads back to DDP.
+        model.register_comm_hook(weakref.ref(self), _reduce)
         self._settle(DataCollator()([]).to(device))
 
     def _settle(self, nothing: Batch) -> None:
@@ -49,11 +51,8 @@ class Buckets:
             self.model(nothing, 0.0).backward()
         self.model.zero_grad()
 
-    def _reduce(
-        self,
-        _: None,
-        bucket: dist.GradBucket,  # type: ignore[name-defined]
-    ) -> torch.futures.Future[Tensor]:
+    def begin(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+        """Sum up the next bucket of this update over the processes."""
         if len(self._begun) == len(self._buckets):
             self._buckets.append(_Bucket(bucket.buffer(), bucket.parameters(), bucket.gradients()))
         self._begun.append(allreduce_hook(None, bucket))  # type: ignore[arg-type]
@@ -85,3 +84,12 @@ class Buckets:
         for bucket in self._buckets:
             for parameter, view in zip(bucket.parameters, bucket.views, strict=True):
                 parameter.grad = view
+
+
+def _reduce(
+    buckets: "weakref.ref[Buckets]",
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
+    found = buckets()
+    assert found is not None, "DDP outlives what trains it"
+    return found.begin(bucket)

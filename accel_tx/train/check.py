@@ -158,6 +158,11 @@ class _Check:
         n_sentences = sum(map(len, (self.data.valid, *(own.pairs for own in self.data.valid_sets.values()))))
         n_pairs_between = self.config.validation.every_updates * len(self.data.train) / length.per_epoch
         self.found.notes += validation_notes(n_sentences, n_pairs_between, self.config)
+        if self.config.train.micro_batches_per_update % self.accelerator.num_processes:
+            self.found.notes.append(
+                "the processes do not divide train.micro_batches_per_update: an update is dealt out anew, into smaller "
+                "micro-batches than those that memory is forecast for"
+            )
         if sharding.is_asked_for():
             self.found.notes.append("FSDP: memory is forecast as if each process held the whole model")
         if tried is not None:

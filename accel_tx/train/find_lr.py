@@ -55,7 +55,8 @@ def find_lr(config: Config, run_dir: Path, ramp: Ramp, init_from: Path | None = 
     rank = processes.rank()
     with checkpoint.usable_folders():
         check_writable(run_dir)
-        config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
+        if not config.train.scale_with_processes:  # else the run's updates may be those of more processes
+            config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
         source = None if init_from is None else warm_start.find_source(init_from)
     data = prepare_data(config)
     if source is not None:

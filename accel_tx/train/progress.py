@@ -114,8 +114,9 @@ class Progress:
 
     def show(self, values: dict[str, Any]) -> None:
         """Show a line of metrics: loss, learning rate, target tokens per second, and the time left."""
+        no_loss = "not finite" if values["tgt_tokens_per_s"] else "none, all passed over"
         numbers = {
-            "loss": "not finite" if values["loss"] is None else f"{values['loss']:.3f}",
+            "loss": no_loss if values["loss"] is None else f"{values['loss']:.3f}",
             "lr": f"{values['lr']:.2e}",
             "tok/s": f"{values['tgt_tokens_per_s']:,.0f}",
         }

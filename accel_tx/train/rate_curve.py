@@ -105,6 +105,8 @@ class Curve:
     @property
     def objection(self) -> str | None:
         """Why this curve proposes nothing, and what to do."""
+        if self.has_diverged and not self.has_fallen:
+            return "the loss has not fallen before it rose, so nothing is proposed: give a lower --lr_from"
         if not self.has_fallen:
             return "the loss has not fallen, so nothing is proposed: give more --updates, or a wider range of rates"
         if self._falls_at_once:
@@ -131,15 +133,21 @@ class Curve:
     def in_words(self) -> list[str]:
         """What happened and what is proposed, a line each."""
         n, lrs = len(self.losses), self.lrs
-        ended = "stopped, for half of the fall was lost again" if self.has_diverged else "the end"
         lines = [
-            f"{n} updates of {self.ramp.n_updates}, from {lrs[0]:.1e} to {lrs[-1]:.1e}: {ended}",
+            f"{n} updates of {self.ramp.n_updates}, from {lrs[0]:.1e} to {lrs[-1]:.1e}: {self._end()}",
             f"loss {self.first:.3f} at first, lowest {self.smoothed[self.lowest]:.3f} at {lrs[self.lowest]:.1e}",
         ]
         if self.proposal is None:
             return [*lines, str(self.objection)]
         rule = "where the smoothed loss had made three quarters of its fall"
         return [*lines, f"proposed peak rate {self.proposal:.1e}: {rule}"]
+
+    def _end(self) -> str:
+        if not self.has_diverged:
+            return "the end"
+        if not math.isfinite(self.losses[-1]):
+            return "stopped, for the loss is no number"
+        return f"stopped, for {'half of the fall was lost again' if self.has_fallen else 'the loss rose by half'}"
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; a loss that is no number is null."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils import AutocastKwargs, DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 
 from accel_tx.config import Config, UserError
@@ -150,9 +150,11 @@ def as_whole(accelerator: Accelerator, model: Transformer, weights: Mapping[str,
 def autocast_forward(accelerator: Accelerator, model: nn.Module) -> None:
     """Have `model` compute in the run's precision: Accelerate sees to that for every model but one it shards."""
     forward: Any = model.forward
+    # Else autocast would keep the layers that it has cast, whole, to the end of the forward pass.
+    uncached = AutocastKwargs(cache_enabled=False)
 
     def in_precision(*inputs: Any) -> Any:
-        with accelerator.autocast():
+        with accelerator.autocast(uncached):
             return forward(*inputs)
 
     model.forward = in_precision

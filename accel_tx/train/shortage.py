@@ -79,7 +79,7 @@ def only_at_second_try(batch: Batch, n_parts: int, update: int, process: int, n_
     parts = f" in {n_parts} parts" if n_parts > 1 else ""
     return (
         f"{_where(update, process, n_processes)}: a micro-batch of {_shape(batch)} fitted into the memory{parts} only "
-        "at the second try, when what was unused had been given back. The update is the same; there is little room left"
+        "at the second try, when what was unused had been given back. There is little room left"
     )
 
 
@@ -87,8 +87,9 @@ def in_words(batch: Batch, update: int, process: int, n_processes: int) -> str:
     """The line on the first micro-batch that did not fit."""
     return (
         f"{_where(update, process, n_processes)}: a micro-batch of {_shape(batch)} is more than the memory holds. It "
-        "is computed in halves, and so are others as large from now on: the same update, but slower. Better set "
-        "train.gradient_checkpointing true, also in this run, or in a new one a lower train.max_tokens or batch_size"
+        "is computed in halves, and so are others as large from now on: the same pairs in the update, with other draws "
+        "of dropout, but slower. Better set train.gradient_checkpointing true, also in this run, or in a new one a lower "
+        "train.max_tokens or batch_size"
     )
 
 

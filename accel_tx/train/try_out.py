@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from dataclasses import dataclass, field
+from heapq import nlargest
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +14,7 @@ from accelerate.utils import gather_object
 
 from accel_tx.config import Config, RunError
 from accel_tx.data.batch import Batch
-from accel_tx.data.batching import BatchPlan
+from accel_tx.data.batching import BatchPlan, share
 from accel_tx.data.collator import training_collator
 from accel_tx.data.dataset import PreparedData
 from accel_tx.data.dealing import Indices, Lengths
@@ -24,6 +25,7 @@ from accel_tx.train.shortage import is_shortage
 # The first ones are slow, because kernels are chosen; the median does not see them.
 _MOST_TIMED = 20
 _ENOUGH_S = 10.0
+_N_DEALT_ANEW = 16
 _RATE = 1e-5
 """So low that no update can spoil the loss of the next one."""
 
@@ -64,7 +66,7 @@ class Trying:
 def try_out(config: Config, data: PreparedData, accelerator: Accelerator, plan: BatchPlan) -> Trying:
     """Make an update of the largest micro-batch, then time the first ones of the plan; all processes call it."""
     pairs = data.train
-    largest = largest_micro_batch(plan, pairs.src_lengths, pairs.tgt_lengths)
+    largest = largest_micro_batch(plan, pairs.src_lengths, pairs.tgt_lengths, accelerator.num_processes)
     collate = training_collator(config.model, config.train.compile, accelerator.device.type == "cuda")
     batch = collate(pairs.__getitems__(largest.tolist()))
     tried = Trying((batch.n_pairs, batch.n_src_tokens, batch.n_tgt_tokens))
@@ -97,14 +99,25 @@ def _try_largest(rehearsal: Rehearsal, batch: Batch, tried: Trying) -> None:
     tried.problem = next(filter(None, gather_object([tried.problem])), None)
 
 
-def largest_micro_batch(plan: BatchPlan, src_lengths: Lengths, tgt_lengths: Lengths) -> Indices:
-    """The pairs of the first epoch's micro-batch with most tokens of both sides, the one with fewest pairs of these."""
+def largest_micro_batch(plan: BatchPlan, src_lengths: Lengths, tgt_lengths: Lengths, n_processes: int) -> Indices:
+    """The pairs of the first epoch's micro-batch with most tokens of both sides, the one with fewest pairs of these.
+
+    Where the processes do not divide the micro-batches of an update its pairs are dealt out anew: the largest of what
+    the largest updates become.
+    """
 
     def tokens(pairs: Indices) -> tuple[int, int]:
         return int(src_lengths[pairs].sum()) + int(tgt_lengths[pairs].sum()), -len(pairs)
 
-    updates = plan.updates(0, plan.updates_per_epoch)
-    found: Indices = max((pairs for update in updates for pairs in update), key=tokens)
+    updates, n_slots = plan.updates(0, plan.updates_per_epoch), plan.micro_batches_per_update
+    found: Indices
+    if n_slots % n_processes == 0:
+        found = max((pairs for update in updates for pairs in update), key=tokens)
+        return found
+    largest = nlargest(_N_DEALT_ANEW, updates, key=lambda update: sum(tokens(pairs)[0] for pairs in update))
+    ranks = range(n_processes)
+    dealt = (share(update, plan.longest, n_slots, rank, n_processes) for update in largest for rank in ranks)
+    found = max((pairs for of_process in dealt for pairs in of_process), key=tokens)
     return found
 
 

@@ -74,10 +74,11 @@ class OpenWindow:
 def window_values(window: Window, seconds: float) -> dict[str, Any]:
     """What a line of metrics says of a window; without a good update its loss is None."""
     n_good = window.n_tgt_tokens - window.n_bad_tokens
+    n_tokens = window.n_src_tokens + window.n_tgt_tokens
     return {
         "loss": window.loss_sum / n_good if n_good else None,
         "tgt_tokens_per_s": window.n_tgt_tokens / seconds,
-        "padding_share": 1 - (window.n_src_tokens + window.n_tgt_tokens) / max(1, window.n_padded_tokens),
+        "padding_share": 1 - n_tokens / window.n_padded_tokens if window.n_padded_tokens else None,
         "skipped_updates": window.n_skipped_updates,
         "bad_updates": window.n_bad_updates,
     }

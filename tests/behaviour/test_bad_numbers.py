@@ -167,14 +167,19 @@ def test_going_back_is_as_if_those_updates_had_been_taken_out_from_the_start(
 
 
 def test_updates_that_are_passed_over_are_not_validated(
-    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plant(monkeypatch, {(10, 0): math.nan})
-    config = config_of(tiny_config, on_bad_update="rollback", save_every_updates=8)
+    config = config_of(tiny_config, on_bad_update="rollback", save_every_updates=8, log_every_updates=1)
     validation = dataclasses.replace(config.validation, every_updates=1)
     train(dataclasses.replace(config, validation=validation), tmp_path / "run")
     validated = [line["update"] for line in metrics(tmp_path / "run") if "val_loss" in line]
     assert validated == [*range(1, 9), *range(12, 17)]
+    trained = [line for line in metrics(tmp_path / "run") if "padding_share" in line]
+    assert [line["update"] for line in trained if line["padding_share"] is None] == [9, 10, 11]
+    printed = capsys.readouterr().out
+    assert printed.count("loss none, all passed over") == 3
+    assert "loss not finite" not in printed
 
 
 def test_without_a_checkpoint_to_go_back_to_the_update_alone_is_skipped(

@@ -118,6 +118,16 @@ def find_and_tell(config: Config, run_dir: Path) -> None:
     assert (find_lr(config, run_dir, Ramp(1e-5, 0.1, 20)) is None) == (os.environ.get("RANK", "0") != "0")
 
 
+def test_beside_a_run_that_more_processes_have_scaled_it_tries_the_update_of_one(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    auto = {"max_tokens": "auto", "max_updates": 2}
+    train(tiny_config(train={**auto, "tokens_per_update": 1000}), tmp_path / "run")  # as 2 processes make of 500
+    scaled = tiny_config(train={**auto, "tokens_per_update": 500, "scale_with_processes": True})
+    find_lr(scaled, tmp_path / "run", Ramp(1e-5, 0.1, 20))
+    assert len(losses_of(tmp_path / "run")) > 1
+
+
 def test_two_processes_find_the_curve_of_one(tiny_config: MakeConfig, tmp_path: Path) -> None:
     for n in (1, 2):
         run_dir = tmp_path / str(n)

@@ -147,6 +147,18 @@ def test_autocast_is_close_to_float32_and_keeps_the_types(dtype: torch.dtype, sm
         assert float((ours - theirs).norm() / theirs.norm()) < 0.02
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_without_a_gradient_no_precision_makes_all_logits(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_logits(*_: object) -> None:
+        raise AssertionError("the plain computation")
+
+    inputs, targets = make_case(n=40, d=16, v=24, seed=1, dtype=torch.float32)
+    expected = torch_loss(*inputs, targets, 0.1).item()
+    monkeypatch.setattr(loss_module, "token_loss", all_logits)
+    with chunks_of(240), torch.autocast("cpu", dtype=dtype), torch.inference_mode():
+        assert vocabulary_loss(*inputs, targets, 0.1).item() == pytest.approx(expected, rel=2e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_sum_of_half_precision_logits_does_not_overflow(dtype: torch.dtype) -> None:
     n = 10_000

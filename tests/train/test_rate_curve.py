@@ -76,6 +76,8 @@ def test_it_stops_where_half_of_the_fall_is_lost_or_the_loss_is_no_number() -> N
     [
         (lambda lr: 8 + lr, RAMP, "has not fallen"),
         (lambda lr: 7.8 if lr > 1e-3 else 8, RAMP, "has not fallen"),
+        (lambda lr: 8 if lr < 0.1 else 16, RAMP, "give a lower --lr_from"),
+        (lambda lr: math.nan, RAMP, "give a lower --lr_from"),
         (valley, Ramp(1e-6, 1e-3, 100), "give a higher --lr_to"),
         (valley, Ramp(5e-4, 1.0, 100), "give a lower --lr_from"),
     ],
@@ -86,6 +88,18 @@ def test_a_curve_that_shows_no_valley_proposes_nothing(
     curve = curve_of(loss_at, ramp)
     assert curve.proposal is None
     assert words in curve.in_words()[-1]
+
+
+@pytest.mark.parametrize(
+    ("loss_at", "ended"),
+    [
+        (valley, "half of the fall was lost again"),
+        (lambda lr: 8 if lr < 0.1 else 16, "the loss rose by half"),
+        (lambda lr: valley(lr) if lr < 0.01 else math.inf, "the loss is no number"),
+    ],
+)
+def test_it_says_why_it_stopped(loss_at: Callable[[float], float], ended: str) -> None:
+    assert curve_of(loss_at).in_words()[0].endswith(f": stopped, for {ended}")
 
 
 def test_a_loss_that_is_no_number_is_null_in_json() -> None:
