@@ -88,8 +88,8 @@ def in_words(batch: Batch, update: int, process: int, n_processes: int) -> str:
     return (
         f"{_where(update, process, n_processes)}: a micro-batch of {_shape(batch)} is more than the memory holds. It "
         "is computed in halves, and so are others as large from now on: the same pairs in the update, with other draws "
-        "of dropout, but slower. Better set train.gradient_checkpointing true, also in this run, or in a new one a lower "
-        "train.max_tokens or batch_size"
+        "of dropout, but slower. Better set train.gradient_checkpointing true, also in this run, or in a new one a "
+        "lower train.max_tokens or batch_size"
     )
 
 
