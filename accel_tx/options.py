@@ -83,6 +83,12 @@ def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, 
     fields = [word.split("=")[0][2:] for word in argv if re.match(r"--\w+\.", word)]
     for name in fields:
         check_key(name, where="command line")
+    for word in argv:
+        if word.startswith("--") and (section := word[2:].partition("=")[0]) in SECTIONS:
+            first = _field_names(SECTIONS[section])[0]
+            raise UserError(
+                f"command line: --{section} is a section; expected one of its fields, as --{section}.{first}"
+            )
     path = _value_of(argv, "--config")
     if not path:
         raise UserError("command line: --config is missing; expected a YAML file, such as configs/quickstart.yaml")
@@ -100,7 +106,8 @@ def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, 
     try:
         return build_config({name: options[name].as_dict() for name in SECTIONS}), options
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        where = "command line" if any(re.search(rf"{re.escape(name)}\b", str(error)) for name in fields) else path
+        raise UserError(f"{where}: {error}") from None
 
 
 def _value_of(argv: list[str], option: str) -> str | None:

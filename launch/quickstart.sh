@@ -36,7 +36,8 @@ else:
 END
 )
 echo "Training with $launch_file" >&2
-.venv/bin/accelerate launch --quiet --config_file "$launch_file" -m accel_tx train \
+# Not .venv/bin/accelerate, which names the folder where it was installed: a checkout may be moved.
+.venv/bin/python -m accelerate.commands.launch --quiet --config_file "$launch_file" -m accel_tx train \
     --config configs/quickstart.yaml --run_dir "$run_dir" "$@"
 
 .venv/bin/python -m accel_tx evaluate --run_dir "$run_dir"

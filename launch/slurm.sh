@@ -102,8 +102,11 @@ step=$!
 while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done
 status=0
 wait "$step" || status=$?
+# The step is over, and may have ended before it looked.
+rm -f "$run_dir/STOP"
 
-if $is_over && [[ -e $run_dir/PREEMPTED ]]; then
+# Not where the last checkpoint could not be saved: the next allocation would be lost like this one.
+if $is_over && grep -qs '^checkpoint: checkpoints/' "$run_dir/PREEMPTED"; then
     echo "going back into the queue as job $SLURM_JOB_ID"
     scontrol requeue "$SLURM_JOB_ID"
     exit 0

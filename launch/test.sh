@@ -11,7 +11,7 @@ unset PYTHONDONTWRITEBYTECODE # or each of some hundred processes compiles the p
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/mypy accel_tx
+.venv/bin/python -m mypy accel_tx
 .venv/bin/python -m pytest -n 3 --dist worksteal "$@"
 if (($# == 0)) && .venv/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     ACCEL_TX_TEST_GPU=1 .venv/bin/python -m pytest tests/gpu

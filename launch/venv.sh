@@ -4,7 +4,7 @@
 # Make .venv unless it is there.
 make_venv() {
     local python=${PYTHON:-python3} found
-    if [[ -x .venv/bin/pip ]]; then return; fi
+    if .venv/bin/python -m pip --version >/dev/null 2>&1; then return; fi
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
         found=$("$python" --version 2>/dev/null) || found="not found"
         echo "$python: $found; expected Python 3.10 or newer, for example: PYTHON=python3.12 bash $0" >&2

@@ -282,6 +282,10 @@ def test_of_two_config_files_the_last_is_read_as_of_every_other_option() -> None
         (["--config-file=x"], "command line: unknown option --config-file; did you mean --config?"),
         (["--train.cpu_threads", "100000"], "train.cpu_threads is 100000; expected at most 1024"),
         (["--decode.beam_size", "100000"], "decode.beam_size is 100000; expected at most 1000"),
+        (["--validation.beam_size", "1001"], "command line: validation.beam_size is 1001; expected at most 1000"),
+        (["--model.n_heads", "7"], "command line: model.n_heads is 7"),
+        (["--clean", "none"], "command line: --clean is a section; expected one of its fields, as --clean.preset"),
+        (['--data={"corpus": "x"}'], "command line: --data is a section; expected one of its fields, as --data.corpus"),
         (["--train.precision"], "command line: argument --train.precision: expected one argument"),
     ],
 )

@@ -10,7 +10,7 @@ from accel_tx.config.checks import all_usable, at_least, at_most, in_range
 from accel_tx.config.errors import UserError
 
 # Every hypothesis of a sentence has log-probabilities of the whole vocabulary: 128 MB at 32,000 words.
-_WIDEST = 1_000
+WIDEST_BEAM = 1_000
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class DecodeConfig:
         all_usable("decode", self)
         at_least("decode", self, 1, "beam_size", "n_best", "max_len_extra", "max_tokens")
         at_least("decode", self, 0, "no_repeat_ngram", "top_k", "sampling_seed")
-        at_most("decode", self, _WIDEST, "beam_size", "n_best")
+        at_most("decode", self, WIDEST_BEAM, "beam_size", "n_best")
         in_range("decode.length_exponent", self.length_exponent, 0.0, 100.0)
         in_range("decode.max_len_ratio", self.max_len_ratio, 0.0, 100.0)
         if not 0 <= self.min_len_ratio <= self.max_len_ratio:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from accel_tx.config.checks import all_usable, at_least, at_most, exactly_one, in_range
+from accel_tx.config.decode import WIDEST_BEAM
 from accel_tx.config.errors import UserError
 
 _ONE_CYCLE = ("one_cycle",)
@@ -231,6 +232,7 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         all_usable("validation", self)
         at_least("validation", self, 1, "every_updates", "beam_size")
+        at_most("validation", self, WIDEST_BEAM, "beam_size")
         name = self.best_metric.partition("/")[0]
         if name not in BEST_METRICS:
             expected = f"{', '.join(BEST_METRICS)}, or one of these with /NAME of a set of data.valid_sets"

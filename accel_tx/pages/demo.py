@@ -233,9 +233,17 @@ def _offer_to_programs(translator: Translator) -> None:
     gr.api(translate, api_name="translate", concurrency_id="model")
 
 
+def _asked(search: Sequence[Any]) -> Asked:
+    """What the sliders say: no more translations than the beam has, wherever theirs was left."""
+    beam_size, n_best, *penalty = search
+    if isinstance(beam_size, int | float) and isinstance(n_best, int | float):
+        n_best = min(n_best, beam_size)
+    return Asked.read(beam_size, n_best, *penalty)
+
+
 def _translated(translator: Translator, text: str, search: Sequence[Any]) -> tuple[Any, ...]:
     """Translation, table, choice of sentences and status."""
-    found = _or_error(lambda: answer(translator, text, Asked.read(*search)))
+    found = _or_error(lambda: answer(translator, text, _asked(search)))
     if isinstance(found, str):
         return "", "", gr.Dropdown(choices=[], value=None), _status(found, is_bad=True)
     choices = [(_short(i, one), one) for i, one in enumerate(found.sentences, start=1)]
@@ -247,7 +255,7 @@ def _drawn(translator: Translator, sentence: str | None, layer: int, head: int |
     """The picture of a sentence, nothing where none is chosen."""
     if not sentence:
         return ""
-    found = _or_error(lambda: attention_picture(translator, sentence, Asked.read(*search), layer, head))
+    found = _or_error(lambda: attention_picture(translator, sentence, _asked(search), layer, head))
     if isinstance(found, str):
         return _status(found, is_bad=True)
     alt = f"{found.title}: “{found.translation}” by “{sentence}”"

@@ -193,12 +193,17 @@ def test_the_script_waits_for_the_checkpoint_however_long_it_takes(cluster: Clus
     # Instead of a training, a step that ends a second after it was asked to.
     (cluster.bin / "srun").write_text(
         '#!/usr/bin/env bash\ntouch "$RUN/begun"\nuntil [[ -e $RUN/STOP ]]; do sleep 0.1; done\nsleep 1\n'
-        'rm "$RUN/STOP"\ntouch "$RUN/PREEMPTED"\n'
+        'echo "checkpoint: $SAVED" >"$RUN/PREEMPTED"\n'
     )
-    for number, n_requeued in ((signal.SIGTERM, 0), (signal.SIGUSR1, 1)):
-        run_dir = tmp_path / number.name
+    saved, lost = "checkpoints/update_00000007", "that of an earlier update"
+    for number, checkpoint, n_requeued in (
+        (signal.SIGTERM, saved, 0),
+        (signal.SIGUSR1, lost, 0),
+        (signal.SIGUSR1, saved, 1),
+    ):
+        run_dir = tmp_path / f"{number.name} {checkpoint[:4]}"
         run_dir.mkdir()
-        job = cluster.start(1, f"--run_dir={run_dir}", PROCESSES_PER_NODE="2", RUN=str(run_dir))
+        job = cluster.start(1, f"--run_dir={run_dir}", PROCESSES_PER_NODE="2", RUN=str(run_dir), SAVED=checkpoint)
         while not (run_dir / "begun").exists():
             time.sleep(0.05)
         os.kill(job.pid, number)

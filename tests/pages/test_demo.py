@@ -105,6 +105,12 @@ def test_page_and_programs_begin_with_the_search_of_the_run(address: str, run_di
         client.predict("The old man reads.", None, api_name="/translate")
 
 
+@pytest.mark.parametrize(("beam_size", "n_best", "expected"), [(1.0, 3.0, 1), (5, 3, 3), (2, 2, 2)])
+def test_a_page_shows_no_more_translations_than_its_beam_has(beam_size: float, n_best: float, expected: int) -> None:
+    demo = pytest.importorskip("accel_tx.pages.demo", reason="gradio is not installed")
+    assert demo._asked([beam_size, n_best, "average", 1.0]).n_best == expected
+
+
 @pytest.mark.slow
 def test_nothing_that_is_sent_is_kept(address: str) -> None:
     form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nhello\r\n--x--\r\n'
