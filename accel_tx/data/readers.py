@@ -120,10 +120,11 @@ def read_parquet(path: Path, columns: Columns) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            nested = _has_translation(schema)
-            wanted = ["translation"] if nested else _pair_names(f"{path}, columns", schema.names, columns)
-            batches = file.iter_batches(ROWS_PER_BATCH, columns=[*wanted, *([columns.group] if columns.group else [])])
-            yield from read_arrow(batches, schema, str(path), columns)
+            if _has_translation(schema):
+                wanted = ["translation", *([columns.group] if columns.group else [])]
+            else:
+                wanted = _wanted_names(f"{path}, columns", schema.names, columns)
+            yield from read_arrow(file.iter_batches(ROWS_PER_BATCH, columns=wanted), schema, str(path), columns)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: is not readable as parquet ({one_line(error)}); write or fetch it again") from None
 
@@ -167,11 +168,16 @@ READERS[".parquet"] = read_parquet
 
 def _positions(where: str, names: list[str], columns: Columns) -> list[int]:
     """Where the source, the target and, if asked for, the group stand in a row."""
+    return [names.index(name) for name in _wanted_names(where, names, columns)]
+
+
+def _wanted_names(where: str, names: list[str], columns: Columns) -> list[str]:
+    """Of the source, the target and, if asked for, the group."""
     wanted = [*_pair_names(where, names, columns)]
     if columns.group:
         _check_group(where, names, columns.group)
         wanted.append(columns.group)
-    return [names.index(name) for name in wanted]
+    return wanted
 
 
 def _check_group(where: str, names: list[str], group: str) -> None:

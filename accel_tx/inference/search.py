@@ -33,7 +33,6 @@ def search(
     allow_unknown: bool = False,
 ) -> list[list[Hypothesis]]:
     """The `settings.n_best` hypotheses of each sentence of a batch, best first; fewer only where there are no more.
-
     Samples stand in the order of their numbers instead.
 
     Shapes: src_ids (B, S) int64, with EOS; src_valid (B, S) bool or None. The model must be in eval mode. Finished

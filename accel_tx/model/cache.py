@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from accel_tx.model.layers import KeyValue, bias_of
 
@@ -49,12 +50,12 @@ class DecoderCache:
 
     def make_room(self) -> None:
         """Double the entries where the next position has none; called before each position."""
-        n_written, n_entries = self._n_written, self.own[0].key.shape[2]
-        if n_written < n_entries:
+        n_entries = self.own[0].key.shape[2]
+        if self._n_written < n_entries:
             return
-        n_entries = min(2 * n_entries, self.most_entries)
+        more = (0, 0, 0, min(n_entries, self.most_entries - n_entries))
         for pair in self.own:
-            pair.key, pair.value = (_moved(written, n_written, n_entries) for written in (pair.key, pair.value))
+            pair.key, pair.value = F.pad(pair.key, more), F.pad(pair.value, more)
 
     def visible_now(self) -> Tensor | None:
         """A bias (B, 1, W, (position + 1) x W): 0 where `visible` is True, up to this position, and -inf elsewhere."""
@@ -73,10 +74,9 @@ class DecoderCache:
 
     def keep(self, rows: Tensor) -> None:
         """Keep the sentences with these indices (int64, (B',)) in this order; the others leave the batch."""
+        n_written = self._n_written
         for pair in self.own:
-            pair.key, pair.value = (
-                _moved(written, self._n_written, written.shape[2], rows) for written in (pair.key, pair.value)
-            )
+            pair.key, pair.value = _kept(pair.key, rows, n_written), _kept(pair.value, rows, n_written)
         for pair in self.memory:
             pair.key, pair.value = pair.key[rows], pair.value[rows]
         if self.src_bias is not None:
@@ -89,9 +89,8 @@ class DecoderCache:
         return self.position * (1 if self.visible is None else self.visible.shape[1])
 
 
-def _moved(written: Tensor, n_written: int, n_entries: int, rows: Tensor | None = None) -> Tensor:
-    """The first `n_written` entries of these rows (None: of all) in a cache of `n_entries`."""
-    kept = written[:, :, :n_written] if rows is None else written[rows, :, :n_written]
-    moved = written.new_empty((*kept.shape[:2], n_entries, kept.shape[3]))
-    moved[:, :, :n_written] = kept
-    return moved
+def _kept(written: Tensor, rows: Tensor, n_written: int) -> Tensor:
+    """The rows of a cache in one of the same length, of which only the first `n_written` entries hold anything."""
+    kept = written.new_empty((len(rows), *written.shape[1:]))
+    kept[:, :, :n_written] = written[rows, :, :n_written]
+    return kept

@@ -186,7 +186,7 @@ def _remarks(found: Sequence[TranslatedLine], n_replaced: int, translator: Trans
     if unknown:
         more = ", …" if len(unknown) > _N_WORDS_SHOWN else ""
         remarks.append(f"The vocabulary lacks {', '.join(unknown[:_N_WORDS_SHOWN])}{more}.")
-    if any(line.translations[0].is_cut for line in found):
+    if translator.n_cut:
         remarks.append("A translation reached its length limit before its end.")
     if n_replaced:
         remarks.append(f"{n_replaced:,} characters that are no text were replaced.")

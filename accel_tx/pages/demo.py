@@ -6,6 +6,7 @@ Nothing is sent anywhere: no telemetry, no fonts or scripts from elsewhere. Noth
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 from html import escape
 from typing import Any, get_args
@@ -235,10 +236,8 @@ def _offer_to_programs(translator: Translator) -> None:
 
 def _asked(search: Sequence[Any]) -> Asked:
     """What the sliders say: no more translations than the beam has, wherever theirs was left."""
-    beam_size, n_best, *penalty = search
-    if isinstance(beam_size, int | float) and isinstance(n_best, int | float):
-        n_best = min(n_best, beam_size)
-    return Asked.read(beam_size, n_best, *penalty)
+    asked = Asked.read(*search)
+    return dataclasses.replace(asked, n_best=min(asked.n_best, asked.beam_size))
 
 
 def _translated(translator: Translator, text: str, search: Sequence[Any]) -> tuple[Any, ...]:
@@ -255,7 +254,7 @@ def _drawn(translator: Translator, sentence: str | None, layer: int, head: int |
     """The picture of a sentence, nothing where none is chosen."""
     if not sentence:
         return ""
-    found = _or_error(lambda: attention_picture(translator, sentence, _asked(search), layer, head))
+    found = _or_error(lambda: attention_picture(translator, sentence, Asked.read(*search), layer, head))
     if isinstance(found, str):
         return _status(found, is_bad=True)
     alt = f"{found.title}: “{found.translation}” by “{sentence}”"

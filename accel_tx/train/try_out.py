@@ -26,6 +26,7 @@ from accel_tx.train.shortage import is_shortage
 _MOST_TIMED = 20
 _ENOUGH_S = 10.0
 _N_DEALT_ANEW = 16
+"""Of the largest updates: to deal out all of an epoch would take too long."""
 _RATE = 1e-5
 """So low that no update can spoil the loss of the next one."""
 
@@ -110,14 +111,11 @@ def largest_micro_batch(plan: BatchPlan, src_lengths: Lengths, tgt_lengths: Leng
         return int(src_lengths[pairs].sum()) + int(tgt_lengths[pairs].sum()), -len(pairs)
 
     updates, n_slots = plan.updates(0, plan.updates_per_epoch), plan.micro_batches_per_update
-    found: Indices
-    if n_slots % n_processes == 0:
-        found = max((pairs for update in updates for pairs in update), key=tokens)
-        return found
-    largest = nlargest(_N_DEALT_ANEW, updates, key=lambda update: sum(tokens(pairs)[0] for pairs in update))
-    ranks = range(n_processes)
-    dealt = (share(update, plan.longest, n_slots, rank, n_processes) for update in largest for rank in ranks)
-    found = max((pairs for of_process in dealt for pairs in of_process), key=tokens)
+    if n_slots % n_processes:
+        largest = nlargest(_N_DEALT_ANEW, updates, key=lambda update: sum(tokens(pairs)[0] for pairs in update))
+        ranks = range(n_processes)
+        updates = (share(update, plan.longest, n_slots, rank, n_processes) for update in largest for rank in ranks)
+    found: Indices = max((pairs for update in updates for pairs in update), key=tokens)
     return found
 
 

@@ -90,10 +90,9 @@ def test_loss_and_gradients_are_those_of_float64_on_the_cpu(
     device.leave_out_planned_attention()
     device.use_tf32(False)  # an environment may have asked for it
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"d_model": 64, "d_ff": 128, "n_heads": 4, "n_encoder_layers": 2, "n_decoder_layers": 2}
+    sizes = {"d_model": 64, "d_ff": 128, "n_heads": 4, "n_encoder_layers": 2, "n_decoder_layers": 2}
     # Not ReLU, whose slope jumps: one input of 1e-7 that rounding takes to its other side moves a gradient by 7e-4.
-    sizes["activation"] = "gelu"
-    transformer = Transformer(ModelConfig(**{**sizes, **model}, dropout=0.0), 300, 300)
+    transformer = Transformer(ModelConfig(**{**sizes, **model}, activation="gelu", dropout=0.0), 300, 300)
     transformer.gradient_checkpointing = checkpointing
     given = pairs(200, 300)
     expected = loss_and_gradients(transformer.double(), DataCollator()(given), 0.1, enabled=False)
