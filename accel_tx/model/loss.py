@@ -106,20 +106,29 @@ def _loss_and_grads(
     # Memory that is new for every chunk would cost as much again as the products.
     all_products = matrix.new_empty(min(n_chunk, len(hidden)), vocab_size)
     weight_product = torch.empty_like(matrix) if needs_grad and weight.dtype != matrix.dtype else None
+    # The smoothing mass is the same at every logit and needs no pass over them: sum(logits) = sum(h) sum(W) + n sum(b).
+    share = smoothing / vocab_size
+    of_all_rows = matrix.sum(0, dtype=loss.dtype)  # (D,)
+    of_all_states = torch.zeros_like(of_all_rows)
     for start in range(0, len(hidden), n_chunk):
         rows = slice(start, start + n_chunk)
         states, wanted = hidden[rows].to(matrix.dtype), targets[rows]
+        of_all_states += states.sum(0, dtype=loss.dtype)
         # The bias is added block by block: `addmm` would first fill all logits with it.
         products = torch.mm(states, matrix.t(), out=all_products[: len(states)])  # (n, V)
         for block, of_block in zip(torch.split(products, n_block), torch.split(wanted, n_block), strict=True):
-            loss += _block_loss(block, bias, of_block, smoothing, r_drop, loss.dtype, grad_bias)
-        if grad_hidden is None or grad_weight is None or grad_bias is None:
+            loss += _block_loss(block, bias, of_block, 1 - smoothing, r_drop, loss.dtype, grad_bias)
+        if grad_hidden is None or grad_weight is None:
             continue
-        grad_hidden[rows] = products @ matrix
+        grad_hidden[rows] = torch.addmm((-share * of_all_rows).to(matrix.dtype), products, matrix)
         if weight_product is None:
             grad_weight.addmm_(products.t(), states)
         else:
             grad_weight += torch.mm(products.t(), states, out=weight_product)
+    loss -= share * (of_all_states @ of_all_rows + len(hidden) * bias.sum())
+    if grad_weight is not None and grad_bias is not None:
+        grad_weight -= share * of_all_states
+        grad_bias -= share * len(hidden)
     return [loss, *(grad for grad in (grad_hidden, grad_weight, grad_bias) if grad is not None)]
 
 
@@ -127,33 +136,30 @@ def _block_loss(
     products: Tensor,
     bias: Tensor,
     targets: Tensor,
-    smoothing: float,
+    target_weight: float,
     r_drop: float,
     dtype: torch.dtype,
     grad_bias: Tensor | None,
 ) -> Tensor:
-    """Loss of the logits products (n, V) + bias (V,), computed in `dtype`; where a gradient is wanted, it takes the
-    place of the products.
+    """Loss of the logits products (n, V) + bias (V,) but for the smoothing mass, computed in `dtype`; where a gradient
+    is wanted, it takes the place of the products.
 
-    d loss / d logits = softmax - smoothing / V - (1 - smoothing) at the target.
+    d loss / d logits = softmax - target_weight at the target.
     """
-    vocab_size = products.shape[-1]
-    logits = products.to(dtype, copy=True).add_(bias) if products.dtype != dtype else products + bias
+    logits = products + bias.to(dtype)
     wanted = targets.unsqueeze(-1)
     of_target = logits.gather(-1, wanted).sum()
-    of_all = logits.sum() if smoothing else logits.new_zeros(())
     largest = logits.amax(-1, keepdim=True)
     # One pass of a fused kernel; the norms come back from the largest probability, which is at least 1 / V.
     probs = logits.softmax(-1)
     log_norms = largest - probs.amax(-1, keepdim=True).log()
     # log softmax = logits - log(norm)
-    loss = log_norms.sum() - (1 - smoothing) * of_target - smoothing / vocab_size * of_all
+    loss = log_norms.sum() - target_weight * of_target
     if r_drop:
         divergence, grad_divergence = _divergence(logits, probs)
         loss += r_drop / 2 * divergence
     if grad_bias is not None:
-        grad = probs.sub_(smoothing / vocab_size)
-        grad.scatter_add_(-1, wanted, grad.new_full(wanted.shape, smoothing - 1))
+        grad = probs.scatter_add_(-1, wanted, probs.new_full(wanted.shape, -target_weight))
         if r_drop:
             grad.add_(grad_divergence, alpha=r_drop / 2)
         grad_bias += grad.sum(0)

@@ -44,6 +44,7 @@ RUN_BY = {
     f"accelerate launch --config_file launch/fsdp2.yaml --num_processes 4 {TRAIN}": ON_CPUS,
     f"torchrun --nproc_per_node 4 {TRAIN}": ON_CPUS,
 }
+LARGE_MICRO_BATCHES = "--train.max_tokens 32768 --train.micro_batches_per_update 1"
 # What a CPU without a network cannot run, and the word for it that stands beside the command.
 NOT_HERE = {
     f"accelerate launch --config_file launch/single_gpu_fp16.yaml {TRAIN}": "GPU",
@@ -51,12 +52,12 @@ NOT_HERE = {
     "accelerate launch --config_file launch/multi_node.yaml --num_machines 2 --machine_rank 0 --num_processes 16 "
     f"--main_process_ip IP {TRAIN}": "GPUs",
     "python -m accel_tx bench --config configs/opus_books_en_fr.yaml --clean.preset none --data.corpus "
-    "path/to/help.tsv.gz --data.subset null --vocab 30000 --precision bf16 --systems ours,original --workers 2 "
-    "--compile true --seconds 7": "GPU",
-    "python -m accel_tx bench --config configs/transformer_big.yaml --synthetic 20000 --precision bf16 --systems ours "
-    "--workers 2 --compile false,true --seconds 9": "GPU",
-    "python -m accel_tx bench --config configs/transformer_base.yaml --synthetic 20000 --precision bf16,fp16 "
-    "--systems ours --workers 2 --compile true --seconds 7": "GPU",
+    "path/to/help.tsv.gz --data.subset null --vocab 30000 --precision bf16 --systems ours,original --workers 4 "
+    f"--compile false --seconds 5 {LARGE_MICRO_BATCHES}": "GPU",
+    "python -m accel_tx bench --config configs/transformer_big.yaml --synthetic 40000 --precision bf16 --systems ours "
+    f"--workers 4 --compile false --seconds 6 {LARGE_MICRO_BATCHES}": "GPU",
+    "python -m accel_tx bench --config configs/transformer_base.yaml --synthetic 40000 --precision bf16 --systems ours "
+    f"--workers 4 --compile false --seconds 5 {LARGE_MICRO_BATCHES}": "GPU",
     "ACCEL_TX_TEST_GPU=1 python -m pytest tests/gpu": "GPU",
     "sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sh --config C --run_dir D": "cluster",
     "python -m venv ~/comet && ~/comet/bin/pip install unbabel-comet": "fetched",
