@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from accel_tx.config import (
     PRESETS,
@@ -32,6 +34,20 @@ def config_with(**sections: dict[str, Any]) -> Config:
 
 def parsed(*argv: str) -> Config:
     return parse_with_config(config_parser("train", ""), list(argv))[0]
+
+
+@given(st.integers(8, 3_000), st.integers(8, 3_000))
+def test_tokens_of_an_update_become_equal_micro_batches_within_the_budget(per_update: int, most: int) -> None:
+    train = {"max_updates": 1, "max_tokens": most, "tokens_per_update": per_update}
+    config = build_config({"train": train, "model": {"max_positions": 8}})
+    size, n = config.train.max_tokens, config.train.micro_batches_per_update
+    assert config.train.tokens_per_update is None
+    assert isinstance(size, int)
+    assert 8 <= size <= most
+    assert n == -(-per_update // most)
+    assert per_update <= n * size
+    assert n * size < per_update + n or size == 8
+    assert dataclasses.replace(config, train=config.train) == config
 
 
 @pytest.mark.parametrize(

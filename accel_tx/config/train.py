@@ -123,9 +123,9 @@ class TrainConfig:
     micro_batches_per_update: int = 1
     """Micro-batches whose gradients make one update, over all processes together; under `auto` it is derived."""
     tokens_per_update: int | None = None
-    """Under `max_tokens: auto`, tokens of an update on either side, over all processes: what is learned in an
-    update does not depend on the memory. The run's config.yaml has the `max_tokens` and `micro_batches_per_update`
-    that were found in its place, and a start that goes on takes these."""
+    """Tokens of an update on either side, over all processes, in place of `micro_batches_per_update`: what is learned
+    in an update does not depend on the memory. They make the fewest equal micro-batches of at most `max_tokens`.
+    The run's config.yaml has their size and number in its place; under `auto` a start that goes on takes these."""
     scale_with_processes: bool = False
     """Make updates larger, and the rate higher, the more processes begin the run: `micro_batches_per_update` (under
     `auto` `tokens_per_update`) times their number, `optim.max_lr` and `min_lr` times its square root; the run's
@@ -185,10 +185,15 @@ class TrainConfig:
                 "train.max_tokens is auto, but train.tokens_per_update is not given; expected the tokens of an update, "
                 "such as 32768, so that they do not depend on the memory"
             )
-        if self.max_tokens != "auto" and self.tokens_per_update is not None:
+        if self.max_tokens is None and self.tokens_per_update is not None:
             raise UserError(
-                f"train.tokens_per_update is {self.tokens_per_update}, but train.max_tokens is {self.max_tokens}; "
-                "expected auto, or train.micro_batches_per_update instead"
+                f"train.tokens_per_update is {self.tokens_per_update}, but train.max_tokens is not given; expected it, "
+                "or train.micro_batches_per_update instead"
+            )
+        if self.max_tokens != "auto" and self.tokens_per_update is not None and self.micro_batches_per_update != 1:
+            raise UserError(
+                f"train.tokens_per_update is {self.tokens_per_update} and train.micro_batches_per_update "
+                f"{self.micro_batches_per_update}; expected one of them (`null` for the first takes it back)"
             )
         at_least("train", self, 1, "log_every_updates", "save_every_updates", "keep_checkpoints")
         at_least("train", self, 1, "stop_at_update", "cpu_threads", "max_bad_updates", "histograms_every_updates")

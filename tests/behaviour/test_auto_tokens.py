@@ -136,7 +136,14 @@ def test_data_says_what_it_assumes(tiny_config: MakeConfig) -> None:
     ("fields", "message"),
     [
         ({"max_tokens": "auto"}, "train.tokens_per_update is not given"),
-        ({"max_tokens": 256, "tokens_per_update": 512}, "train.tokens_per_update is 512, but train.max_tokens is 256"),
+        (
+            {"batch_size": 8, "max_tokens": None, "tokens_per_update": 512},
+            "train.tokens_per_update is 512, but train.max_tokens is not given",
+        ),
+        (
+            {"max_tokens": 256, "tokens_per_update": 512, "micro_batches_per_update": 2},
+            "train.tokens_per_update is 512 and train.micro_batches_per_update 2; expected one of them",
+        ),
         ({"max_tokens": "auto", "tokens_per_update": 50}, "train.tokens_per_update is 50; expected at least model.max"),
     ],
 )

@@ -44,7 +44,6 @@ RUN_BY = {
     f"accelerate launch --config_file launch/fsdp2.yaml --num_processes 4 {TRAIN}": ON_CPUS,
     f"torchrun --nproc_per_node 4 {TRAIN}": ON_CPUS,
 }
-LARGE_MICRO_BATCHES = "--train.max_tokens 32768 --train.micro_batches_per_update 1"
 # What a CPU without a network cannot run, and the word for it that stands beside the command.
 NOT_HERE = {
     f"accelerate launch --config_file launch/single_gpu_fp16.yaml {TRAIN}": "GPU",
@@ -53,11 +52,11 @@ NOT_HERE = {
     f"--main_process_ip IP {TRAIN}": "GPUs",
     "python -m accel_tx bench --config configs/opus_books_en_fr.yaml --clean.preset none --data.corpus "
     "path/to/help.tsv.gz --data.subset null --vocab 30000 --precision bf16 --systems ours,original --workers 4 "
-    f"--compile false --seconds 5 {LARGE_MICRO_BATCHES}": "GPU",
+    "--compile false --seconds 5 --train.max_tokens 32768 --train.micro_batches_per_update 1": "GPU",
     "python -m accel_tx bench --config configs/transformer_big.yaml --synthetic 40000 --precision bf16 --systems ours "
-    f"--workers 4 --compile false --seconds 6 {LARGE_MICRO_BATCHES}": "GPU",
+    "--workers 4 --compile false --seconds 6 --train.max_tokens 32768 --train.tokens_per_update 32768": "GPU",
     "python -m accel_tx bench --config configs/transformer_base.yaml --synthetic 40000 --precision bf16 --systems ours "
-    f"--workers 4 --compile false --seconds 5 {LARGE_MICRO_BATCHES}": "GPU",
+    "--workers 4 --compile false --seconds 5 --train.max_tokens 32768 --train.tokens_per_update 32768": "GPU",
     "ACCEL_TX_TEST_GPU=1 python -m pytest tests/gpu": "GPU",
     "sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sh --config C --run_dir D": "cluster",
     "python -m venv ~/comet && ~/comet/bin/pip install unbabel-comet": "fetched",

@@ -209,7 +209,11 @@ def test_the_table_of_memory_in_the_readme_is_the_forecast() -> None:
     for name, *shown in rows[2:]:
         precision, _, checkpointing = name.partition(", ")
         for budget, gib in zip(budgets, shown, strict=True):
-            fields = {"max_tokens": budget, "gradient_checkpointing": bool(checkpointing)}
+            fields = {
+                "max_tokens": budget,
+                "tokens_per_update": 4 * budget,
+                "gradient_checkpointing": bool(checkpointing),
+            }
             asked = build_config({**values, "train": {**values["train"], **fields}})
             worst = worst_shapes(budget, 150, 150, 1_000_000)
             found = peak_memory(asked, worst, 32_000, 32_000, "gpu", precision).total / 2**30
