@@ -66,6 +66,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
+    import accel_tx.inference.corpus_metrics  # noqa: F401  # what validation brings, before the freeze
+
+    _forget_what_is_there()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_what_other_modules_brought() -> None:
+    _forget_what_is_there()
+
+
+def _forget_what_is_there() -> None:
     """Each training collects garbage at its end, for half a second among all that has been imported and collected."""
     gc.collect()
     gc.freeze()

@@ -68,9 +68,14 @@ def search_for(
 
 
 @torch.no_grad()
-def next_log_probs(model: Transformer, source: Ids, prefix: Ids) -> list[float]:
-    """Of every token after the prefix: encode and decode anew, one sentence, no padding, no cache."""
-    memory = model.encode(torch.tensor([[*source, EOS_ID]]), None)
+def encoded(model: Transformer, source: Ids) -> Tensor:
+    """Encoder output (1, S, D) of one sentence without padding."""
+    return model.encode(torch.tensor([[*source, EOS_ID]]), None)
+
+
+@torch.no_grad()
+def next_log_probs(model: Transformer, memory: Tensor, prefix: Ids) -> list[float]:
+    """Of every token after the prefix, all of it decoded anew, one sentence, no padding, no cache."""
     hidden = model.decode(torch.tensor([[BOS_ID, *prefix]]), memory, None)
     found: list[float] = logits_of(model, hidden)[0, -1].log_softmax(-1).tolist()
     return found
@@ -80,7 +85,7 @@ def next_log_probs(model: Transformer, source: Ids, prefix: Ids) -> list[float]:
 def log_prob_of(model: Transformer, source: Ids, hypothesis: Hypothesis) -> float:
     """Score a hypothesis again by the forward pass of training."""
     tgt_out = hypothesis.ids if hypothesis.is_cut else [*hypothesis.ids, EOS_ID]
-    memory = model.encode(torch.tensor([[*source, EOS_ID]]), None)
+    memory = encoded(model, source)
     hidden = model.decode(torch.tensor([[BOS_ID, *tgt_out[:-1]]]), memory, None)
     log_probs = logits_of(model, hidden)[0].log_softmax(-1).double()
     return float(sum(log_probs[i, token] for i, token in enumerate(tgt_out)))
@@ -116,7 +121,7 @@ def exhaustive_search(model: Transformer, source: Ids, limit: int, settings: Dec
     """Every sequence of words up to the limit, scored by one forward pass over the longest ones."""
     words = [token for token in range(len(model.output_bias)) if token not in (PAD_ID, UNK_ID, BOS_ID, EOS_ID)]
     longest = [list(ids) for ids in itertools.product(words, repeat=limit)]
-    memory = model.encode(torch.tensor([[*source, EOS_ID]]), None)
+    memory = encoded(model, source)
     tgt_in = torch.tensor([[BOS_ID, *ids] for ids in longest])[:, :limit]
     hidden = model.decode(tgt_in, memory.expand(len(longest), -1, -1), None)
     log_probs = logits_of(model, hidden).log_softmax(-1).tolist()
@@ -140,12 +145,13 @@ def plain_beam_search(
     prefix: Sequence[int] = (),
 ) -> list[Hypothesis]:
     """Beam search word by word as the module `beam` describes it, without cache, batch or early stop."""
+    memory = encoded(model, source)
     live: list[tuple[Ids, float]] = [([], 0.0)]
     finished: list[Hypothesis] = []
     for n in range(1, limit + 1):
         continued = []
         for ids, log_prob in live:
-            log_probs = next_log_probs(model, source, ids)
+            log_probs = next_log_probs(model, memory, ids)
             allowed = allowed_tokens(ids, len(log_probs), minimum, settings.no_repeat_ngram, list(prefix))
             continued += [([*ids, token], log_prob + log_probs[token]) for token in allowed]
         continued.sort(key=lambda one: -one[1])

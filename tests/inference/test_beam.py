@@ -26,7 +26,7 @@ from tests.inference.models import (
     penalty as expected_penalty,
 )
 
-SEEDS = [4, 7, 9, 12]
+SEEDS = [4, 9, 7, 12]
 LIMITS = [12, 9, 3, 1, 7, 14, 12, 2, 6, 10, 5, 8]
 SMALLEST = {"d_model": 8, "d_ff": 8, "n_encoder_layers": 1, "n_decoder_layers": 1}
 UNSHARED = {"encoder_sharing": "none", "decoder_sharing": "none"}
@@ -52,9 +52,10 @@ def test_a_beam_that_holds_every_hypothesis_is_exhaustive(
         assert_same(one, exhaustive_search(model, source, own_limit, DecodeConfig(**fields)))
 
 
-@pytest.mark.parametrize("penalty", PENALTIES, ids=str)
-@pytest.mark.parametrize("seed", SEEDS)
-def test_narrow_beams_equal_a_plain_search(seed: int, penalty: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("penalty", "seed"), [(penalty, seed) for n, penalty in enumerate(PENALTIES) for seed in SEEDS[n % 2 :: 2]]
+)
+def test_narrow_beams_equal_a_plain_search(penalty: dict[str, Any], seed: int) -> None:
     model, sources = make_model(seed), make_sources(seed, n=5)
     for beam_size, n_best in ((2, 1), (3, 3), (5, 2)):
         fields = {**penalty, "beam_size": beam_size, "n_best": n_best}

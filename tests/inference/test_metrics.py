@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from accel_tx.inference.line_metrics import edit_distance
 from accel_tx.inference.metrics import Scores, score_translations
+from tests.conftest import REPOSITORY
 
 HYPOTHESES = ["Un homme en chemise rouge court .", "", "Le chat est assis sur le tapis.", "C’est l'été, déjà ?"]
 REFERENCES = ["Un homme en chemise bleue court.", "Il pleut.", "Le chat est sur le tapis.", "C’est déjà l'été !"]
@@ -162,18 +163,23 @@ def test_a_validation_set_of_usual_size_takes_well_under_two_seconds() -> None:
 def test_scoring_leaves_nothing_behind_and_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "tmp").mkdir()
-    code = (
-        "import sys; from accel_tx.inference.metrics import score_translations as score;"
-        "assert 'datasets' not in sys.modules;"
-        # `evaluate` brings transformers where that is installed, and it brings torch
-        "score(['a'], ['b']); assert 'torch' not in sys.modules or 'transformers' in sys.modules"
+    (tmp_path / "run.py").write_text(
+        "import sys\n"
+        "class Absent:\n"  # `evaluate` brings transformers where that is installed, and it brings torch
+        "    def find_spec(name, *_):\n"
+        "        if name == 'transformers': raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent)\n"
+        "from accel_tx.inference.metrics import score_translations\n"
+        "assert 'datasets' not in sys.modules\n"
+        "score_translations(['a'], ['b'])\n"
+        "assert 'torch' not in sys.modules\n"
     )
     places = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp")}
     elsewhere = ("HF_HOME", "HF_METRICS_CACHE", "HF_DATASETS_CACHE", "XDG_CACHE_HOME")
     env = {k: v for k, v in os.environ.items() if k not in elsewhere} | places
 
-    subprocess.run([sys.executable, "-c", code], check=True, env=env)
+    subprocess.run([sys.executable, tmp_path / "run.py"], check=True, env={**env, "PYTHONPATH": str(REPOSITORY)})
 
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["run.py"]
     assert list((tmp_path / "tmp").iterdir()) == []
     assert not (tmp_path / "home/.cache/huggingface/metrics").exists()

@@ -11,17 +11,16 @@ from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from accel_tx.inference.search import search as search_ids
 from accel_tx.model.cache import DecoderCache
 from accel_tx.model.transformer import Transformer
-from tests.inference.models import MAX_POSITIONS, VOCAB, Ids, logits_of, make_model, make_sources, search_for
+from tests.inference.models import MAX_POSITIONS, VOCAB, Ids, encoded, logits_of, make_model, make_sources, search_for
 
-SEEDS = [4, 7, 9, 10, 12, 13]  # untrained models that end their sentences at many places; odd seeds are post-norm
+SEEDS = [4, 7, 10, 13]  # untrained models that end their sentences at many places; odd seeds are post-norm
 
 
 @torch.no_grad()
 def slow_greedy(model: Transformer, source: Ids, limit: int) -> Ids:
-    """Encode and decode the whole prefix again for every token, one sentence, no padding, no cache."""
-    prefix = [BOS_ID]
+    """Decode the whole prefix again for every token, one sentence, no padding, no cache."""
+    prefix, memory = [BOS_ID], encoded(model, source)
     while len(prefix) <= limit:
-        memory = model.encode(torch.tensor([[*source, EOS_ID]]), None)
         logits = logits_of(model, model.decode(torch.tensor([prefix]), memory, None))[0, -1].tolist()
         allowed = [i for i in range(VOCAB) if i not in (PAD_ID, UNK_ID, BOS_ID)]
         best = max(allowed, key=logits.__getitem__)

@@ -22,9 +22,11 @@ from accel_tx.train.state import TrainState, Window
 
 
 @pytest.fixture
-def run_dir(tiny_config: Callable[..., Config], tmp_path: Path) -> Path:
-    """A run with checkpoints after 10 and 20 updates."""
-    train(tiny_config(train={"stop_at_update": 20}), tmp_path / "run")
+def run_dir(intact: Path, tiny_config: Callable[..., Config], tmp_path: Path) -> Path:
+    """A copy of a run with checkpoints after 10 and 20 updates."""
+    if not intact.exists():
+        train(tiny_config(train={"stop_at_update": 20}), intact)
+    shutil.copytree(intact, tmp_path / "run")
     return tmp_path / "run"
 
 
