@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "ema_decay": 0.8,
     },
     "validation": {"every_updates": 2, "average_last": 3, "best_metric": "val_loss", "n_samples": 0},
+    "decode": {"max_len_ratio": 0.0, "max_len_extra": 1},
 }
 
 
@@ -64,7 +65,8 @@ def test_stopped_between_checkpoints_and_killed_behind_one_it_ends_with_the_same
 def test_a_stop_during_the_validation_of_any_kind_of_weights_changes_nothing(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(config_of(tiny_config), tmp_path / "whole")
+    config = config_of(tiny_config, train={"max_updates": 6})
+    train(config, tmp_path / "whole")
     for nth in (1, 3):
         entered = []
         real = averaging.weights_in
@@ -78,10 +80,10 @@ def test_a_stop_during_the_validation_of_any_kind_of_weights_changes_nothing(
 
         with monkeypatch.context() as patch:
             patch.setattr("accel_tx.train.candidates.weights_in", interrupted)
-            train(config_of(tiny_config), tmp_path / str(nth))
+            train(config, tmp_path / str(nth))
         state = checkpoint.load_state(checkpoint.checkpoint_dir(tmp_path / str(nth), 4))
         assert state.validation_is_due
-        train(config_of(tiny_config), tmp_path / str(nth))
+        train(config, tmp_path / str(nth))
         assert_same_run(tmp_path / str(nth), tmp_path / "whole")
 
 

@@ -10,24 +10,26 @@ from pathlib import Path
 import pytest
 import yaml
 
+from accel_tx.cli import main
 from accel_tx.config import Config, build_config
 from accel_tx.data.dataset import prepare_data
 from accel_tx.inference.metrics import score_translations
 from accel_tx.train.loop import train
-from tests.conftest import as_options, launch, run_cli
+from tests.conftest import as_options, run_cli
+from tests.ranks import start_ranks
 
 CONFIG = "configs/quickstart.yaml"
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short run, made by the command itself under `accelerate launch`."""
+    """A short run, made by the command itself."""
     from tests.conftest import TINY
 
     folder = tmp_path_factory.mktemp("runs") / "short"
     options = [f"--{section}.{name}={value}" for section, fields in TINY.items() for name, value in fields.items()]
     options += [f"--data.cache_dir={folder.parent / 'cache'}"]
-    done = launch(1, "-m", "accel_tx", "train", "--config", CONFIG, "--run_dir", str(folder), *options)
+    done = run_cli("train", "--config", CONFIG, "--run_dir", str(folder), *options)
     assert done.returncode == 0, done.stderr
     assert "complete after update 40" in done.stdout
     return folder
@@ -134,11 +136,11 @@ def test_data_refuses_a_report_that_it_could_not_write_before_it_prepares_anythi
 
 def test_of_two_processes_one_tells_what_both_prepared(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
     options = as_options(tiny_config(data={"cache_dir": str(tmp_path / "cache")}))
-    done = launch(2, "-m", "accel_tx", "data", "--config", CONFIG, *options, "--report", str(tmp_path / "report.json"))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Cleaning:") == done.stdout.count("written to") == 1
+    command = ["data", "--config", CONFIG, *options, "--report", str(tmp_path / "report.json")]
+    printed = start_ranks(2, tmp_path / "log", main, command).wait()
+    assert printed.count("Cleaning:") == printed.count("written to") == 1
     assert json.loads((tmp_path / "report.json").read_text())["n_read"] == 600
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "log", "report.json"]
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 

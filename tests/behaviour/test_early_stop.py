@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "train": {"max_updates": 12, "log_every_updates": 4, "save_every_updates": 100},
     "validation": {"every_updates": 2, "n_samples": 0},
     "optim": {"max_lr": 1e-6},
+    "decode": {"max_len_ratio": 0.0, "max_len_extra": 1},
 }
 
 

@@ -161,11 +161,14 @@ def test_processes_that_did_not_find_each_other_are_an_error(tiny_config: MakeCo
 def test_bad_input_ends_every_process_of_a_launch_with_one_line_each(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text("english\tfrench\na\tb\n")
     options = ["--data.corpus", str(tmp_path / "x.tsv"), "--data.cache_dir", str(tmp_path / "cache")]
-    done = launch(2, "-m", "accel_tx", "train", "--config", CONFIG, "--run_dir", str(tmp_path / "run"), *options)
-    assert done.returncode != 0
-    assert "x.tsv, line 1: found english, french" in done.stderr
-    assert "exitcode  : 2" in done.stderr
-    assert "accel_tx/data" not in done.stderr, "a traceback"
+    command = ["train", "--config", CONFIG, "--run_dir", str(tmp_path / "run"), *options]
+    ranks = start_ranks(2, tmp_path / "log", main, command)
+    for process in ranks.processes:
+        process.join(120)
+    assert [process.exitcode for process in ranks.processes] == [2, 2]
+    printed = ranks.log.read_text(encoding="utf-8")
+    assert printed.count("x.tsv, line 1: found english, french") == 2
+    assert "accel_tx/data" not in printed, "a traceback"
     assert not (tmp_path / "run").exists()
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -274,7 +277,7 @@ def test_what_is_the_work_of_one_process_is_refused_to_several(
 def test_a_launcher_that_starts_two_translators_is_told_and_no_line_is_lost(tmp_path: Path) -> None:
     output = tmp_path / "out.txt"
     options = ["--run_dir", str(tmp_path), "--output", str(output)]
-    done = launch(2, "-m", "accel_tx", "translate", *options, stdin="A line.\n" * 1_200)
-    assert done.returncode != 0
+    done = run_cli("translate", *options, stdin="A line.\n" * 1_200, env={"WORLD_SIZE": "2"})
+    assert done.returncode == 2
     assert "translate was launched as 2 processes (WORLD_SIZE); expected one: run python -m accel_tx" in done.stderr
     assert not output.exists()

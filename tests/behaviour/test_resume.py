@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from accel_tx.config import Config, UserError
+from accel_tx.config import Config, UserError, build_config
 from accel_tx.data.dataset import prepare_data
 from accel_tx.train import checkpoint
 from accel_tx.train.fresh import plan_of
 from accel_tx.train.loop import train
+from tests.conftest import TINY
 from tests.run_folder import metrics, weights
 
 MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def whole(intact: Path, tiny_config: MakeConfig) -> Path:
+    """A run of the tiny config that nobody stopped."""
+    if not intact.exists():
+        train(tiny_config(), intact)
+    return intact
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+    """A run of the tiny config that was stopped after 10 updates."""
+    run_dir = tmp_path_factory.mktemp("begun") / "run"
+    data, train_fields = {**TINY["data"], "cache_dir": str(cache_dir)}, {**TINY["train"], "stop_at_update": 10}
+    train(build_config({**TINY, "data": data, "train": train_fields}), run_dir)
+    return run_dir
 
 
 SETUPS: dict[str, dict[str, dict[str, Any]]] = {
@@ -34,14 +53,15 @@ def test_stopped_and_gone_on_ends_with_the_same_bytes(
     setup: str, workers_after: int, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     changes = SETUPS[setup]
-    train(tiny_config(**changes), tmp_path / "whole")
 
-    def part(**fields: Any) -> None:
-        train(tiny_config(**{**changes, "train": {**changes.get("train", {}), **fields}}), tmp_path / "parts")
+    def start(name: str, **fields: Any) -> None:
+        fields = {"max_updates": 24, **changes.get("train", {}), **fields}
+        train(tiny_config(**{**changes, "train": fields}), tmp_path / name)
 
-    part(stop_at_update=17, loader_workers=2 - workers_after)
+    start("whole")
+    start("parts", stop_at_update=17, loader_workers=2 - workers_after)
     assert not (tmp_path / "parts" / "final").exists()
-    part(loader_workers=workers_after)
+    start("parts", loader_workers=workers_after)
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
 
@@ -70,9 +90,8 @@ def test_a_stop_at_any_update_around_the_end_of_an_epoch_changes_nothing(
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(
-    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Path, tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(tiny_config(), tmp_path / "whole")
     train(tiny_config(train={"stop_at_update": 24}), tmp_path / "parts")
     damaged = checkpoint.checkpoint_dir(tmp_path / "parts", 24) / "optimizer.bin"
     content = bytearray(damaged.read_bytes())
@@ -83,12 +102,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(
     assert "update_00000024 passed over: optimizer.bin is damaged" in printed
     assert "going on from" in printed
     assert "update_00000020" in printed
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
-    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert weights(tmp_path / "parts") == weights(whole)
+    assert metrics(tmp_path / "parts") == metrics(whole)
 
 
-def test_a_complete_run_started_again_changes_no_file_that_matters(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    train(tiny_config(), tmp_path / "run")
+def test_a_complete_run_started_again_changes_no_file_that_matters(
+    whole: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.suffix in (".safetensors", ".jsonl")}
     train(tiny_config(), tmp_path / "run")
     after = {p.name: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.suffix in (".safetensors", ".jsonl")}
@@ -120,29 +141,28 @@ def test_the_newest_checkpoints_stay_and_that_of_the_best_validation(
     ],
 )
 def test_a_folder_of_another_run_is_refused_and_left_alone(
-    changed: dict[str, dict[str, Any]], named: str, tiny_config: MakeConfig, tmp_path: Path
+    changed: dict[str, dict[str, Any]], named: str, begun: Path, tiny_config: MakeConfig
 ) -> None:
-    train(tiny_config(train={"stop_at_update": 10}), tmp_path / "run")
-    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    before = {p: p.read_bytes() for p in begun.rglob("*") if p.is_file()}
     with pytest.raises(UserError, match=named):
-        train(tiny_config(**changed), tmp_path / "run")
-    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+        train(tiny_config(**changed), begun)
+    assert {p: p.read_bytes() for p in begun.rglob("*") if p.is_file()} == before
 
 
-def test_resume_never_and_require_say_what_they_found(tiny_config: MakeConfig, tmp_path: Path) -> None:
+def test_resume_never_and_require_say_what_they_found(begun: Path, tiny_config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no checkpoint"):
         train(tiny_config(), tmp_path / "run", resume="require")
-    train(tiny_config(train={"stop_at_update": 10}), tmp_path / "run")
     with pytest.raises(UserError, match="holds checkpoints"):
-        train(tiny_config(), tmp_path / "run", resume="never")
+        train(tiny_config(), begun, resume="never")
 
 
-def test_max_hours_stops_with_a_checkpoint_and_the_schedule_unchanged(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    train(tiny_config(), tmp_path / "whole")
+def test_max_hours_stops_with_a_checkpoint_and_the_schedule_unchanged(
+    whole: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
     train(tiny_config(train={"max_hours": 1e-9}), tmp_path / "parts")
     assert checkpoint.newest_valid(tmp_path / "parts")[0] == checkpoint.checkpoint_dir(tmp_path / "parts", 1)
     train(tiny_config(), tmp_path / "parts")
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert weights(tmp_path / "parts") == weights(whole)
 
 
 def test_a_first_start_cut_off_at_any_file_of_the_run_folder_can_be_given_again(

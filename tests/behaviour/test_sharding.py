@@ -92,8 +92,7 @@ def test_a_run_in_parts_goes_on_as_one_whole_and_the_other_way_round(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("reshard", "r_drop"), [("true", 0.0), ("false", 5.0)])
-@pytest.mark.parametrize("n_processes", [2, 4])
+@pytest.mark.parametrize(("n_processes", "reshard", "r_drop"), [(2, "true", 0.0), (4, "false", 5.0)])
 def test_processes_that_hold_parts_train_as_one(
     n_processes: int, reshard: str, r_drop: float, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from accel_tx.train.mirror import Mirror
 from accel_tx.train.state import TrainState
 from tests.behaviour.test_resume import metrics, weights
 from tests.conftest import REPOSITORY, as_options
+from tests.ranks import train_on
 
 MakeConfig = Callable[..., Config]
 MAIN = str(Path(__file__).with_name("status_main.py"))
@@ -42,6 +44,14 @@ LONG: dict[str, dict[str, Any]] = {
     "train": {"max_updates": 20_000, "log_every_updates": 1, "save_every_updates": 20_000},
     "validation": {"every_updates": 20_000},
 }
+
+
+@pytest.fixture
+def whole(intact: Path, tiny_config: MakeConfig) -> Path:
+    """The run of SMALL that nobody stopped."""
+    if not intact.exists():
+        train(tiny_config(**SMALL), intact)
+    return intact
 
 
 def newest_update(run_dir: Path) -> int:
@@ -83,6 +93,7 @@ def during_update(monkeypatch: pytest.MonkeyPatch, update: int, action: Callable
 def test_the_running_update_is_finished_and_the_run_goes_on_to_the_same_bytes(
     by: str,
     update: int,
+    whole: Path,
     tiny_config: MakeConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -90,8 +101,6 @@ def test_the_running_update_is_finished_and_the_run_goes_on_to_the_same_bytes(
 ) -> None:
     """At an update without a validation, with one, and at the last."""
     monkeypatch.setattr(stopping, "_FILE_EVERY_S", 0.0)
-    whole = tmp_path / "whole"
-    train(tiny_config(**SMALL), whole)
     run_dir = tmp_path / "run"
 
     def ask() -> None:
@@ -135,8 +144,9 @@ def test_a_stop_at_an_update_with_a_checkpoint_saves_once(
     assert saved == [10]
 
 
-def test_a_limit_shorter_than_the_start_still_makes_an_update(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    train(tiny_config(**SMALL), tmp_path / "whole")
+def test_a_limit_shorter_than_the_start_still_makes_an_update(
+    whole: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
     limited = {**SMALL, "train": {**SMALL["train"], "max_hours": 1e-9}}
     for update in range(1, 12):
         train(tiny_config(**limited), tmp_path / "run")
@@ -145,8 +155,8 @@ def test_a_limit_shorter_than_the_start_still_makes_an_update(tiny_config: MakeC
     # The last update is made; its validation, which the limit put off, belongs to the start after it.
     assert assert_stopped_early(tmp_path / "run", "train.max_hours = 1e-09") == 12
     train(tiny_config(**limited), tmp_path / "run")
-    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    assert weights(tmp_path / "run") == weights(whole)
+    assert metrics(tmp_path / "run") == metrics(whole)
 
 
 def test_the_limit_counts_from_the_start_and_leaves_time_for_update_and_save(
@@ -237,15 +247,14 @@ def test_the_file_stop_is_gone_after_an_end_that_fails(
 
 @pytest.mark.parametrize("phase", ["loss", "translation"])
 def test_a_stop_during_validation_puts_it_off_to_the_next_start(
-    phase: str, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    phase: str, whole: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(tiny_config(**SMALL), tmp_path / "whole")
     where = {"loss": (Run, "_validate"), "translation": (translator.Translator, "_search")}[phase]
-    whole = getattr(*where)
+    real = getattr(*where)
 
     def ask_first(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return whole(*arguments)
+        return real(*arguments)
 
     for _ in range(2):  # the second time in the validation that the first had put off
         with monkeypatch.context() as patch:
@@ -259,8 +268,8 @@ def test_a_stop_during_validation_puts_it_off_to_the_next_start(
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"update": 6, "val_loss": 1.0}\n')
     train(tiny_config(**SMALL), tmp_path / "run")
-    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    assert weights(tmp_path / "run") == weights(whole)
+    assert metrics(tmp_path / "run") == metrics(whole)
 
 
 def test_a_second_ctrl_c_stops_at_once_and_an_echo_of_the_first_does_not(
@@ -352,7 +361,7 @@ def statuses(run_dir: Path) -> list[int]:
     return [int(path.read_text()) for path in folder.iterdir()] if folder.is_dir() else []
 
 
-@pytest.mark.parametrize("n_processes", [1, 2])
+@pytest.mark.parametrize("n_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sigterm_to_the_launcher_saves_within_seconds_and_the_training_ends_with_status_0(
     n_processes: int, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -404,16 +413,12 @@ def test_launched_processes_stop_at_one_update_and_go_on_exactly(
     written_at_s = [(run_dir / name).stat().st_mtime for name in ("metrics.jsonl", "PREEMPTED")]
     assert written_at_s[1] - written_at_s[0] < 10
 
-    def launched(config: Config, folder: Path) -> None:
-        with started(config, folder, n_processes) as process:
-            printed, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors
-        assert f"{n_processes} process(es) on cpu" in printed
-
-    assert_goes_on_exactly(run_dir, update, launched, tiny_config)
+    assert_goes_on_exactly(run_dir, update, partial(train_on, n_processes), tiny_config)
 
 
-def assert_goes_on_exactly(run_dir: Path, update: int, go_on: Callable[[Config, Path], None], make: MakeConfig) -> None:
+def assert_goes_on_exactly(
+    run_dir: Path, update: int, go_on: Callable[[Config, Path], object], make: MakeConfig
+) -> None:
     """Three updates further, everything is as in a run that nobody stopped."""
     config = make(**{**LONG, "train": {**LONG["train"], "stop_at_update": update + 3}})
     whole = run_dir.with_name("whole")
@@ -456,7 +461,7 @@ def test_a_second_ctrl_c_ends_the_program_with_status_130_and_one_line(tiny_conf
     assert not (run_dir / "PREEMPTED").exists()
 
 
-@pytest.mark.parametrize("whom", ["one", "all"])
+@pytest.mark.parametrize("whom", ["one", pytest.param("all", marks=pytest.mark.slow)])
 def test_a_killed_loader_worker_ends_the_run_with_a_line_and_nobody_waits(
     whom: str, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -484,7 +489,7 @@ def test_a_killed_loader_worker_ends_the_run_with_a_line_and_nobody_waits(
     assert not any(worker.is_running() for worker in workers)
 
 
-@pytest.mark.parametrize("end", ["terminal", "pipe"])
+@pytest.mark.parametrize("end", ["terminal", pytest.param("pipe", marks=pytest.mark.slow)])
 def test_a_run_whose_reader_is_gone_still_stops_with_a_checkpoint(
     end: str, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:

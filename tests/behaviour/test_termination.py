@@ -20,7 +20,11 @@ def terminate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "told"), [(signal.SIGTERM, 143, "ended by SIGTERM"), (signal.SIGINT, 130, "interrupted")]
+    ("number", "status", "told"),
+    [
+        (signal.SIGTERM, 143, "ended by SIGTERM"),
+        pytest.param(signal.SIGINT, 130, "interrupted", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_while_lines_are_translated_leaves_the_older_file_alone(
     number: int, status: int, told: str, tmp_path: Path

@@ -68,6 +68,7 @@ def test_its_numbers_fit_together(found: tuple[str, dict]) -> None:
     assert values["ratios"][0]["ratio"] == pytest.approx(ours["tgt_tokens_per_s"] / original["tgt_tokens_per_s"])
 
 
+@pytest.mark.slow
 def test_synthetic_lengths_need_no_package_for_corpora_scores_or_curves() -> None:
     program = f"""{BLOCKER}
 import accel_tx.bench.command, accel_tx.bench.peer_hf, accel_tx.bench.original, accel_tx.bench.loss

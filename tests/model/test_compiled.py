@@ -71,7 +71,11 @@ def loss_and_gradients(model: Transformer, batch: Batch, seed: int = 1) -> list[
     ("fields", "checkpointing"),
     [
         pytest.param({"n_encoder_layers": 2, "n_decoder_layers": 2}, False, marks=pytest.mark.slow),
-        ({"n_encoder_layers": 3, "n_decoder_layers": 1, "encoder_sharing": "palindrome", "norm": "post"}, True),
+        pytest.param(
+            {"n_encoder_layers": 3, "n_decoder_layers": 1, "encoder_sharing": "palindrome", "norm": "post"},
+            True,
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {"n_encoder_layers": 1, "n_decoder_layers": 1, "positions": "rotary"}, False, marks=pytest.mark.slow
         ),
@@ -92,7 +96,7 @@ def test_loss_and_gradients_are_those_of_uncompiled_layers(fields: dict[str, Any
 def test_all_shapes_of_an_epoch_share_two_graphs(tiny_config: Callable[..., Config]) -> None:
     pairs = prepare_data(tiny_config()).train
     plan = BatchPlan(pairs.src_lengths, pairs.tgt_lengths, BatchLimits(256, None), 2, seed=1)
-    _, compiled = two_models(n_encoder_layers=4, n_decoder_layers=4)
+    _, compiled = two_models(n_encoder_layers=2, n_decoder_layers=2)
     # As `train` does before anything else.
     loss_and_gradients(compiled, first_batch(ModelConfig(max_positions=96), on_gpu=False))
     shapes = set()
