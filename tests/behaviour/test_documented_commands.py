@@ -166,8 +166,17 @@ def test_a_line_for_the_shell_runs_and_writes_what_it_names(shown: Shown, place:
         assert re.search(r"^COMET +0\.5", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.parametrize("shown", BY_ITSELF, ids=lambda shown: shown.place)
+def test_a_shell_gives_python_the_words_that_are_run_above(shown: Shown) -> None:
+    recorder = "python() { printf '%s\\0' \"$@\"; }"
+    told = subprocess.run(["bash", "-euc", f"{recorder}\n{shown.text}"], check=True, capture_output=True, text=True)
+    assert told.stdout.split("\0")[:-1] == ["-m", "accel_tx", *shown.own_words]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("shown", [shown for shown in HERE if shown not in IN_SHELL], ids=lambda shown: shown.place)
+@pytest.mark.parametrize(
+    "shown", [shown for shown in HERE if shown not in (*IN_SHELL, *BY_ITSELF)], ids=lambda shown: shown.place
+)
 def test_every_other_command_runs_in_a_shell_too(shown: Shown, place: Path) -> None:
     test_a_line_for_the_shell_runs_and_writes_what_it_names(shown, place)
 
