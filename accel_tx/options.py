@@ -103,6 +103,12 @@ def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, 
             "--data.train_src null --data.train_tgt null"
         )
     options = parse(parser, argv, namespace=from_file)
+    size, n = options["train.tokens_per_update"], options["train.micro_batches_per_update"]
+    if "train.micro_batches_per_update" in fields and size and (n != 1 or "train.tokens_per_update" not in fields):
+        raise UserError(
+            f"command line: --train.micro_batches_per_update is {n}, but train.tokens_per_update, {size}, goes before "
+            "it; give that one another value, or add --train.tokens_per_update null"
+        )
     try:
         return build_config({name: options[name].as_dict() for name in SECTIONS}), options
     except UserError as error:

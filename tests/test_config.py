@@ -36,6 +36,24 @@ def parsed(*argv: str) -> Config:
     return parse_with_config(config_parser("train", ""), list(argv))[0]
 
 
+@pytest.mark.parametrize("name", ["transformer_base", "transformer_big"])
+def test_less_memory_makes_more_micro_batches_of_the_same_update(name: str) -> None:
+    def sizes(*argv: str) -> tuple[Any, ...]:
+        train = parsed("--config", str(REPOSITORY / "configs" / f"{name}.yaml"), *argv).train
+        return train.max_tokens, train.micro_batches_per_update, train.tokens_per_update
+
+    assert sizes() == ("auto", 1, 32768)
+    assert sizes("--train.max_tokens=4096") == (4096, 8, None)
+    assert sizes("--train.max_tokens=8192", "--train.tokens_per_update=null") == (8192, 1, None)
+    by_number = "--train.max_tokens=8192", "--train.tokens_per_update=null", "--train.micro_batches_per_update=3"
+    assert sizes(*by_number) == (8192, 3, None)
+    for n in (1, 16):
+        with pytest.raises(UserError, match=rf"micro_batches_per_update is {n}, but train.tokens_per_update, 32768,"):
+            sizes(f"--train.micro_batches_per_update={n}")
+    with pytest.raises(UserError, match=r"train.tokens_per_update is 3276; .* model.max_positions = 4096"):
+        sizes("--train.tokens_per_update=3276", "--train.max_tokens=4096", "--model.max_positions=4096")
+
+
 @given(st.integers(8, 3_000), st.integers(8, 3_000))
 def test_tokens_of_an_update_become_equal_micro_batches_within_the_budget(per_update: int, most: int) -> None:
     train = {"max_updates": 1, "max_tokens": most, "tokens_per_update": per_update}
@@ -46,7 +64,7 @@ def test_tokens_of_an_update_become_equal_micro_batches_within_the_budget(per_up
     assert 8 <= size <= most
     assert n == -(-per_update // most)
     assert per_update <= n * size
-    assert n * size < per_update + n or size == 8
+    assert n * size < per_update + n or size == 8  # the longest pair
     assert dataclasses.replace(config, train=config.train) == config
 
 

@@ -30,7 +30,8 @@ def run(argv: list[str]) -> None:
         help="print thresholds that fit the corpus, as YAML for a config, instead of the report",
     )
     config, options = opt.parse_with_config(parser, argv)
-    from accel_tx.data.budget import is_auto
+    from accel_tx.config import UserError
+    from accel_tx.data.budget import is_auto, with_budget
     from accel_tx.data.corpus import input_files
     from accel_tx.data.dataset import cache_folder, prepare_data
     from accel_tx.data.forecast import forecast_training
@@ -46,7 +47,11 @@ def run(argv: list[str]) -> None:
     if is_auto(config):
         from accel_tx.train.auto_tokens import assumed
 
-        config, assumption = assumed(config, data)
+        try:
+            config, assumption = assumed(config, data)
+        except UserError as error:  # the data are what was asked for, and may be meant for another machine
+            config = with_budget(config, config.model.max_positions, 1)
+            assumption = f"{error}; the forecast above is of micro-batches of {config.train.max_tokens:,} tokens"
     forecast = forecast_training(config, data).to_dict()
     with told_beside(outputs):
         if options.suggest:

@@ -187,13 +187,13 @@ class TrainConfig:
             )
         if self.max_tokens is None and self.tokens_per_update is not None:
             raise UserError(
-                f"train.tokens_per_update is {self.tokens_per_update}, but train.max_tokens is not given; expected it, "
-                "or train.micro_batches_per_update instead"
+                f"train.tokens_per_update is {self.tokens_per_update}, but train.max_tokens is not given; with "
+                "train.batch_size expected null, and train.micro_batches_per_update instead"
             )
         if self.max_tokens != "auto" and self.tokens_per_update is not None and self.micro_batches_per_update != 1:
             raise UserError(
                 f"train.tokens_per_update is {self.tokens_per_update} and train.micro_batches_per_update "
-                f"{self.micro_batches_per_update}; expected one of them (`null` for the first takes it back)"
+                f"{self.micro_batches_per_update}; expected null for the first, or 1 for the second"
             )
         at_least("train", self, 1, "log_every_updates", "save_every_updates", "keep_checkpoints")
         at_least("train", self, 1, "stop_at_update", "cpu_threads", "max_bad_updates", "histograms_every_updates")

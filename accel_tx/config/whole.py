@@ -56,13 +56,13 @@ class Config:
                 f"optim.r_drop is {self.optim.r_drop:g} but model.dropout and model.attention_dropout are 0, so that "
                 "both passes are equal; expected dropout, or r_drop 0"
             )
-        field_name = "tokens_per_update" if self.train.max_tokens == "auto" else "max_tokens"
-        size = getattr(self.train, field_name)
-        if size is not None and size < self.model.max_positions:
-            raise UserError(
-                f"train.{field_name} is {size}; expected at least model.max_positions = "
-                f"{self.model.max_positions}, so that the longest pair fits a micro-batch"
-            )
+        for field_name in ("max_tokens", "tokens_per_update"):
+            size = getattr(self.train, field_name)
+            if isinstance(size, int) and size < self.model.max_positions:
+                raise UserError(
+                    f"train.{field_name} is {size}; expected at least model.max_positions = "
+                    f"{self.model.max_positions}, so that the longest pair fits a micro-batch"
+                )
         object.__setattr__(self, "train", self._train_in_micro_batches())
 
     def _train_in_micro_batches(self) -> TrainConfig:

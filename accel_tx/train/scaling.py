@@ -53,14 +53,16 @@ def _processes_of_run(config: Config, run_dir: Path) -> int | None:
     """How many processes the run in `run_dir` was scaled for, as its size of an update tells; None if there is none."""
     if not (run_dir / "config.yaml").exists():
         return None
-    recorded = load_run_config(run_dir)
-    if is_auto(config):
-        # What `auto` became divides the update, rounded up, into equal micro-batches.
-        size, per_process = recorded.train.max_tokens, config.train.tokens_per_update or 1
-        total = recorded.train.micro_batches_per_update * size if isinstance(size, int) else 0
-    else:
-        total, per_process = recorded.train.micro_batches_per_update, config.train.micro_batches_per_update
-    return total // per_process or None
+    # Of equal micro-batches an update may hold a little more than `tokens_per_update`.
+    return _update_size(load_run_config(run_dir)) // _update_size(config) or None
+
+
+def _update_size(config: Config) -> int:
+    """Of an update in tokens, or in micro-batches of so many sentence pairs."""
+    train = config.train
+    if isinstance(train.max_tokens, int):
+        return train.micro_batches_per_update * train.max_tokens
+    return train.tokens_per_update or train.micro_batches_per_update
 
 
 def _size_field(config: Config) -> str:

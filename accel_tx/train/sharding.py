@@ -64,9 +64,10 @@ def check_can_shard(config: Config, precision: str) -> None:
             raise UserError(f"accelerate launch was told {name.lower()} {refused}; expected {instead}")
     if n_launched() < 2:
         raise UserError("FSDP with one process has nothing to share out; expected --num_processes 2 or more")
+    a_number = "a number, such as 4096: auto tries a model that is whole"
     for key, value, is_refused, instead in (
         ("train.compile", "true", config.train.compile, "false"),
-        ("train.max_tokens", "auto", config.train.max_tokens == "auto", "a number: auto tries a model that is whole"),
+        ("train.max_tokens", "auto", config.train.max_tokens == "auto", a_number),
         ("train.precision", precision, precision == "fp16", "bf16 or no"),
         ("optim.name", config.optim.name, config.optim.name == "muon", "adam or adamw: Muon needs whole matrices"),
     ):

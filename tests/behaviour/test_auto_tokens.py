@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from accel_tx.cli import main
 from accel_tx.config import Config, UserError
 from accel_tx.data.batch import Block
 from accel_tx.data.dataset import prepare_data
@@ -22,7 +23,7 @@ from tests.ranks import start_ranks
 from tests.run_folder import assert_same_run
 
 MakeConfig = Callable[..., Config]
-AUTO = {"max_tokens": "auto", "tokens_per_update": 500, "max_updates": 12}
+AUTO = {"max_tokens": "auto", "tokens_per_update": 500, "micro_batches_per_update": 1, "max_updates": 12}
 
 
 def recorded(run_dir: Path) -> tuple[Any, Any, Any]:
@@ -126,6 +127,17 @@ def test_trials_without_room_for_the_model_say_so(tiny_config: MakeConfig, monke
     assert "not even the longest pair" in found.why
 
 
+def test_data_reports_also_where_the_memory_holds_no_pair(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(host_memory, "available_bytes", lambda: 1)
+    main(["data", "--config", "configs/quickstart.yaml", *as_options(tiny_config(train=AUTO))])
+    printed = capsys.readouterr().out
+    assert "Cleaning:" in printed
+    assert "not even the longest pair, model.max_positions = 96, fits into the memory" in printed
+    assert "the forecast above is of micro-batches of 96 tokens" in printed
+
+
 def test_data_says_what_it_assumes(tiny_config: MakeConfig) -> None:
     done = run_cli("data", "--config", "configs/quickstart.yaml", *as_options(tiny_config(train=AUTO)))
     assert done.returncode == 0, done.stderr
@@ -142,7 +154,7 @@ def test_data_says_what_it_assumes(tiny_config: MakeConfig) -> None:
         ),
         (
             {"max_tokens": 256, "tokens_per_update": 512, "micro_batches_per_update": 2},
-            "train.tokens_per_update is 512 and train.micro_batches_per_update 2; expected one of them",
+            "train.tokens_per_update is 512 and train.micro_batches_per_update 2; expected null for the first",
         ),
         ({"max_tokens": "auto", "tokens_per_update": 50}, "train.tokens_per_update is 50; expected at least model.max"),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,13 @@ def test_updates_have_the_size_that_was_asked_whatever_the_memory(
     recorded = with_budget(asked, budget, n_processes)
     assert with_recorded(asked, recorded) == recorded
     assert with_recorded(config(per_update + 2 * n * longest, longest), recorded) is None
+
+
+@pytest.mark.parametrize(("size", "n"), [(8192, 4), (4096, 8)])
+def test_a_run_of_numbers_goes_on_under_auto(size: int, n: int) -> None:
+    asked = config(32768, 1024)
+    begun = dataclasses.replace(asked.train, max_tokens=size, micro_batches_per_update=n, tokens_per_update=None)
+    assert with_recorded(asked, dataclasses.replace(asked, train=begun)) == dataclasses.replace(asked, train=begun)
 
 
 def test_a_process_never_needs_more_than_its_share_of_an_update() -> None:

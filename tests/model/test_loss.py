@@ -121,6 +121,22 @@ def test_an_input_without_gradient_leaves_the_others_theirs(frozen: int) -> None
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
+def test_under_autocast_the_smoothing_mass_has_its_gradient() -> None:
+    """With rows that point one way, so that the sums over states and entries are large."""
+    inputs, targets = make_case(n=40, d=6, v=24, seed=1)
+    inputs = [(x.detach() + 0.5).float().requires_grad_() for x in inputs]
+
+    def gradients(function: Callable[..., Tensor], smoothing: float) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = function(*inputs, targets, smoothing)
+        return list(torch.autograd.grad(loss.float(), inputs))
+
+    ours = [a - b for a, b in zip(gradients(vocabulary_loss, 0.9), gradients(vocabulary_loss, 0.0), strict=True)]
+    expected = [torch.autograd.grad(torch_loss(*inputs, targets, s), inputs) for s in (0.9, 0.0)]
+    for found, with_it, without in zip(ours, *expected, strict=True):
+        assert (found - (with_it - without)).norm() < 0.02 * (with_it - without).norm()
+
+
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_value_is_the_same_without_gradients(context: Callable[[], Any], smoothing: float) -> None:

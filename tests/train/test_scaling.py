@@ -53,6 +53,11 @@ def test_nothing_is_scaled_unless_asked_for(
         ({"micro_batches_per_update": 3}, {"micro_batches_per_update": 12}),
         # 4,000 tokens in 7 equal micro-batches, rounded up
         ({"max_tokens": "auto", "tokens_per_update": 1000}, {"max_tokens": 572, "micro_batches_per_update": 7}),
+        # begun under auto, now by number
+        (
+            {"max_tokens": 250, "tokens_per_update": 1000, "micro_batches_per_update": 1},
+            {"max_tokens": 1000, "micro_batches_per_update": 4},
+        ),
     ],
 )
 def test_a_run_keeps_the_size_and_rate_that_it_began_with(
