@@ -65,19 +65,11 @@ TINY: dict[str, dict[str, Any]] = {
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_finish() -> None:
-    import accel_tx.inference.corpus_metrics  # noqa: F401  # what validation brings, before the freeze
-
-    _forget_what_is_there()
-
-
 @pytest.fixture(autouse=True, scope="module")
-def _forget_what_other_modules_brought() -> None:
-    _forget_what_is_there()
-
-
 def _forget_what_is_there() -> None:
     """Each training collects garbage at its end, for half a second among all that has been imported and collected."""
+    import accel_tx.inference.corpus_metrics  # noqa: F401  # what validation brings, before the freeze
+
     gc.collect()
     gc.freeze()
 
@@ -101,7 +93,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("prepared")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(cache_dir: Path) -> Callable[..., Config]:
     """A function: the tiny config with some fields changed, given as `section={"field": value}`."""
 

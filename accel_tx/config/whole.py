@@ -63,15 +63,13 @@ class Config:
                     f"train.{field_name} is {size}; expected at least model.max_positions = "
                     f"{self.model.max_positions}, so that the longest pair fits a micro-batch"
                 )
-        object.__setattr__(self, "train", self._train_in_micro_batches())
-
-    def _train_in_micro_batches(self) -> TrainConfig:
-        """`train` with the micro-batches of `tokens_per_update`; as it is without that field, or under `auto`."""
         per_update, most = self.train.tokens_per_update, self.train.max_tokens
-        if per_update is None or not isinstance(most, int):
-            return self.train
-        n = -(-per_update // most)
-        size = max(-(-per_update // n), self.model.max_positions)
+        if per_update is not None and isinstance(most, int):
+            object.__setattr__(self, "train", self.train_in_micro_batches(-(-per_update // most)))
+
+    def train_in_micro_batches(self, n: int) -> TrainConfig:
+        """`train` with its `tokens_per_update` in `n` equal micro-batches, each large enough for the longest pair."""
+        size = max(-(-(self.train.tokens_per_update or 0) // n), self.model.max_positions)
         return dataclasses.replace(self.train, max_tokens=size, micro_batches_per_update=n, tokens_per_update=None)
 
     def corpora_without_overlap(self) -> list[str]:

@@ -36,24 +36,13 @@ def with_budget(config: Config, budget: int, n_processes: int) -> Config:
     n = n_processes * -(-per_update // (n_processes * budget))
     if -(-per_update // n) < longest:
         n = max(-(-per_update // budget), per_update // longest)
-    return _with_sizes(config, _even_size(config, n), n)
+    return dataclasses.replace(config, train=config.train_in_micro_batches(n))
 
 
 def with_recorded(config: Config, recorded: Config) -> Config | None:
     """The config with the micro-batches of a run that has begun; None if its updates are of another size."""
-    max_tokens, n = recorded.train.max_tokens, recorded.train.micro_batches_per_update
-    if isinstance(max_tokens, int) and max_tokens == _even_size(config, n):
-        return _with_sizes(config, max_tokens, n)
-    return None
-
-
-def _even_size(config: Config, n_micro_batches: int) -> int:
-    return max(-(-(config.train.tokens_per_update or 0) // n_micro_batches), config.model.max_positions)
-
-
-def _with_sizes(config: Config, max_tokens: int, n: int) -> Config:
-    train = dataclasses.replace(config.train, max_tokens=max_tokens, micro_batches_per_update=n, tokens_per_update=None)
-    return dataclasses.replace(config, train=train)
+    train = config.train_in_micro_batches(recorded.train.micro_batches_per_update)
+    return dataclasses.replace(config, train=train) if train.max_tokens == recorded.train.max_tokens else None
 
 
 def worst_shapes(max_tokens: int, longest_src: int, longest_tgt: int, n_pairs: int) -> Shapes:
@@ -71,7 +60,9 @@ def forecast_bytes(
     config: Config, max_tokens: int, shapes: Shapes, vocab_sizes: tuple[int, int], device: Device, precision: str
 ) -> int:
     """Peak of a process that trains on these micro-batches of at most `max_tokens` tokens, several an update."""
-    return peak_memory(_with_sizes(config, max_tokens, 2), shapes, *vocab_sizes, device, precision).total
+    train = dataclasses.replace(config.train, max_tokens=max_tokens, micro_batches_per_update=2, tokens_per_update=None)
+    several = dataclasses.replace(config, train=train)
+    return peak_memory(several, shapes, *vocab_sizes, device, precision).total
 
 
 def largest_that_fits(fits: Callable[[int], bool], least: int, most: int, guess: int) -> int | None:

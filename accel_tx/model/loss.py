@@ -110,6 +110,7 @@ def _loss_and_grads(
     share = smoothing / vocab_size
     of_all_rows = matrix.sum(0, dtype=loss.dtype)  # (D,)
     of_all_states = torch.zeros_like(of_all_rows)
+    grad_of_mass = (-share * of_all_rows).to(matrix.dtype)
     for start in range(0, len(hidden), n_chunk):
         rows = slice(start, start + n_chunk)
         states, wanted = hidden[rows].to(matrix.dtype), targets[rows]
@@ -120,7 +121,7 @@ def _loss_and_grads(
             loss += _block_loss(block, bias, of_block, 1 - smoothing, r_drop, loss.dtype, grad_bias)
         if grad_hidden is None or grad_weight is None:
             continue
-        grad_hidden[rows] = torch.addmm((-share * of_all_rows).to(matrix.dtype), products, matrix)
+        grad_hidden[rows] = torch.addmm(grad_of_mass, products, matrix)
         if weight_product is None:
             grad_weight.addmm_(products.t(), states)
         else:

@@ -9,31 +9,28 @@ from typing import Any
 
 import pytest
 
-from accel_tx.config import Config, UserError, build_config
+from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import prepare_data
 from accel_tx.train import checkpoint
 from accel_tx.train.fresh import plan_of
 from accel_tx.train.loop import train
-from tests.conftest import TINY
 from tests.run_folder import metrics, weights
 
 MakeConfig = Callable[..., Config]
 
 
-@pytest.fixture
-def whole(intact: Path, tiny_config: MakeConfig) -> Path:
+@pytest.fixture(scope="module")
+def whole(tiny_config: MakeConfig, intact: Path) -> Path:
     """A run of the tiny config that nobody stopped."""
-    if not intact.exists():
-        train(tiny_config(), intact)
+    train(tiny_config(), intact)
     return intact
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+def begun(tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the tiny config that was stopped after 10 updates."""
     run_dir = tmp_path_factory.mktemp("begun") / "run"
-    data, train_fields = {**TINY["data"], "cache_dir": str(cache_dir)}, {**TINY["train"], "stop_at_update": 10}
-    train(build_config({**TINY, "data": data, "train": train_fields}), run_dir)
+    train(tiny_config(train={"stop_at_update": 10}), run_dir)
     return run_dir
 
 

@@ -46,11 +46,10 @@ LONG: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def whole(intact: Path, tiny_config: MakeConfig) -> Path:
+@pytest.fixture(scope="module")
+def whole(tiny_config: MakeConfig, intact: Path) -> Path:
     """The run of SMALL that nobody stopped."""
-    if not intact.exists():
-        train(tiny_config(**SMALL), intact)
+    train(tiny_config(**SMALL), intact)
     return intact
 
 
