@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from accel_tx.config import ModelConfig
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS, UNK_ID
+from accel_tx.export.int8_weights import rounded
 from accel_tx.export.source import Trained
 from accel_tx.export.text import SOURCE_FILE, TARGET_FILE, stand_alone, tokens_by_id
 from accel_tx.model.layers import sinusoidal_positions
@@ -30,6 +31,8 @@ QUANTIZATIONS: tuple[str, ...] = (
     "float16",
     "bfloat16",
 )
+# The others are for GPUs, or for CPUs with AVX-512 and bf16, where no product of 8 bits overflows.
+_INT8_ON_CPUS = ("int8", "int8_float32")
 _TOKENS_PER_BATCH = 1024
 _SUPPRESSED = (PAD_ID, BOS_ID)
 _DEFAULT_POSITIONS = 1024
@@ -45,7 +48,10 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
     spec.config.bos_token = spec.config.decoder_start_token = SPECIAL_TOKENS[BOS_ID]
     spec.config.eos_token = SPECIAL_TOKENS[EOS_ID]
     spec.validate()
+    exact = {name: torch.from_numpy(value.numpy().copy()) for name, value in _weights(spec)}
     spec.optimize(None if quantization == "float32" else quantization)
+    if quantization in _INT8_ON_CPUS:
+        _round_without_overflow(spec, exact)
     spec.save(str(folder))
     source.save(str(folder / SOURCE_FILE))
     target.save(str(folder / TARGET_FILE))
@@ -114,6 +120,23 @@ def _spec_of(model: Transformer) -> Any:
         _set_norm(part.attention.layer_norm, layer.cross_attention_residual.norm)
     spec.config.layer_norm_epsilon = 1e-5
     return spec
+
+
+def _weights(spec: Any) -> list[tuple[str, Any]]:
+    """What is rounded to integers; a second use of the same weights is the name of the first."""
+    return [(name, value) for name, value in spec.variables().items() if name.endswith("/weight")]
+
+
+def _round_without_overflow(spec: Any, exact: dict[str, Tensor]) -> None:
+    """Put our integers and scales in the place of CTranslate2's."""
+    from ctranslate2.specs.model_spec import NumpyVariable, index_spec
+
+    for name, value in _weights(spec):
+        if isinstance(value, str):
+            continue
+        layer = index_spec(spec, name.removesuffix("/weight"))
+        integers, scale = rounded(exact[name])
+        layer.weight, layer.weight_scale = NumpyVariable(integers.numpy()), NumpyVariable(scale.numpy())
 
 
 def _added_positions(config: ModelConfig, n_positions: int) -> Tensor:

@@ -251,6 +251,29 @@ def test_int8_is_smaller_is_told_from_float_and_leaves_our_model_as_it_was(tmp_p
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.state_dict().items())
 
 
+def test_int8_is_rounded_so_that_no_cpu_cuts_products_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("ctranslate2")
+    from ctranslate2.specs import TransformerSpec
+
+    specs: list[Any] = []
+    save = TransformerSpec.save
+    monkeypatch.setattr(TransformerSpec, "save", lambda spec, folder: (specs.append(spec), save(spec, folder)))
+    trained = Trained.load(make_run_in(tmp_path, tie_embeddings="none"), "best")
+    for quantization in ("float32", "int8"):
+        written(trained, "ctranslate2", tmp_path / quantization, quantization)
+    exact, found = ({name: v for name, v in s.variables().items() if not isinstance(v, str)} for s in specs)
+    names = [name for name, value in found.items() if value.dtype == "int8" and len(value.shape) == 2]
+    assert {"decoder/projection/weight", "encoder/layer_0/ffn/linear_1/weight"} < {*names}
+    for name in names:
+        integers, weight = found[name].numpy(), exact[name].numpy()
+        neighbours = integers.astype(int).reshape(len(integers), -1, 2)
+        assert 255 * neighbours.clip(0).sum(2).max() < 2**15
+        assert 255 * neighbours.clip(None, 0).sum(2).min() >= -(2**15)
+        scale = found[f"{name}_scale"].numpy()
+        np.testing.assert_array_less(np.abs(weight * scale[:, None] - integers), 0.501)
+        np.testing.assert_array_less(63 / np.abs(weight).max(1), scale)
+
+
 def test_a_shared_layer_is_written_once(tmp_path: Path) -> None:
     need("ctranslate2")
     sizes = []
