@@ -17,7 +17,7 @@ def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
     (`reduce_range` of ONNX Runtime). Here a row's scale is the largest with which no two neighbours, the columns 0 and
     1, 2 and 3, ..., add up to more than 128: about three quarters of the range in a trained model.
     """
-    pairs = F.pad(weight, (0, weight.shape[1] % 2)).unflatten(1, (-1, 2))
+    pairs = F.pad(weight, (0, weight.shape[1] % 2)).reshape(len(weight), -1, 2)
     sums = torch.maximum(pairs.clamp(min=0).sum(2), pairs.clamp(max=0).sum(2).neg()).amax(1)
     # Rounding adds at most a half to each of the two.
     scale = torch.where(sums > 0, _LARGEST / sums, 1.0).clamp(max=torch.finfo(weight.dtype).max)
