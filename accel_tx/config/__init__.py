@@ -17,9 +17,11 @@ from accel_tx.config.whole import (
     check_key,
     default_of,
     dump_yaml,
+    has_free_length,
     load_yaml,
     what_is_learned,
     what_processes_share,
+    what_starts_share,
 )
 
 __all__ = [
@@ -42,8 +44,10 @@ __all__ = [
     "check_key",
     "default_of",
     "dump_yaml",
+    "has_free_length",
     "load_yaml",
     "nearest_of",
     "what_is_learned",
     "what_processes_share",
+    "what_starts_share",
 ]

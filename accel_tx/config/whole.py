@@ -116,8 +116,19 @@ _FREE_ON_A_MACHINE = {"cpu_threads", "loader_workers", "precision"}
 
 
 def what_is_learned(config: Config) -> dict[str, Any]:
-    """The fields, as `section.field`, that a resumed run must share with the run that it goes on."""
+    """The fields, as `section.field`, that decide what the weights of a run become."""
     return _flat(config, ("model", "optim", "train"), _FREE_ON_RESUME)
+
+
+def has_free_length(learned: Mapping[str, Any]) -> bool:
+    """Whether the rates of the schedule do not depend on the length of the run, so that it may change on the way."""
+    return learned.get("optim.schedule") == "inverse_sqrt"
+
+
+def what_starts_share(learned: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `what_is_learned` what a resumed run must share with the run that it goes on."""
+    free = ("train.max_updates", "train.epochs") if has_free_length(learned) else ()
+    return {key: value for key, value in learned.items() if key not in free}
 
 
 def what_processes_share(config: Config) -> dict[str, Any]:

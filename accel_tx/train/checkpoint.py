@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from accel_tx.config import UserError, default_of
+from accel_tx.config import UserError, default_of, has_free_length, what_starts_share
 from accel_tx.inference import weights
 from accel_tx.train.state import TrainState
 
@@ -180,34 +180,41 @@ def load_state(folder: Path) -> TrainState:
 
 def check_belongs(saved: TrainState, fresh: TrainState, folder: Path) -> None:
     """Raise UserError, naming both values, if a checkpoint belongs to other data, settings or schedule."""
-    for key in sorted(saved.settings.keys() | fresh.settings.keys()):
+    settings_before, settings_now = what_starts_share(saved.settings), what_starts_share(fresh.settings)
+    for key in sorted(settings_before.keys() | settings_now.keys()):
         # A field that the version of the saved run did not have yet: what it did then is the default now.
-        before, now = saved.settings.get(key, default_of(key)), fresh.settings.get(key)
+        before, now = settings_before.get(key, default_of(key)), settings_now.get(key)
         if before != now:
             raise UserError(
                 f"{folder}: was made with {key} = {before}, this start has {now}; "
                 "give the same value, or another --run_dir"
             )
+    planned = saved.n_updates if has_free_length(fresh.settings) else fresh.n_updates
     for name, before, now in (
         ("training or validation data", saved.data_sha256[:12], fresh.data_sha256[:12]),
-        ("schedule length in updates", saved.n_updates, fresh.n_updates),
+        ("schedule length in updates", saved.n_updates, planned),
     ):
         if before != now:
             raise UserError(
                 f"{folder}: was made with another {name} ({before}, this start has {now}); "
                 "give the same data, or another --run_dir"
             )
+    if fresh.n_updates < saved.update:
+        raise UserError(
+            f"{folder}: {saved.update:,} updates are done, and this start would end at {fresh.n_updates:,}; "
+            "give a train.max_updates or train.epochs of at least as many, or another --run_dir"
+        )
 
 
 def run_identity(state: TrainState) -> str:
     """What all weights of a run carry, so that they are not averaged with those of another."""
-    values = [state.data_sha256, state.settings, state.n_updates]
+    values = [state.data_sha256, state.settings, state.n_updates_at_first]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def identity(state: TrainState) -> str:
     """What every file of a checkpoint carries, so that one from another run or update is found out."""
-    values = [state.data_sha256, state.settings, state.n_updates, state.update]
+    values = [state.data_sha256, state.settings, state.n_updates_at_first, state.update]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -204,7 +204,11 @@ class Run:
             self._say(f"beginning with the weights in {init_from.weights}")
 
     def _load(self, folder: Path) -> None:
-        self.state = load_checkpoint(self.accelerator, folder, self.parts)
+        saved = load_checkpoint(self.accelerator, folder, self.parts)
+        if saved.n_updates != self.state.n_updates:
+            self._say(f"planned for {saved.n_updates:,} updates; now goes up to update {self.state.n_updates:,}")
+            saved.end_at(self.state.n_updates)
+        self.state = saved
         self.updater.restore(self.state)
         self.candidates.forget_later(self.state.update)
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from accel_tx.config import Config, UserError, dump_yaml, what_is_learned
+from accel_tx.config import Config, UserError, dump_yaml, what_is_learned, what_starts_share
 from accel_tx.data.dataset import PreparedData
 from accel_tx.inference.translator import load_run_config
 from accel_tx.train import checkpoint, checkpoint_removal, run_lock, warm_start
@@ -45,11 +45,11 @@ def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
         if run_dir.exists() and set(run_dir.iterdir()) - begun:
             raise UserError(f"{run_dir}: is not empty and holds no run; give a new or an empty folder")
         return
-    before, now = what_is_learned(load_run_config(run_dir)), what_is_learned(config)
+    before, now = (what_starts_share(what_is_learned(c)) for c in (load_run_config(run_dir), config))
     for key in now:
-        if before[key] != now[key]:
+        if before.get(key) != now[key]:
             raise UserError(
-                f"{run_dir}: holds a run with {key} = {before[key]}, this start has {now[key]}; "
+                f"{run_dir}: holds a run with {key} = {before.get(key)}, this start has {now[key]}; "
                 "give the same value to go on, or another --run_dir"
             )
 

@@ -32,7 +32,7 @@ class TrainState:
     settings: dict[str, Any]
     """The config fields that decide what is learned."""
     n_updates: int
-    """Length of the schedule."""
+    """Length of the run."""
     update: int = 0
     """Updates done."""
     best_metric: str | None = None
@@ -56,12 +56,24 @@ class TrainState:
     n_without_gain: int = 0
     """Validations in a row that did not."""
     window: Window = field(default_factory=Window)
+    first_n_updates: int | None = None
+    """Length of the run when it began, where it has been changed since."""
     init_from: dict[str, Any] | None = None
     """The weights that the run began with, where they are not random; see `warm_start.py`."""
 
     def passes_over(self, update: int) -> bool:
         """Whether this update (from 0) was taken out."""
         return any(first <= update < end for first, end in self.passed_over)
+
+    @property
+    def n_updates_at_first(self) -> int:
+        """By this and by its settings when it began a run is told from others."""
+        return self.first_n_updates or self.n_updates
+
+    def end_at(self, n_updates: int) -> None:
+        """Change the length of the run."""
+        if n_updates != self.n_updates:
+            self.first_n_updates, self.n_updates = self.n_updates_at_first, n_updates
 
     @classmethod
     def from_dict(cls, values: Any) -> TrainState:

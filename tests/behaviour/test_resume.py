@@ -146,6 +146,38 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(
     assert {p: p.read_bytes() for p in begun.rglob("*") if p.is_file()} == before
 
 
+def test_under_inverse_sqrt_a_complete_run_made_longer_is_that_run_from_the_start(
+    tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(name: str, n_updates: int, **fields: Any) -> None:
+        config = tiny_config(
+            optim={"schedule": "inverse_sqrt", "warmup_updates": 5, "pct_start": 0.3},
+            train={
+                "max_updates": n_updates,
+                "ema_decay": 0.9,
+                "save_every_updates": 10,
+                "keep_checkpoints": 5,
+                **fields,
+            },
+            validation={"every_updates": 10, "average_last": 3},
+        )
+        train(config, tmp_path / name)
+
+    start("whole", 50)
+    start("parts", 20)
+    start("parts", 40, stop_at_update=30)
+    capsys.readouterr()
+    start("parts", 50)
+    assert "planned for 40 updates; now goes up to update 50\n" in capsys.readouterr().out
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    states = [checkpoint.load_state(folder) for folder in checkpoint.checkpoint_dirs(tmp_path / "parts")]
+    assert {20, 40, 50} == {state.n_updates for state in states}
+    assert len({checkpoint.run_identity(state) for state in states}) == 1  # as `average` wants it
+    with pytest.raises(UserError, match=r"50 updates are done, and this start would end at 40; give a train\.max_upd"):
+        start("parts", 40)
+
+
 def test_resume_never_and_require_say_what_they_found(begun: Path, tiny_config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no checkpoint"):
         train(tiny_config(), tmp_path / "run", resume="require")
