@@ -31,8 +31,6 @@ QUANTIZATIONS: tuple[str, ...] = (
     "float16",
     "bfloat16",
 )
-# The others are for GPUs, or for CPUs with AVX-512 and bf16, where no product of 8 bits overflows.
-_INT8_ON_CPUS = ("int8", "int8_float32")
 _TOKENS_PER_BATCH = 1024
 _SUPPRESSED = (PAD_ID, BOS_ID)
 _DEFAULT_POSITIONS = 1024
@@ -48,9 +46,10 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
     spec.config.bos_token = spec.config.decoder_start_token = SPECIAL_TOKENS[BOS_ID]
     spec.config.eos_token = SPECIAL_TOKENS[EOS_ID]
     spec.validate()
-    exact = {name: torch.from_numpy(value.numpy().copy()) for name, value in _weights(spec)}
+    is_int8 = quantization.startswith("int8")
+    exact = {name: torch.from_numpy(value.numpy().copy()) for name, value in _weights(spec)} if is_int8 else {}
     spec.optimize(None if quantization == "float32" else quantization)
-    if quantization in _INT8_ON_CPUS:
+    if is_int8:
         _round_without_overflow(spec, exact)
     spec.save(str(folder))
     source.save(str(folder / SOURCE_FILE))

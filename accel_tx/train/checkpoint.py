@@ -179,7 +179,7 @@ def load_state(folder: Path) -> TrainState:
 
 
 def check_belongs(saved: TrainState, fresh: TrainState, folder: Path) -> None:
-    """Raise UserError, naming both values, if a checkpoint belongs to other data, settings or schedule."""
+    """Raise UserError, naming both, if a checkpoint belongs to other data, settings or schedule, or a longer run."""
     settings_before, settings_now = what_starts_share(saved.settings), what_starts_share(fresh.settings)
     for key in sorted(settings_before.keys() | settings_now.keys()):
         # A field that the version of the saved run did not have yet: what it did then is the default now.
@@ -189,20 +189,19 @@ def check_belongs(saved: TrainState, fresh: TrainState, folder: Path) -> None:
                 f"{folder}: was made with {key} = {before}, this start has {now}; "
                 "give the same value, or another --run_dir"
             )
-    planned = saved.n_updates if has_free_length(fresh.settings) else fresh.n_updates
-    for name, before, now in (
-        ("training or validation data", saved.data_sha256[:12], fresh.data_sha256[:12]),
-        ("schedule length in updates", saved.n_updates, planned),
-    ):
+    lengths = "schedule length in updates", saved.n_updates, fresh.n_updates
+    data = "training or validation data", saved.data_sha256[:12], fresh.data_sha256[:12]
+    may_be_longer = has_free_length(fresh.settings)
+    for name, before, now in (data,) if may_be_longer else (data, lengths):
         if before != now:
             raise UserError(
                 f"{folder}: was made with another {name} ({before}, this start has {now}); "
                 "give the same data, or another --run_dir"
             )
-    if fresh.n_updates < saved.update:
+    if may_be_longer and fresh.n_updates < saved.n_updates:
         raise UserError(
-            f"{folder}: {saved.update:,} updates are done, and this start would end at {fresh.n_updates:,}; "
-            "give a train.max_updates or train.epochs of at least as many, or another --run_dir"
+            f"{folder}: is of a run of {saved.n_updates:,} updates, this start has {fresh.n_updates:,}; "
+            "give as many or more, --train.stop_at_update to end earlier, or another --run_dir"
         )
 
 

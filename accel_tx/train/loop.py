@@ -164,7 +164,7 @@ class Run:
 
     @property
     def last_update(self) -> int:
-        """Where this start ends: the end of the schedule, or `stop_at_update` before it."""
+        """Where this start ends: the end of the run, or `stop_at_update` before it."""
         return min(self.state.n_updates, self.config.train.stop_at_update or self.state.n_updates)
 
     @property
@@ -178,11 +178,13 @@ class Run:
         accelerator = self.accelerator
         folder = find_checkpoint(accelerator, self.run_dir, self.parts, self.state)
         if folder is not None:
-            self._load(folder)
+            n_planned = self._load(folder)
             # The start takes the newest that can be loaded.
             later = checkpoint.checkpoint_dirs(self.run_dir)
             self.writer.passed_over = {path.name for path in later if checkpoint.update_of(path) > self.state.update}
             self._say(f"going on from {folder}")
+            if n_planned < self.state.n_updates:
+                self._say(f"the run gets longer: {self.state.n_updates:,} updates in place of {n_planned:,}")
         else:
             self.candidates.forget_later(0)
             self._begin_with(init_from)
@@ -203,14 +205,15 @@ class Run:
         if init_from is not None:
             self._say(f"beginning with the weights in {init_from.weights}")
 
-    def _load(self, folder: Path) -> None:
-        saved = load_checkpoint(self.accelerator, folder, self.parts)
-        if saved.n_updates != self.state.n_updates:
-            self._say(f"planned for {saved.n_updates:,} updates; now goes up to update {self.state.n_updates:,}")
-            saved.end_at(self.state.n_updates)
-        self.state = saved
+    def _load(self, folder: Path) -> int:
+        """Put the checkpoint into the run, which keeps its length; the length that it had then."""
+        n_updates = self.state.n_updates
+        self.state = load_checkpoint(self.accelerator, folder, self.parts)
+        n_planned = self.state.n_updates
+        self.state.make_longer(n_updates)
         self.updater.restore(self.state)
         self.candidates.forget_later(self.state.update)
+        return n_planned
 
     def announce(self) -> None:
         """Say what is going to happen."""

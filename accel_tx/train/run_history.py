@@ -52,12 +52,14 @@ class RunHistory:
 
     @property
     def is_complete(self) -> bool:
-        """Whether `final/` has the weights of the last update that is told of."""
-        return int(self.final.get("update", -1)) >= self.update
+        """Whether `final/` has the weights of the last update told of, and no start since made the run longer."""
+        end = int(self.final.get("update", -1))
+        goes_on = any(start["update"] >= end and start["n_updates"] > end for start in self.starts[-1:])
+        return end >= self.update and not goes_on
 
     @property
     def n_updates(self) -> int | None:
-        """Length of the schedule, where it is known."""
+        """Length of the run, where it is known."""
         return self.starts[-1]["n_updates"] if self.starts else self.config.train.max_updates
 
     @property

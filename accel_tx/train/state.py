@@ -30,7 +30,7 @@ class TrainState:
 
     data_sha256: str
     settings: dict[str, Any]
-    """The config fields that decide what is learned."""
+    """The config fields that decide what is learned, as they were when the run began."""
     n_updates: int
     """Length of the run."""
     update: int = 0
@@ -56,8 +56,8 @@ class TrainState:
     n_without_gain: int = 0
     """Validations in a row that did not."""
     window: Window = field(default_factory=Window)
-    first_n_updates: int | None = None
-    """Length of the run when it began, where it has been changed since."""
+    n_updates_begun_with: int | None = None
+    """Length of the run when it began, where it has been made longer since."""
     init_from: dict[str, Any] | None = None
     """The weights that the run began with, where they are not random; see `warm_start.py`."""
 
@@ -67,13 +67,13 @@ class TrainState:
 
     @property
     def n_updates_at_first(self) -> int:
-        """By this and by its settings when it began a run is told from others."""
-        return self.first_n_updates or self.n_updates
+        """Length of the run when it began: with `settings` it tells the run from others."""
+        return self.n_updates_begun_with or self.n_updates
 
-    def end_at(self, n_updates: int) -> None:
-        """Change the length of the run."""
-        if n_updates != self.n_updates:
-            self.first_n_updates, self.n_updates = self.n_updates_at_first, n_updates
+    def make_longer(self, n_updates: int) -> None:
+        """Move the end of the run to this update."""
+        if n_updates > self.n_updates:
+            self.n_updates_begun_with, self.n_updates = self.n_updates_at_first, n_updates
 
     @classmethod
     def from_dict(cls, values: Any) -> TrainState:

@@ -13,7 +13,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from accel_tx.config import Config, what_is_learned
+from accel_tx.config import Config, what_is_learned, what_starts_share
 from accel_tx.inference.attention_map import AttentionMap
 from accel_tx.inference.attention_picture import as_pixels, can_draw, draw
 from accel_tx.inference.weights import SCORES
@@ -206,5 +206,5 @@ def _flat(config: Config) -> dict[str, str | int | float | bool]:
 
 
 def _hyper_parameters(config: Config) -> dict[str, Any]:
-    """The fields by which runs differ in what they learn, but for those that are not set."""
-    return {name: value for name, value in what_is_learned(config).items() if value is not None}
+    """The fields by which runs differ in what they learn, without those not set and a length that may change."""
+    return {name: value for name, value in what_starts_share(what_is_learned(config)).items() if value is not None}

@@ -222,6 +222,16 @@ def test_what_a_start_would_make_of_a_run_folder_is_told_and_the_folder_stays_as
     assert start(config).startswith("nothing to train: the run is complete at update 8 of 8")
 
 
+def test_that_a_complete_run_would_get_longer_is_told(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    def config(n_updates: int) -> Config:
+        optim = {"schedule": "inverse_sqrt", "warmup_updates": 2, "pct_start": 0.3}
+        return tiny_config(**{**SMALL, "optim": optim, "train": {**SMALL["train"], "max_updates": n_updates}})
+
+    train(config(4), tmp_path / "run")
+    row = dict(checked(config(8), tmp_path / "run").rows)["this start"]
+    assert row == "goes on from update 4 of 8, longer than the 4 before (update_00000004)"
+
+
 def test_a_start_that_its_mirror_will_be_brought_back_for_is_told_and_nothing_is_written(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

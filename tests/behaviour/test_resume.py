@@ -168,13 +168,16 @@ def test_under_inverse_sqrt_a_complete_run_made_longer_is_that_run_from_the_star
     start("parts", 40, stop_at_update=30)
     capsys.readouterr()
     start("parts", 50)
-    assert "planned for 40 updates; now goes up to update 50\n" in capsys.readouterr().out
+    assert "the run gets longer: 50 updates in place of 40\n" in capsys.readouterr().out
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    start("odd", 25)  # where a longer run has no validation
+    start("odd", 50)
+    assert weights(tmp_path / "odd") == weights(tmp_path / "whole")
     states = [checkpoint.load_state(folder) for folder in checkpoint.checkpoint_dirs(tmp_path / "parts")]
     assert {20, 40, 50} == {state.n_updates for state in states}
     assert len({checkpoint.run_identity(state) for state in states}) == 1  # as `average` wants it
-    with pytest.raises(UserError, match=r"50 updates are done, and this start would end at 40; give a train\.max_upd"):
+    with pytest.raises(UserError, match="is of a run of 50 updates, this start has 40; give as many or more"):
         start("parts", 40)
 
 

@@ -63,6 +63,19 @@ def test_a_run_is_complete_with_the_final_weights_of_its_last_update(
     assert read_run(run_dir).is_complete is is_complete
 
 
+@pytest.mark.parametrize(
+    ("started_at", "n_updates", "is_complete"),
+    [(0, 15, True), (10, 15, True), (15, 15, True), (10, 30, True), (15, 30, False), (17, 30, False)],
+)
+def test_a_complete_run_that_was_started_again_to_be_longer_is_not_complete(
+    started_at: int, n_updates: int, is_complete: bool, run_dir: Path
+) -> None:
+    (run_dir / "final").mkdir()
+    (run_dir / "final" / "scores.json").write_text(json.dumps({"update": 15}))
+    write_lines(run_dir / "starts.jsonl", [{"update": started_at, "n_updates": n_updates, "n_parameters": 7}])
+    assert read_run(run_dir).is_complete is is_complete
+
+
 def test_a_run_that_has_just_begun_has_nothing_to_tell(tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
     run_dir = fake_run(tmp_path / "run", tiny_config(), [])
     (run_dir / "metrics.jsonl").unlink()
