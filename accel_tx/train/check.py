@@ -296,12 +296,11 @@ def _start_in_words(
 ) -> str:
     if saved is None or folder is None:
         return f"a new run in {run_dir}"
+    at = f"update {saved.update:,} of {fresh.n_updates:,}"
     if saved.update >= fresh.n_updates or patience.has_run_out(saved, config.validation):
-        return (
-            f"nothing to train: the run is complete at update {saved.update:,} of {fresh.n_updates:,} ({folder.name})"
-        )
+        return f"nothing to train: the run is complete at {at} ({folder.name})"
     longer = f", longer than the {saved.n_updates:,} before" if saved.n_updates < fresh.n_updates else ""
-    return f"goes on from update {saved.update:,} of {fresh.n_updates:,}{longer} ({folder.name})"
+    return f"goes on from {at}{longer} ({folder.name})"
 
 
 def _content_bytes(parts: Parts) -> int:

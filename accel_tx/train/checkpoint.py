@@ -189,10 +189,11 @@ def check_belongs(saved: TrainState, fresh: TrainState, folder: Path) -> None:
                 f"{folder}: was made with {key} = {before}, this start has {now}; "
                 "give the same value, or another --run_dir"
             )
-    lengths = "schedule length in updates", saved.n_updates, fresh.n_updates
-    data = "training or validation data", saved.data_sha256[:12], fresh.data_sha256[:12]
     may_be_longer = has_free_length(fresh.settings)
-    for name, before, now in (data,) if may_be_longer else (data, lengths):
+    must_agree = [("training or validation data", saved.data_sha256[:12], fresh.data_sha256[:12])]
+    if not may_be_longer:
+        must_agree.append(("schedule length in updates", str(saved.n_updates), str(fresh.n_updates)))
+    for name, before, now in must_agree:
         if before != now:
             raise UserError(
                 f"{folder}: was made with another {name} ({before}, this start has {now}); "
