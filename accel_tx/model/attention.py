@@ -13,12 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from accel_tx.data.batch import Block, Packed
+from accel_tx.model import kernels
 from accel_tx.model.dropout import draw_kept, kept_scale
+from accel_tx.model.sentence_attention import sentence_attention
 
 # torch's softmax takes rows shorter than a vector register one number at a time.
 _NARROW = 16
-# Wider heads have a backward pass on some of the GPUs only.
-_WIDEST_FLASH_HEAD = 128
+# Wider heads have a backward pass of FlashAttention on some of the GPUs only, and of ours on none.
+_WIDEST_HEAD = 128
+# In tokens. One program of our kernel takes a whole sentence: of few long ones a GPU has too few programs.
+_LONGEST_SENTENCE = 512
 
 
 def attend(
@@ -78,12 +82,17 @@ def packed_attention(
 ) -> Tensor:
     """`attend` of all sentences in one call of a kernel that takes them unpadded; on GPUs of NVIDIA.
 
-    The kernels are those that torch itself takes for nested tensors: FlashAttention-2 (Dao 2023) where the GPU and the
-    precision have it, else the memory-efficient one of xFormers. Both want heads of a multiple of 8 channels.
+    Our own kernel in half precision. Where it does not run, or for long texts, those that torch itself takes for nested
+    tensors: FlashAttention-2 (Dao 2023) where the GPU and the precision have it, else the memory-efficient one of
+    xFormers. Both want heads of a multiple of 8 channels.
     """
     assert isinstance(memory_side, Packed)
     d_model = _d_model(query, key_value)
     d_head = d_model // n_heads
+    longest = max(side.width, memory_side.width)
+    in_half = query.dtype in (torch.bfloat16, torch.float16)
+    if in_half and d_head <= _WIDEST_HEAD and longest <= _LONGEST_SENTENCE and kernels.runs(query):
+        return sentence_attention(query, key_value, side.starts, memory_side.starts, longest, n_heads, causal)
     parts = [x.view(len(x), x.shape[1] // d_model, n_heads, d_head) for x in (query, key_value) if x is not None]
     missing = -d_head % 8
     if missing:
@@ -106,7 +115,7 @@ def packed_attention(
 def _has_flash(query: Tensor) -> bool:
     """Of heads (N, H, K)."""
     in_half = query.dtype in (torch.bfloat16, torch.float16)
-    is_narrow = query.shape[-1] <= _WIDEST_FLASH_HEAD
+    is_narrow = query.shape[-1] <= _WIDEST_HEAD
     return in_half and is_narrow and torch.cuda.get_device_properties(query.device).major >= 8
 
 

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from accel_tx.model import kernels
+
 # Logits in memory at a time: 2^25 float32 are 128 MiB, enough rows for the matrix products to run at full speed; a GPU
-# wants more of them.
+# wants more of them, and by our kernel they take half of the memory.
 _LOGITS_PER_CHUNK = 1 << 25
 _LOGITS_PER_CHUNK_ON_GPU = 1 << 26
+_LOGITS_PER_CHUNK_IN_KERNEL = 1 << 27
 # Products of bfloat16 with some other numbers of rows, odd ones, take up to a third longer on CPU.
 _ROWS = 32
 # What lies between two matrix products of a chunk is done for so many logits at a time on CPU: 2^18 float32 are 1 MiB
@@ -72,7 +75,12 @@ class _ChunkedLoss(torch.autograd.Function):
         needs_grad: bool,
     ) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            loss, *grads = _loss_and_grads(hidden, weight, bias, targets, smoothing, r_drop, amp_dtype, needs_grad)
+            inputs = hidden, weight, bias, targets, smoothing
+            # Our kernel computes in float32 and knows no R-Drop.
+            if kernels.runs(hidden) and not r_drop and hidden.dtype != torch.float64:
+                loss, *grads = _loss_and_grads_by_kernel(*inputs, amp_dtype, needs_grad)
+            else:
+                loss, *grads = _loss_and_grads(*inputs, r_drop, amp_dtype, needs_grad)
         ctx.save_for_backward(*grads)
         return loss
 
@@ -131,6 +139,38 @@ def _loss_and_grads(
         grad_weight -= share * of_all_states
         grad_bias -= share * len(hidden)
     return [loss, *(grad for grad in (grad_hidden, grad_weight, grad_bias) if grad is not None)]
+
+
+def _loss_and_grads_by_kernel(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    smoothing: float,
+    amp_dtype: torch.dtype | None,
+    needs_grad: bool,
+) -> list[Tensor]:
+    """The same on a GPU, where one kernel does what lies between two matrix products, without a wide copy."""
+    from accel_tx.model.kernels.loss import losses_of_rows
+
+    vocab_size, matrix = weight.shape[0], weight.to(amp_dtype or weight.dtype)
+    loss = hidden.new_zeros((), dtype=torch.float32)
+    grads = [torch.zeros_like(x) for x in (hidden, weight, bias)] if needs_grad else []
+    n_chunk = max(_ROWS, _LOGITS_PER_CHUNK_IN_KERNEL // vocab_size)
+    n_chunk -= n_chunk % _ROWS
+    all_products = matrix.new_empty(min(n_chunk, len(hidden)), vocab_size)
+    weight_product = torch.empty_like(matrix)
+    for start in range(0, len(hidden), n_chunk):
+        rows = slice(start, start + n_chunk)
+        states = hidden[rows].to(matrix.dtype)
+        products = torch.mm(states, matrix.t(), out=all_products[: len(states)])  # (n, V)
+        loss += losses_of_rows(products, bias, targets[rows], smoothing, needs_grad).sum()
+        if needs_grad:
+            grad_hidden, grad_weight, grad_bias = grads
+            grad_hidden[rows] = torch.mm(products, matrix)
+            grad_weight += torch.mm(products.t(), states, out=weight_product)
+            grad_bias += products.sum(0, dtype=grad_bias.dtype)
+    return [loss, *grads]
 
 
 def _block_loss(

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch import Tensor
+from torch.nn import functional as F
 
 from accel_tx.cli import main
 from accel_tx.config import Config, ModelConfig
 from accel_tx.data.collator import DataCollator, TokenPair
 from accel_tx.data.dataset import prepare_data
+from accel_tx.model import kernels
 from accel_tx.model.precision import computes_bfloat16
+from accel_tx.model.sentence_attention import sentence_attention
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import device, muon
 from accel_tx.train.loop import train
@@ -41,6 +46,10 @@ def _accelerator_anew() -> Iterator[None]:
 
 def has(precision: str) -> bool:
     return precision != "bf16" or computes_bfloat16(GPU)
+
+
+def has_kernels() -> bool:
+    return kernels.runs(torch.zeros((), device=GPU))
 
 
 def losses(run_dir: Path) -> list[float]:
@@ -101,6 +110,72 @@ def test_loss_and_gradients_are_those_of_float64_on_the_cpu(
     found = loss_and_gradients(transformer, batch, 0.1, dtype=precision, enabled=precision != torch.float32)
     for a, b in zip(found, expected, strict=True):
         assert torch.linalg.vector_norm(a.double().cpu() - b) <= tolerance * torch.linalg.vector_norm(b)
+
+
+def relative_errors(found: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:
+    pairs_of_both = zip(found, expected, strict=True)
+    return [
+        float(torch.linalg.vector_norm(a.double() - b) / torch.linalg.vector_norm(b).clamp(min=1e-30))
+        for a, b in pairs_of_both
+    ]
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])
+@pytest.mark.parametrize("d_head", [8, 12, 32, 64, 128])
+@pytest.mark.parametrize("longest", [32, 33, 200])
+def test_attention_by_our_kernel_is_that_of_float64(longest: int, d_head: int, kind: str) -> None:
+    if not has_kernels():
+        pytest.skip("our kernels want compute capability 8.0 and Triton")
+    n_heads, n_sentences = 3, 40
+    generator = torch.Generator().manual_seed(longest + d_head)
+    lengths = torch.randint(1, longest + 1, (2, n_sentences), generator=generator)
+    lengths[:, 0] = longest
+    lengths[:, 1] = 1
+    starts = [torch.cat([torch.zeros(1), side.cumsum(0)]).int() for side in lengths]
+    d_model = n_heads * d_head
+    own, memory = (starts[0], starts[1]) if kind == "cross" else (starts[0], starts[0])
+    widths = {"query": d_model} if kind == "cross" else {"query": 3 * d_model}
+    query = torch.randn(int(own[-1]), widths["query"], generator=generator).cuda().bfloat16().requires_grad_()
+    key_value = None
+    if kind == "cross":
+        key_value = torch.randn(int(memory[-1]), 2 * d_model, generator=generator).cuda().bfloat16().requires_grad_()
+    given = [x for x in (query, key_value) if x is not None]
+    found = sentence_attention(query, key_value, own.cuda(), memory.cuda(), longest, n_heads, kind == "decoder")
+    upstream = torch.randn(found.shape, generator=generator).cuda().bfloat16()
+    gradients = torch.autograd.grad(found, given, upstream)
+    again = sentence_attention(query, key_value, own.cuda(), memory.cuda(), longest, n_heads, kind == "decoder")
+    assert all(map(torch.equal, gradients, torch.autograd.grad(again, given, upstream)))
+
+    wide = [x.detach().double().requires_grad_() for x in given]
+    q, k, v = torch.cat(wide[:1], 1).split(d_model, 1) if key_value is None else (wide[0], *wide[1].split(d_model, 1))
+    heads = []
+    for (first, last), (m_first, m_last) in zip(pairwise(own.tolist()), pairwise(memory.tolist()), strict=True):
+        parts = q[first:last], k[m_first:m_last], v[m_first:m_last]
+        split = [part.unflatten(1, (n_heads, d_head)).transpose(0, 1) for part in parts]
+        heads.append(F.scaled_dot_product_attention(*split, is_causal=kind == "decoder").transpose(0, 1).flatten(1))
+    expected = torch.cat(heads)
+    assert max(relative_errors([found], [expected])) < 5e-3
+    assert max(relative_errors(gradients, torch.autograd.grad(expected, wide, upstream.double()))) < 1e-2
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+@pytest.mark.parametrize("vocab_size", [7, 4096, 30011])
+def test_the_loss_by_our_kernel_is_that_of_float64(vocab_size: int, dtype: torch.dtype, tolerance: float) -> None:
+    if not has_kernels():
+        pytest.skip("our kernels want compute capability 8.0 and Triton")
+    from accel_tx.model.kernels.loss import losses_of_rows
+
+    generator = torch.Generator().manual_seed(vocab_size)
+    logits = (4 * torch.randn(50, vocab_size, generator=generator)).cuda().to(dtype)
+    bias = torch.randn(vocab_size, generator=generator).cuda()
+    targets = torch.randint(vocab_size, (50,), generator=generator).cuda()
+    wide = (logits.double() + bias).requires_grad_()
+    expected = F.cross_entropy(wide, targets, reduction="none", label_smoothing=0.1)
+    kept = logits.clone()
+    assert max(relative_errors([losses_of_rows(logits, bias, targets, 0.1, needs_grad=False)], [expected])) < 1e-6
+    assert torch.equal(logits, kept)
+    losses_of_rows(logits, bias, targets, 0.1, needs_grad=True)
+    assert max(relative_errors([logits], torch.autograd.grad(expected.sum(), [wide]))) < tolerance
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])

@@ -138,13 +138,16 @@ def test_weights_are_kept_for_gradients_only(gradients: bool) -> None:
     assert sum(kept) == (query.numel() + n_weights if gradients else 0)
 
 
-@pytest.mark.parametrize("has_flash", [False, True])
+@pytest.mark.parametrize("kernel", ["ours", "flash", "efficient"])
 @pytest.mark.parametrize("kind", ["encoder", "decoder", "cross"])
-def test_packed_sentences_go_to_one_kernel(kind: str, has_flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_sentences_go_to_one_kernel(kind: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as that can be seen without a GPU: on the device that computes shapes alone."""
-    monkeypatch.setattr(attention, "_has_flash", lambda _: has_flash)
+    monkeypatch.setattr(attention.kernels, "runs", lambda _: kernel == "ours")
+    monkeypatch.setattr(attention, "_has_flash", lambda _: kernel == "flash")
     query, key_value, blocks, memory_blocks = inputs_of(kind)
-    names = [f"_{'flash' if has_flash else 'efficient'}_attention_{way}" for way in ("forward", "backward")]
+    names = [f"_{kernel}_attention_{way}" for way in ("forward", "backward")]
+    if kernel == "ours":
+        names = ["sentence_attention", "sentence_attention_backward"]
 
     def packed(of_side: list[Block], lengths: list[list[int]]) -> list[Block]:
         starts = torch.tensor([0, *(n for block in lengths for n in block)], device="meta").cumsum(0).int()
@@ -171,12 +174,17 @@ def test_packed_sentences_go_to_one_kernel(kind: str, has_flash: bool, monkeypat
     (side,), (memory_side,) = sides
     assert isinstance(side, Packed)
     assert isinstance(memory_side, Packed)
+    bounds, causal = [side.starts, memory_side.starts, side.width, memory_side.width], kind == "decoder"
+    if kernel == "ours":
+        *_, longest, n_heads, is_causal = arguments
+        assert (longest, n_heads, is_causal) == (max(bounds[2:]), N_HEADS, causal)
+        assert all(a is b for a, b in zip(arguments[2:4], bounds[:2], strict=True))
+        return
     q, k, v, *others = arguments
     n_src, n_tgt = (sum(map(sum, lengths)) for lengths in (SRC, TGT))
     of_side = n_tgt if kind == "cross" else n_src
     assert [x.shape[-3:] for x in (q, k, v)] == [(n, N_HEADS, 8) for n in (of_side, n_src, n_src)]
-    bounds, causal = [side.starts, memory_side.starts, side.width, memory_side.width], kind == "decoder"
-    expected = [*bounds, 0.0, causal, False] if has_flash else [None, *bounds, 0.0, int(causal), True]
+    expected = [*bounds, 0.0, causal, False] if kernel == "flash" else [None, *bounds, 0.0, int(causal), True]
     assert all(a is b if isinstance(b, Tensor) else a == b for a, b in zip(others, expected, strict=True))
     # Those of 5 channels, padded to 8.
     factors = [args[1] for name, args in called if name == "mul" and isinstance(args[1], float)]
