@@ -12,6 +12,7 @@ from accel_tx.config import Config
 from accel_tx.data.batch import Batch, Packed
 from accel_tx.data.dealing import Indices
 from accel_tx.model.flops import Work
+from accel_tx.train.cuda_graphs import Replays
 from accel_tx.train.device import start_accelerator
 from accel_tx.train.loop import Run
 
@@ -53,8 +54,15 @@ def _work_of(batch: Batch, pairs: Indices, workload: Workload) -> Work:
 
 
 def _watch(run: Run, turns: Turns) -> None:
-    """Clock the forward and backward passes; what follows the last backward pass is the optimizer's part."""
+    """Clock the forward and backward passes; what follows the last backward pass is the optimizer's part.
+
+    Replayed as one they count as forward.
+    """
     clock, plain_backward = turns.clock, run.accelerator.backward
+    replays = run.updater.gradient.replays
+    if replays is not None:
+        _watch_replays(replays, turns)
+        return
     run.model.register_forward_pre_hook(lambda *_: clock.start("forward"))
     run.model.register_forward_hook(lambda *_: clock.stop("forward"))
 
@@ -64,3 +72,15 @@ def _watch(run: Run, turns: Turns) -> None:
         clock.start("optimizer")
 
     run.accelerator.backward = backward
+
+
+def _watch_replays(replays: Replays, turns: Turns) -> None:
+    plain_take = replays.take
+
+    def take(*args: Any) -> Any:
+        with turns.clock.phase("forward"):
+            summed = plain_take(*args)
+        turns.clock.start("optimizer")
+        return summed
+
+    replays.take = take  # type: ignore[method-assign,assignment]

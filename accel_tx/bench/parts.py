@@ -51,10 +51,11 @@ def measure_parts(config: Config, workload: Workload, precision: str, n_rounds: 
     from accel_tx.model.gpu import leave_out_planned_attention, uses_gpu
 
     leave_out_planned_attention()
-    if config.train.compile:
-        raise UserError(
-            "bench --measure parts: train.compile is true; expected false, the parts are measured uncompiled"
-        )
+    for name in ("compile", "cuda_graphs"):
+        if getattr(config.train, name):
+            raise UserError(
+                f"bench --measure parts: train.{name} is true; expected false, the parts are measured plain"
+            )
     if config.optim.r_drop:
         raise UserError(
             f"bench --measure parts: optim.r_drop is {config.optim.r_drop:g}; expected 0, the parts are of one pass"

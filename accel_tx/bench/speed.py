@@ -70,6 +70,7 @@ class SpeedOptions:
 
 def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
     """Run every system in turn, round after round. Raises: UserError for what cannot run here."""
+    from accel_tx.train.cuda_graphs import check_graphs
     from accel_tx.train.device import resolve_precision, set_cpu_threads, tf32_lines, use_tf32
 
     _check_others(config, [system for system in options.systems if system != "ours"])
@@ -78,6 +79,9 @@ def measure_speed(config: Config, options: SpeedOptions) -> SpeedReport:
 
         check_installed()
     precisions = list(dict.fromkeys(resolve_precision(name) for name in options.precisions))
+    if "ours" in options.systems:
+        for precision in precisions:
+            check_graphs(config, precision)
     # Prepares the corpus before the systems, which then find it in the cache.
     workload = load_workload(config, options.n_synthetic, options.vocab_size)
     config = with_batches(config, workload, precisions)

@@ -43,7 +43,7 @@ class Task:
             return self.system
         train = self.config.train
         workers = f", {train.loader_workers} workers" if train.loader_workers else ""
-        return f"ours{workers}{', compiled' if train.compile else ''}"
+        return f"ours{workers}{', compiled' if train.compile else ''}{', CUDA graphs' if train.cuda_graphs else ''}"
 
 
 class Player:

@@ -22,7 +22,7 @@ _NARROW = 16
 # Wider heads have a backward pass of FlashAttention on some of the GPUs only, and of ours on none.
 _WIDEST_HEAD = 128
 # In tokens. One program of our kernel takes a whole sentence: of few long ones a GPU has too few programs.
-_LONGEST_SENTENCE = 512
+LONGEST_SENTENCE = 512
 
 
 def attend(
@@ -91,7 +91,7 @@ def packed_attention(
     d_head = d_model // n_heads
     longest = max(side.width, memory_side.width)
     in_half = query.dtype in (torch.bfloat16, torch.float16)
-    if in_half and d_head <= _WIDEST_HEAD and longest <= _LONGEST_SENTENCE and kernels.runs(query):
+    if in_half and d_head <= _WIDEST_HEAD and longest <= LONGEST_SENTENCE and kernels.runs(query):
         return sentence_attention(query, key_value, side.starts, memory_side.starts, longest, n_heads, causal)
     parts = [x.view(len(x), x.shape[1] // d_model, n_heads, d_head) for x in (query, key_value) if x is not None]
     missing = -d_head % 8

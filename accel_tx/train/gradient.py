@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from accel_tx.config import RunError
 from accel_tx.data.batch import Batch
 from accel_tx.data.collator import DataCollator, split
 from accel_tx.train.buckets import Buckets
+from accel_tx.train.cuda_graphs import Replays
 from accel_tx.train.progress import say
 from accel_tx.train.sharding import is_sharded
 from accel_tx.train.shortage import Halving, free_memory, in_words, is_shortage, only_at_second_try, quoted, single_pair
@@ -49,11 +51,15 @@ class Gradient:
         label_smoothing: float,
         collate: DataCollator,
         r_drop: float = 0.0,
+        replays: Replays | None = None,
     ) -> None:
-        """`model`: as accelerate prepared it; `collate` makes its batches. All processes call this."""
+        """`model`: as accelerate prepared it; `collate` makes its batches. All processes call this.
+
+        With `replays` whole micro-batches go through these, of a single process.
+        """
         self.accelerator, self.model = accelerator, model
         self.seed, self.label_smoothing, self.r_drop = seed, label_smoothing, r_drop
-        self.collate = collate
+        self.collate, self.replays = collate, replays
         self.halving = Halving()
         self.n_second_tries = 0
         self.buckets: Buckets | None = None
@@ -75,10 +81,13 @@ class Gradient:
         slots = [_Slot(batch, self.halving.n_parts(batch), []) for batch in micro_batches]
         if self.buckets is not None:
             self.buckets.begin_update()
+        if self.replays is not None:
+            self.replays.begin_update()
         failed = self._pass(update, slots, n_tokens, by_hand=False)
         if failed is not None and self.is_sharded:
             raise _cannot_split(failed.batch, update, failed.error)
         if failed is not None:
+            self._give_up_replays()
             while failed is not None:
                 self._make_room(failed, update)
                 failed = self._pass(update, slots, n_tokens, by_hand=True)
@@ -98,12 +107,17 @@ class Gradient:
             parts = [slot.batch] if slot.n_parts == 1 else split(slot.batch, slot.n_parts, self.collate)
             for i, part in enumerate(parts):
                 path = (slot.n_parts, i) if slot.n_parts > 1 else ()
-                _seed_dropout(a.device, self.seed, update, number * a.num_processes + a.process_index, *path)
+                draw = update, number * a.num_processes + a.process_index, *path
+                seed, scale = partial(_seed_dropout, a.device, self.seed, *draw), a.num_processes / n_tokens
                 is_last = slot is slots[-1] and i + 1 == len(parts)
                 try:
+                    if self.replays is not None and not path:
+                        slot.losses.append(self.replays.take(part, scale, seed))
+                        continue
+                    seed()
                     with contextlib.nullcontext() if is_last or by_hand or self.is_sharded else a.no_sync(self.model):
                         summed = model(part.to(a.device), self.label_smoothing, self.r_drop)
-                        a.backward(summed * (a.num_processes / n_tokens))
+                        a.backward(summed * scale)
                 except RuntimeError as error:
                     if not is_shortage(error):
                         raise
@@ -111,6 +125,12 @@ class Gradient:
                     return slot
                 slot.losses.append(summed.detach())
         return None
+
+    def _give_up_replays(self) -> None:
+        """Their memory is for what did not fit: from here on nothing is replayed in this start."""
+        if self.replays is not None:
+            self.replays = None
+            say("the memory does not hold this update as CUDA graphs: without them from here on")
 
     def _begin_again(self) -> None:
         if self.buckets is not None:

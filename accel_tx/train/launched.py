@@ -15,7 +15,7 @@ from accelerate.commands.config.config_args import default_config_file
 
 from accel_tx.config import Config, UserError
 from accel_tx.model.gpu import check_gpu_build, told_cpu, uses_gpu
-from accel_tx.train import compiling, device
+from accel_tx.train import compiling, cuda_graphs, device
 from accel_tx.train.processes import n_launched, n_on_machine
 from accel_tx.train.sharding import check_can_shard
 from accel_tx.train.stopping import launcher_words
@@ -31,7 +31,10 @@ def check_launch(config: Config) -> None:
     """
     check_processes()
     check_gpu_build()
-    check_can_shard(config, device.resolve_precision(config.train.precision))
+    precision = device.resolve_precision(config.train.precision)
+    check_can_shard(config, precision)
+    cuda_graphs.check_graphs(config, precision)
+    cuda_graphs.check_processes(config, n_launched())
     if config.train.compile:
         compiling.check_compiler(uses_gpu())
     check_installed(config.train.trackers)

@@ -20,6 +20,7 @@ from accel_tx.train import (
     auto_tokens,
     checkpoint,
     compiling,
+    cuda_graphs,
     device,
     launched,
     mirror,
@@ -229,6 +230,7 @@ class Run:
             *device.precision_lines(self.accelerator.mixed_precision),
             *device.tf32_lines(train.tf32, self.uses_tf32),
             *compiling.compile_lines(train.compile),
+            *cuda_graphs.graph_lines(self.config),
             *worker_lines(train.loader_workers),
         ):
             self._say(line)

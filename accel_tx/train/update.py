@@ -14,6 +14,7 @@ from accel_tx.data.batch import Batch
 from accel_tx.data.collator import training_collator
 from accel_tx.train.averaging import RunningAverage
 from accel_tx.train.bad_numbers import Judge
+from accel_tx.train.cuda_graphs import Replays
 from accel_tx.train.gradient import Gradient
 from accel_tx.train.report import Reports
 from accel_tx.train.sharding import whole
@@ -43,7 +44,12 @@ class Updater:
         self.window = OpenWindow(accelerator)
         collate = training_collator(config.model, config.train.compile, accelerator.device.type == "cuda")
         seed, optim = config.train.seed, config.optim
-        self.gradient = Gradient(accelerator, model, seed, optim.label_smoothing, collate, optim.r_drop)
+        replays = None
+        if config.train.cuda_graphs:
+            parameters = [p for p in model.parameters() if p.requires_grad]
+            size = int(config.train.max_tokens or 0)
+            replays = Replays(model, parameters, size, config.model.max_positions, optim.label_smoothing)
+        self.gradient = Gradient(accelerator, model, seed, optim.label_smoothing, collate, optim.r_drop, replays)
         self.lr = 0.0
         """Of the last update."""
 

@@ -24,6 +24,7 @@ from accel_tx.model.precision import computes_bfloat16
 from accel_tx.model.sentence_attention import sentence_attention
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import device, muon
+from accel_tx.train.cuda_graphs import Replays
 from accel_tx.train.loop import train
 from tests.conftest import as_options
 from tests.run_folder import read_lines
@@ -216,6 +217,85 @@ def test_compiled_layers_have_the_losses_of_the_others(tiny_config: MakeConfig, 
         config = tiny_config(**STILL, train={"precision": "auto", "compile": compiles})
         found[compiles] = trained(config, tmp_path / str(compiles))
     assert found[True] == pytest.approx(found[False], rel=2e-2)
+
+
+@pytest.fixture
+def n_replays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each replay of a graph."""
+    counted: list[int] = []
+    replay = torch.cuda.CUDAGraph.replay
+
+    def count(graph: Any) -> None:
+        counted.append(1)
+        replay(graph)
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", count)
+    return counted
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.parametrize("compiles", [False, True])
+def test_replayed_graphs_have_the_losses_of_the_others(
+    compiles: bool, tiny_config: MakeConfig, tmp_path: Path, n_replays: list[int]
+) -> None:
+    if not has("bf16") or not has_kernels():
+        pytest.skip("graphs want bfloat16 and our kernels")
+    found = {}
+    for graphs in (False, True):
+        train_fields = {"precision": "bf16", "cuda_graphs": graphs, "compile": compiles, "ema_decay": 0.9}
+        config = tiny_config(**STILL, train={**train_fields, "micro_batches_per_update": 2})
+        found[graphs] = trained(config, tmp_path / str(graphs))
+        assert len(n_replays) == (2 * config.train.max_updates if graphs else 0)
+    assert found[True] == pytest.approx(found[False], rel=2e-2)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_stopped_run_of_graphs_goes_on_as_the_one_that_was_not(
+    optimizer: str, tiny_config: MakeConfig, tmp_path: Path, n_replays: list[int]
+) -> None:
+    if not has("bf16") or not has_kernels():
+        pytest.skip("graphs want bfloat16 and our kernels")
+    config = tiny_config(train={"precision": "bf16", "cuda_graphs": True}, optim={"name": optimizer})
+    expected = trained(config, tmp_path / "whole")
+    stopping = dataclasses.replace(config, train=dataclasses.replace(config.train, stop_at_update=17))
+    trained(stopping, tmp_path / "parts")
+    found = trained(config, tmp_path / "parts")
+    assert n_replays
+    assert found == pytest.approx(expected, rel=1e-2)
+
+
+def test_a_replay_draws_its_dropout_from_the_seed_and_adds_up_gradients() -> None:
+    if not has("bf16") or not has_kernels():
+        pytest.skip("graphs want bfloat16 and our kernels")
+    torch.manual_seed(0)
+    sizes = {"d_model": 64, "d_ff": 128, "n_heads": 4, "n_encoder_layers": 1, "n_decoder_layers": 1}
+    transformer = Transformer(ModelConfig(**sizes, dropout=0.3), 300, 300).cuda().train()
+
+    def model(batch: Any, smoothing: float) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16):
+            return transformer(batch, smoothing)
+
+    parameters = list(transformer.parameters())
+    replays = Replays(model, parameters, 4096, transformer.config.max_positions, 0.1)
+    batches = [DataCollator(is_packed=True)(pairs(n, 300, n)) for n in (100, 101, 20)]
+
+    def gradients(*of: int, seed: int = 5) -> list[Tensor]:
+        replays.begin_update()
+        losses = [replays.take(batches[i], 0.01, lambda: torch.manual_seed(seed)) for i in of]
+        return [torch.stack(losses), *(p.grad.clone() for p in parameters if p.grad is not None)]
+
+    def apart(found: list[Tensor], expected: list[Tensor]) -> float:
+        return max(relative_errors(found, [x.double() for x in expected]))
+
+    once = gradients(0)
+    assert apart(gradients(0), once) < 1e-3
+    assert apart(gradients(0, seed=6), once) > 1e-2
+    other = gradients(2)
+    assert apart(gradients(0), once) < 1e-3
+    both = gradients(0, 2)
+    assert apart(both[1:], [a + b for a, b in zip(once[1:], other[1:], strict=True)]) < 1e-2
+    gradients(1)
+    assert apart(gradients(0), once) < 1e-3
 
 
 def test_micro_batches_are_tried_on_the_device(

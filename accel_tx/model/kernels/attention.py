@@ -81,8 +81,10 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
                 total = total * shrunk + tl.sum(weights, 1)
                 mixed = mixed * shrunk[:, None] + tl.dot(weights.to(values.dtype), values)
                 largest = higher
-            _store(out + at, q0, rows, n, o_stride, mixed / total[:, None], D_HEAD, WIDE)
-            tl.store(log_norms + (q0 + rows).to(tl.int64) * n_heads + head, largest + tl.log2(total), mask=rows < n)
+            # A sentence without memory sees nothing: zeros, and no gradient.
+            log_norm = tl.where(total > 0, largest + tl.log2(total), float("inf"))
+            _store(out + at, q0, rows, n, o_stride, mixed / tl.maximum(total, 1e-30)[:, None], D_HEAD, WIDE)
+            tl.store(log_norms + (q0 + rows).to(tl.int64) * n_heads + head, log_norm, mask=rows < n)
 
 
 @triton.jit
@@ -200,7 +202,7 @@ def backward(
 
 def _classes(longest: int) -> list[tuple[int, int, int]]:
     """Above which and up to which length sentences are taken together, and in tiles of what size."""
-    short = (-1, _SHORT, _SHORT)
+    short = (0, _SHORT, _SHORT)
     return [short] if longest <= _SHORT else [short, (_SHORT, _LONGEST, _TILE)]
 
 
