@@ -82,7 +82,8 @@ def _shapes(
     query: Tensor, key_value: Tensor | None, starts: Tensor, memory_starts: Tensor, longest: int, n_heads: int, _: bool
 ) -> tuple[Tensor, Tensor]:
     d_model = query.shape[1] // 3 if key_value is None else query.shape[1]
-    return query.new_empty(len(query), d_model), query.new_empty(len(query), n_heads, dtype=torch.float32)
+    n = query.shape[0]  # not `len`, which would make the graph one for this size
+    return query.new_empty(n, d_model), query.new_empty(n, n_heads, dtype=torch.float32)
 
 
 def _shapes_of_backward(grad: Tensor, query: Tensor, key_value: Tensor | None, *_: Any) -> list[Tensor]:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from accel_tx.config import Config, UserError
 from accel_tx.data.batch import Batch, Block, Packed
-from accel_tx.data.collator import packs
 from accel_tx.data.tokenizer import PAD_ID
 from accel_tx.model import kernels
 from accel_tx.model.attention import LONGEST_SENTENCE
@@ -40,18 +39,21 @@ def check_graphs(config: Config, precision: str) -> None:
     if not config.train.cuda_graphs:
         return
     model, optim, train = config.model, config.optim, config.train
-    on_gpu = uses_gpu() and packs(on_gpu=True) and kernels.runs(torch.empty(0, device="cuda"))
     for is_refused, what, instead in (
-        (not on_gpu, "there is no GPU of compute capability 8.0 with Triton", "one"),
+        (not has_kernels(), "there is no GPU of compute capability 8.0 with Triton", "one"),
         (precision != "bf16", f"train.precision is {precision}", "bf16"),
         (model.attention_dropout > 0, f"model.attention_dropout is {model.attention_dropout:g}", "0"),
-        (model.max_positions > LONGEST_SENTENCE, f"model.max_positions is {model.max_positions:,}", "at most 512"),
         (optim.r_drop > 0, f"optim.r_drop is {optim.r_drop:g}", "0"),
         (train.gradient_checkpointing, "train.gradient_checkpointing is true", "false"),
         (train.max_tokens is None, "train.batch_size is given", "train.max_tokens"),
     ):
         if is_refused:
             raise UserError(f"train.cuda_graphs is true but {what}; expected {instead}, or train.cuda_graphs false")
+
+
+def has_kernels() -> bool:
+    """Whether training is on a GPU that runs our kernels."""
+    return uses_gpu() and kernels.runs(torch.empty(0, device="cuda"))
 
 
 def check_processes(config: Config, n_processes: int) -> None:
@@ -109,6 +111,10 @@ class Replays:
         for parameter, of_parameter in zip(self.parameters, self.sums, strict=True):
             parameter.grad = of_parameter
 
+    def takes(self, batch: Batch) -> bool:
+        """Whether it can be replayed: our kernels take its attention, and there is something to learn."""
+        return batch.n_tgt_tokens > 0 and _longest(batch) <= LONGEST_SENTENCE
+
     def take(self, batch: Batch, scale: float, seed: Callable[[], None]) -> Tensor:
         """Loss sum of a packed micro-batch on the host; its gradient, times `scale`, is added to those of the update.
 
@@ -130,8 +136,7 @@ class Replays:
     def _shape_of(self, batch: Batch) -> _Shape:
         n_src, n_tgt = (-(-n // self.step) * self.step for n in (batch.n_src_tokens, batch.n_tgt_tokens))
         n_filled = batch.n_pairs + -(-self.step // _FILLER)
-        longest = max(block.width for block in (*batch.src_blocks, *batch.tgt_blocks))
-        width = min(_FILLER if longest <= _FILLER else self.max_positions, self.max_positions)
+        width = min(_FILLER if _longest(batch) <= _FILLER else LONGEST_SENTENCE, self.max_positions)
         return _Shape(n_src, n_tgt, -(-n_filled // _SENTENCE_STEP) * _SENTENCE_STEP, width)
 
     def _record(self, shape: _Shape, batch: Batch) -> _Recorded:
@@ -198,3 +203,7 @@ class Replays:
         into.starts[:n].copy_(side.starts, non_blocking=True)
         ends = self._offsets[: len(into.starts) - n] + side.n_rows
         torch.clamp(ends, max=into.n_rows, out=into.starts[n:])
+
+
+def _longest(batch: Batch) -> int:
+    return max(block.width for block in (*batch.src_blocks, *batch.tgt_blocks))

@@ -111,7 +111,7 @@ class Gradient:
                 seed, scale = partial(_seed_dropout, a.device, self.seed, *draw), a.num_processes / n_tokens
                 is_last = slot is slots[-1] and i + 1 == len(parts)
                 try:
-                    if self.replays is not None and not path:
+                    if self.replays is not None and not path and self.replays.takes(part):
                         slot.losses.append(self.replays.take(part, scale, seed))
                         continue
                     seed()

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from accel_tx.config import Config, UserError
+from accel_tx.config import Config, ModelConfig, UserError
+from accel_tx.data.collator import DataCollator, TokenPair
+from accel_tx.model import attention
+from accel_tx.model.transformer import Transformer
 from accel_tx.train import compiling, device
 from accel_tx.train.loop import train
 from tests.conftest import as_options, run_cli
@@ -40,8 +44,6 @@ def test_a_machine_without_a_compiler_gets_one_line_and_an_empty_folder(
 def test_a_compiler_that_fails_is_told_in_one_line(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from accel_tx.model.transformer import Transformer
-
     def broken(*_: Any) -> None:
         raise RuntimeError("Python.h: no such file\nand more")
 
@@ -50,6 +52,20 @@ def test_a_compiler_that_fails_is_told_in_one_line(
     with pytest.raises(UserError, match=r"torch.compile failed here: .*; expected a working compiler") as error:
         train(tiny_config(train={"compile": True}), tmp_path / "run")
     assert "\n" not in str(error.value)
+
+
+def test_packed_sentences_of_any_size_take_one_graph_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU with our kernels; on the device that computes shapes alone."""
+    monkeypatch.setattr(attention.kernels, "runs", lambda _: True)
+    model = ModelConfig(d_model=32, d_ff=48, n_heads=2, n_encoder_layers=2, n_decoder_layers=2)
+    transformer = Transformer(model, 50, 50).to("meta", torch.bfloat16).train()
+    transformer.compile_layers("aot_eager")
+    collate = DataCollator(is_packed=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for n_pairs in (5, 7, 40):
+            lengths = [(3 + i, 40 - i % 20) for i in range(n_pairs)]
+            batch = collate([TokenPair(*(np.full(n, 7, dtype=np.int32) for n in pair)) for pair in lengths])
+            transformer.hidden(batch.to(torch.device("meta"))).sum().backward()
 
 
 def test_what_the_launcher_exported_is_told_and_changes_nothing(
