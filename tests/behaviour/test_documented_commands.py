@@ -52,11 +52,9 @@ NOT_HERE = {
     f"--main_process_ip IP {TRAIN}": "GPUs",
     "python -m accel_tx bench --config configs/opus_books_en_fr.yaml --clean.preset none --data.corpus "
     "path/to/help.tsv.gz --data.subset null --vocab 30000 --precision bf16 --systems ours,original --workers 4 "
-    "--compile false --seconds 5 --train.max_tokens 32768 --train.micro_batches_per_update 1": "GPU",
+    "--seconds 6 --train.max_tokens 32768 --train.micro_batches_per_update 1 --train.cuda_graphs true": "GPU",
     "python -m accel_tx bench --config configs/transformer_big.yaml --synthetic 40000 --precision bf16 --systems ours "
-    "--workers 4 --compile false --seconds 6 --train.max_tokens 32768 --train.tokens_per_update 32768": "GPU",
-    "python -m accel_tx bench --config configs/transformer_base.yaml --synthetic 40000 --precision bf16 --systems ours "
-    "--workers 4 --compile false --seconds 5 --train.max_tokens 32768 --train.tokens_per_update 32768": "GPU",
+    "--workers 4 --seconds 6 --train.max_tokens 32768 --train.tokens_per_update 32768": "GPU",
     "ACCEL_TX_TEST_GPU=1 python -m pytest tests/gpu": "GPU",
     "sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sh --config C --run_dir D": "cluster",
     "python -m venv ~/comet && ~/comet/bin/pip install unbabel-comet": "fetched",
