@@ -12,8 +12,8 @@ from accel_tx.config import Config
 from accel_tx.data.batch import Batch, Packed
 from accel_tx.data.dealing import Indices
 from accel_tx.model.flops import Work
-from accel_tx.train.cuda_graphs import Replays
 from accel_tx.train.device import start_accelerator
+from accel_tx.train.gradient import Gradient
 from accel_tx.train.loop import Run
 
 # Longer than any bench, so that the schedule never ends.
@@ -59,9 +59,8 @@ def _watch(run: Run, turns: Turns) -> None:
     Replayed as one they count as forward.
     """
     clock, plain_backward = turns.clock, run.accelerator.backward
-    replays = run.updater.gradient.replays
-    if replays is not None:
-        _watch_replays(replays, turns)
+    if run.config.train.cuda_graphs:
+        _watch_as_one(run.updater.gradient, turns)
         return
     run.model.register_forward_pre_hook(lambda *_: clock.start("forward"))
     run.model.register_forward_hook(lambda *_: clock.stop("forward"))
@@ -74,13 +73,13 @@ def _watch(run: Run, turns: Turns) -> None:
     run.accelerator.backward = backward
 
 
-def _watch_replays(replays: Replays, turns: Turns) -> None:
-    plain_take = replays.take
+def _watch_as_one(gradient: Gradient, turns: Turns) -> None:
+    plain_take = gradient.take
 
     def take(*args: Any) -> Any:
         with turns.clock.phase("forward"):
-            summed = plain_take(*args)
+            losses = plain_take(*args)
         turns.clock.start("optimizer")
-        return summed
+        return losses
 
-    replays.take = take  # type: ignore[method-assign,assignment]
+    gradient.take = take  # type: ignore[method-assign,assignment]

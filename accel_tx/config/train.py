@@ -141,7 +141,7 @@ class TrainConfig:
     so a run keeps to it."""
     cuda_graphs: bool = False
     """Replay forward and backward as CUDA graphs, on one GPU in bf16: several times as fast where micro-batches are
-    small for the GPU. Dropout draws other numbers, so a run keeps to it."""
+    small for the GPU. Dropout draws other numbers; a start of a run may have it and the next one not."""
     log_every_updates: int = 50
     """Updates between two lines of metrics."""
     trackers: list[Tracker] = field(default_factory=lambda: ["tensorboard"])

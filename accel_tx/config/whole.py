@@ -104,6 +104,7 @@ _FREE_ON_RESUME = {
     "max_bad_updates",
     "spike_factor",
     "gradient_checkpointing",
+    "cuda_graphs",
     "cpu_threads",
     "loader_workers",
     "precision",

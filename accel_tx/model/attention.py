@@ -20,7 +20,7 @@ from accel_tx.model.sentence_attention import sentence_attention
 # torch's softmax takes rows shorter than a vector register one number at a time.
 _NARROW = 16
 # Wider heads have a backward pass of FlashAttention on some of the GPUs only, and of ours on none.
-_WIDEST_HEAD = 128
+WIDEST_HEAD = 128
 # In tokens. One program of our kernel takes a whole sentence: of few long ones a GPU has too few programs.
 LONGEST_SENTENCE = 512
 
@@ -91,7 +91,7 @@ def packed_attention(
     d_head = d_model // n_heads
     longest = max(side.width, memory_side.width)
     in_half = query.dtype in (torch.bfloat16, torch.float16)
-    if in_half and d_head <= _WIDEST_HEAD and longest <= LONGEST_SENTENCE and kernels.runs(query):
+    if in_half and d_head <= WIDEST_HEAD and longest <= LONGEST_SENTENCE and kernels.runs(query):
         return sentence_attention(query, key_value, side.starts, memory_side.starts, longest, n_heads, causal)
     parts = [x.view(len(x), x.shape[1] // d_model, n_heads, d_head) for x in (query, key_value) if x is not None]
     missing = -d_head % 8
@@ -115,7 +115,7 @@ def packed_attention(
 def _has_flash(query: Tensor) -> bool:
     """Of heads (N, H, K)."""
     in_half = query.dtype in (torch.bfloat16, torch.float16)
-    is_narrow = query.shape[-1] <= _WIDEST_HEAD
+    is_narrow = query.shape[-1] <= WIDEST_HEAD
     return in_half and is_narrow and torch.cuda.get_device_properties(query.device).major >= 8
 
 

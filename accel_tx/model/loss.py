@@ -159,7 +159,7 @@ def _loss_and_grads_by_kernel(
     n_chunk = max(_ROWS, _LOGITS_PER_CHUNK_IN_KERNEL // vocab_size)
     n_chunk -= n_chunk % _ROWS
     all_products = matrix.new_empty(min(n_chunk, len(hidden)), vocab_size)
-    weight_product = torch.empty_like(matrix)
+    weight_product = torch.empty_like(matrix) if needs_grad and weight.dtype != matrix.dtype else None
     for start in range(0, len(hidden), n_chunk):
         rows = slice(start, start + n_chunk)
         states = hidden[rows].to(matrix.dtype)
@@ -168,7 +168,10 @@ def _loss_and_grads_by_kernel(
         if needs_grad:
             grad_hidden, grad_weight, grad_bias = grads
             grad_hidden[rows] = torch.mm(products, matrix)
-            grad_weight += torch.mm(products.t(), states, out=weight_product)
+            if weight_product is None:
+                grad_weight.addmm_(products.t(), states)
+            else:
+                grad_weight += torch.mm(products.t(), states, out=weight_product)
             grad_bias += products.sum(0, dtype=grad_bias.dtype)
     return [loss, *grads]
 

@@ -17,6 +17,7 @@ from accel_tx.config import Config, ModelConfig, UserError
 from accel_tx.data.batch import Batch
 from accel_tx.data.collator import TokenPair, training_collator
 from accel_tx.data.tokenizer import UNK_ID
+from accel_tx.model import kernels
 from accel_tx.model.transformer import Transformer
 
 # Equal sizes would be taken for the same one.
@@ -33,6 +34,7 @@ def compile_for_training(model: Transformer, accelerator: Accelerator, config: C
     model.compile_layers()
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
+    kernels.runs(parameters[0])  # tries before anything is traced
     batch = first_batch(config.model, accelerator.device.type == "cuda")
     try:
         loss = model(batch.to(accelerator.device), config.optim.label_smoothing)

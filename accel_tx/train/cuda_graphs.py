@@ -1,7 +1,7 @@
 """`train.cuda_graphs`: forward and backward of a micro-batch are recorded once for its shape, and then replayed as one.
 
 A host takes 30 to 40 ms to start the thousand kernels of a step one by one, whatever their size; a GPU computes those
-of 4,096 tokens in a quarter of it. Packed micro-batches differ in their numbers of tokens and sentences alone, so all
+of 4,096 tokens in a fifth of it. Packed micro-batches differ in their numbers of tokens and sentences alone, so all
 are filled up to a few sizes: with sentences that nothing looks at and whose targets are none, so that they add nothing
 to the loss and the gradients.
 Source: PyTorch's notes on CUDA graphs (torch.cuda.CUDAGraph).
@@ -9,6 +9,7 @@ Source: PyTorch's notes on CUDA graphs (torch.cuda.CUDAGraph).
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,14 +22,14 @@ from accel_tx.config import Config, UserError
 from accel_tx.data.batch import Batch, Block, Packed
 from accel_tx.data.tokenizer import PAD_ID
 from accel_tx.model import kernels
-from accel_tx.model.attention import LONGEST_SENTENCE
+from accel_tx.model.attention import LONGEST_SENTENCE, WIDEST_HEAD
 from accel_tx.model.gpu import uses_gpu
 
 # Sizes in tokens are multiples of a sixteenth of `train.max_tokens`, or of this; of sentences, of the last.
 _LEAST_STEP, _SENTENCE_STEP = 256, 64
 # What is filled up is cut into sentences of so many tokens, which our kernel takes as one tile.
 _FILLER = 32
-# Each takes some MiB beside the memory that all share; there are ten or twenty in an epoch.
+# Each takes some MiB beside the memory that all share; an epoch has ten or twenty.
 _MOST_SHAPES = 64
 _NO_TARGET = -1
 
@@ -43,9 +44,12 @@ def check_graphs(config: Config, precision: str) -> None:
         (not has_kernels(), "there is no GPU of compute capability 8.0 with Triton", "one"),
         (precision != "bf16", f"train.precision is {precision}", "bf16"),
         (model.attention_dropout > 0, f"model.attention_dropout is {model.attention_dropout:g}", "0"),
+        (model.d_model // model.n_heads > WIDEST_HEAD, f"heads are wider than {WIDEST_HEAD}", "more model.n_heads"),
         (optim.r_drop > 0, f"optim.r_drop is {optim.r_drop:g}", "0"),
         (train.gradient_checkpointing, "train.gradient_checkpointing is true", "false"),
         (train.max_tokens is None, "train.batch_size is given", "train.max_tokens"),
+        # It tries updates without graphs, which take about half of the memory that those with them do at the start.
+        (train.max_tokens == "auto", "train.max_tokens is auto", "a number, such as 4096"),
     ):
         if is_refused:
             raise UserError(f"train.cuda_graphs is true but {what}; expected {instead}, or train.cuda_graphs false")
@@ -102,8 +106,11 @@ class Replays:
         """The gradients of the update; every graph adds to them."""
         self._scale = torch.zeros((), device=self.device)
         self._offsets = torch.arange(1, 1 << 16, dtype=torch.int32, device=self.device) * _FILLER
+        self.n_recorded = 0
+        """Shapes so far, those that were dropped again counted anew."""
         self._recorded: dict[_Shape, _Recorded] = {}
-        self._pool: Any = torch.cuda.graph_pool_handle()
+        """The one that was used last is the last."""
+        self._pool, self._stream = _pool_and_stream()
 
     def begin_update(self) -> None:
         """No gradient yet."""
@@ -121,13 +128,15 @@ class Replays:
         `seed` sets the generator of dropout. Raises: RuntimeError where the memory does not hold it.
         """
         shape = self._shape_of(batch)
-        recorded = self._recorded.get(shape)
+        recorded = self._recorded.pop(shape, None)
         if recorded is None:
             if len(self._recorded) == _MOST_SHAPES:
                 self._recorded.pop(next(iter(self._recorded)))
-            recorded = self._recorded[shape] = self._record(shape, batch)
+            recorded = self._record(shape, batch)
+            self.n_recorded += 1
         else:
             self._fill(recorded.inputs, batch)
+        self._recorded[shape] = recorded
         self._scale.fill_(scale)
         seed()
         recorded.graph.replay()
@@ -142,20 +151,27 @@ class Replays:
     def _record(self, shape: _Shape, batch: Batch) -> _Recorded:
         inputs = self._inputs(shape)
         self._fill(inputs, batch)
-        # On a stream of its own, as the recording: kernels are loaded, and made, outside of it.
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        # Kernels are loaded, and made, before the recording; memory is shared by what is recorded on one stream.
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             self._loss_and_gradients(inputs)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        torch.cuda.synchronize()
         gc.collect()
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
-        # Not what other threads do, such as the one that pins batches.
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-            loss, gradients = self._loss_and_gradients(inputs)
-            torch._foreach_add_(self.sums, gradients)
-            del gradients
+        with torch.cuda.stream(self._stream):
+            # What other threads do is not its concern, such as the one that pins batches.
+            graph.capture_begin(self._pool, capture_error_mode="thread_local")
+            try:
+                loss, gradients = self._loss_and_gradients(inputs)
+                torch._foreach_add_(self.sums, gradients)
+                del gradients
+            except BaseException:
+                with contextlib.suppress(RuntimeError):  # the first error is the one to tell
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         return _Recorded(graph, inputs, loss)
 
     def _loss_and_gradients(self, inputs: Batch) -> tuple[Tensor, list[Tensor]]:
@@ -207,3 +223,8 @@ class Replays:
 
 def _longest(batch: Batch) -> int:
     return max(block.width for block in (*batch.src_blocks, *batch.tgt_blocks))
+
+
+def _pool_and_stream() -> tuple[Any, Any]:
+    """What all recordings share."""
+    return torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]

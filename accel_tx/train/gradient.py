@@ -69,6 +69,11 @@ class Gradient:
         if isinstance(model, DistributedDataParallel):
             self.buckets, self.own_model = Buckets(model, accelerator.device), model.module
 
+    @property
+    def n_recorded(self) -> int:
+        """Shapes of micro-batches recorded as graphs so far; their updates take longer."""
+        return 0 if self.replays is None else self.replays.n_recorded
+
     def take(self, update: int, micro_batches: Sequence[Batch], n_tokens: int) -> Tensor:
         """Loss sums of this process' micro-batches, (n,); the gradient is averaged over processes.
 
@@ -87,7 +92,9 @@ class Gradient:
         if failed is not None and self.is_sharded:
             raise _cannot_split(failed.batch, update, failed.error)
         if failed is not None:
-            self._give_up_replays()
+            if self.replays is not None:
+                self._give_up_replays()
+                failed = self._pass(update, slots, n_tokens, by_hand=True)
             while failed is not None:
                 self._make_room(failed, update)
                 failed = self._pass(update, slots, n_tokens, by_hand=True)
@@ -111,7 +118,7 @@ class Gradient:
                 seed, scale = partial(_seed_dropout, a.device, self.seed, *draw), a.num_processes / n_tokens
                 is_last = slot is slots[-1] and i + 1 == len(parts)
                 try:
-                    if self.replays is not None and not path and self.replays.takes(part):
+                    if self.replays is not None and self.replays.takes(part):
                         slot.losses.append(self.replays.take(part, scale, seed))
                         continue
                     seed()
@@ -128,9 +135,9 @@ class Gradient:
 
     def _give_up_replays(self) -> None:
         """Their memory is for what did not fit: from here on nothing is replayed in this start."""
-        if self.replays is not None:
-            self.replays = None
-            say("the memory does not hold this update as CUDA graphs: without them from here on")
+        self.replays = None
+        free_memory(self.accelerator.device)
+        say("the memory does not hold this update as CUDA graphs: without them from here on")
 
     def _begin_again(self) -> None:
         if self.buckets is not None:

@@ -17,7 +17,8 @@ BEFORE_UPDATES = (
 )
 IN_UPDATES = (
     "out of memory in the optimizer or in validation ({}); the newest checkpoint is good, the same command goes on; a "
-    "lower decode.max_tokens needs less in validation; do other programs hold memory?"
+    "lower decode.max_tokens needs less in validation, and train.cuda_graphs false leaves it more; do other programs "
+    "hold memory?"
 )
 
 # Beside torch.OutOfMemoryError: of the CPU's allocator, and of libraries that take memory on their own.

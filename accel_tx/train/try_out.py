@@ -122,11 +122,14 @@ def largest_micro_batch(plan: BatchPlan, src_lengths: Lengths, tgt_lengths: Leng
 def _time_updates(rehearsal: Rehearsal, tried: Trying) -> None:
     a, spent_s = rehearsal.accelerator, 0.0
     for n_tokens, micro_batches in rehearsal.batches(_MOST_TIMED):
+        gradient = rehearsal.updater.gradient
+        n_recorded = gradient.n_recorded
         began_at_s = time.perf_counter()
         _update(rehearsal, micro_batches, n_tokens, tried)
         took_s = time.perf_counter() - began_at_s
         spent_s += took_s
-        tried.seconds_per_token.append(took_s / n_tokens)
+        if gradient.n_recorded == n_recorded or not tried.seconds_per_token:
+            tried.seconds_per_token.append(took_s / n_tokens)
         # The processes agree on the loss, but each has a clock of its own.
         is_enough = a.reduce(torch.tensor(float(spent_s > _ENOUGH_S), device=a.device))
         if tried.problem is not None or is_enough:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,9 +13,11 @@ import torch
 from accel_tx.config import Config, UserError
 from accel_tx.data.batch import Batch, Packed
 from accel_tx.data.collator import DataCollator, TokenPair
-from accel_tx.train import cuda_graphs
+from accel_tx.train import cuda_graphs, update
 from accel_tx.train.cuda_graphs import Replays, check_graphs, check_processes
+from accel_tx.train.gradient import Gradient
 from accel_tx.train.loop import train
+from tests.run_folder import weights
 
 MakeConfig = Callable[..., Config]
 FILLER = 32
@@ -23,7 +25,7 @@ FILLER = 32
 
 @pytest.fixture
 def replays(monkeypatch: pytest.MonkeyPatch) -> Replays:
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(cuda_graphs, "_pool_and_stream", lambda: (None, None))
     return Replays(None, [torch.zeros(2, requires_grad=True)], 4096, 64, 0.1)
 
 
@@ -44,6 +46,50 @@ def starts_of(batch: Batch) -> list[list[int]]:
     return [side.starts.tolist() for side in sides if isinstance(side, Packed)]
 
 
+class Scarce:
+    """Replays that take some micro-batches, and then have no memory left."""
+
+    n_recorded = 0
+
+    def __init__(self, gradient: Gradient, n: int) -> None:
+        self.gradient, self.n = gradient, n
+
+    def begin_update(self) -> None:
+        self.gradient.model.zero_grad()
+
+    def takes(self, _: Batch) -> bool:
+        return True
+
+    def take(self, batch: Batch, scale: float, seed: Callable[[], None]) -> torch.Tensor:
+        if self.n == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.n -= 1
+        seed()
+        loss: torch.Tensor = self.gradient.model(batch, self.gradient.label_smoothing)
+        (loss * scale).backward()
+        return loss.detach()
+
+
+def test_where_graphs_do_not_fit_the_run_goes_on_without(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(*arguments: Any) -> Gradient:
+        gradient = Gradient(*arguments)
+        gradient.replays = cast(Replays, Scarce(gradient, 5))
+        return gradient
+
+    config = tiny_config(train={"micro_batches_per_update": 2})
+    train(config, tmp_path / "without")
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(update, "Gradient", made)
+        train(config, tmp_path / "run")
+    told = capsys.readouterr().out
+    assert told.count("the memory does not hold this update as CUDA graphs: without them from here on") == 1
+    assert "second try" not in told
+    assert weights(tmp_path / "run") == weights(tmp_path / "without")
+
+
 def test_a_machine_without_such_a_gpu_gets_one_line_and_an_empty_folder(
     tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -58,6 +104,12 @@ def test_a_machine_without_such_a_gpu_gets_one_line_and_an_empty_folder(
     [
         ({}, "fp16", "train.precision is fp16; expected bf16, or train.cuda_graphs false"),
         ({"model": {"attention_dropout": 0.1}}, "bf16", "model.attention_dropout is 0.1; expected 0"),
+        ({"model": {"d_model": 516, "n_heads": 4}}, "bf16", "heads are wider than 128; expected more model.n_heads"),
+        (
+            {"train": {"max_tokens": "auto", "tokens_per_update": 2048, "micro_batches_per_update": 1}},
+            "bf16",
+            "train.max_tokens is auto; expected a number",
+        ),
         ({"optim": {"r_drop": 2.0}}, "bf16", "optim.r_drop is 2; expected 0"),
         ({"train": {"gradient_checkpointing": True}}, "bf16", "train.gradient_checkpointing is true; expected false"),
         ({"train": {"max_tokens": None, "batch_size": 4}}, "bf16", "train.batch_size is given; expected train.max_t"),
