@@ -24,6 +24,13 @@ _LOG2_E = 1.4426950408889634
 
 
 @triton.jit
+def _extent(starts, sentence):  # type: ignore[no-untyped-def]
+    """Where a sentence begins, and its number of tokens."""
+    first = tl.load(starts + sentence)
+    return first, tl.load(starts + sentence + 1) - first
+
+
+@triton.jit
 def _rows_of(base, start, rows, n_rows, stride, D_HEAD: tl.constexpr, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
     """Of one head: where its numbers of some tokens are, and which of them exist; (rows, WIDE) both."""
     channels = tl.arange(0, WIDE)
@@ -58,8 +65,8 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     D_HEAD: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     sentence, head = tl.program_id(0), tl.program_id(1)
-    q0, m0 = tl.load(starts + sentence), tl.load(memory_starts + sentence)
-    n, m = tl.load(starts + sentence + 1) - q0, tl.load(memory_starts + sentence + 1) - m0
+    q0, n = _extent(starts, sentence)
+    m0, m = _extent(memory_starts, sentence)
     longest = tl.maximum(n, m)
     if (longest > above) & (longest <= most):
         at = head * D_HEAD
@@ -94,8 +101,8 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     D_HEAD: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, IS_ONE_TILE: tl.constexpr,
 ):  # fmt: skip
     sentence, head = tl.program_id(0), tl.program_id(1)
-    q0, m0 = tl.load(starts + sentence), tl.load(memory_starts + sentence)
-    n, m = tl.load(starts + sentence + 1) - q0, tl.load(memory_starts + sentence + 1) - m0
+    q0, n = _extent(starts, sentence)
+    m0, m = _extent(memory_starts, sentence)
     longest = tl.maximum(n, m)
     if (longest > above) & (longest <= most):
         at = head * D_HEAD
