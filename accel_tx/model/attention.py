@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from accel_tx.data.batch import Block, Packed
 from accel_tx.model import kernels
 from accel_tx.model.dropout import draw_kept, kept_scale
-from accel_tx.model.sentence_attention import sentence_attention
+from accel_tx.model.sentence_attention import d_model_of, sentence_attention
 
 # torch's softmax takes rows shorter than a vector register one number at a time.
 _NARROW = 16
@@ -63,7 +63,7 @@ def kernel_attention(
     kernel: Callable[..., Tensor] = F.scaled_dot_product_attention
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and torch.compiler.is_compiling():
         kernel = _traceable_attention
-    d_model = _d_model(query, key_value)
+    d_model = d_model_of(query, key_value)
     merged = []
     for of_block in _per_block(query, key_value, blocks, memory_blocks):
         q, k, v = (
@@ -87,7 +87,7 @@ def packed_attention(
     xFormers. Both want heads of a multiple of 8 channels.
     """
     assert isinstance(memory_side, Packed)
-    d_model = _d_model(query, key_value)
+    d_model = d_model_of(query, key_value)
     d_head = d_model // n_heads
     longest = max(side.width, memory_side.width)
     in_half = query.dtype in (torch.bfloat16, torch.float16)
@@ -192,7 +192,7 @@ class _PlainAttention(torch.autograd.Function):
         dropout: float,
         causal: bool,
     ) -> Tensor:
-        d_model = _d_model(query, key_value)
+        d_model = d_model_of(query, key_value)
         merged = query.new_empty(len(query), d_model)
         of_blocks = _per_block(query, key_value, blocks, memory_blocks)
         saved = []
@@ -250,10 +250,6 @@ def _per_block(
     """Of each block in turn its rows of the one projection, or of both."""
     sides = [(query, blocks)] if key_value is None else [(query, blocks), (key_value, memory_blocks)]
     return zip(*(map(_Rows, torch.split(x, [block.n_tokens for block in own]), own) for x, own in sides), strict=True)
-
-
-def _d_model(query: Tensor, key_value: Tensor | None) -> int:
-    return query.shape[1] // 3 if key_value is None else query.shape[1]
 
 
 def _scale(query: Tensor) -> float:

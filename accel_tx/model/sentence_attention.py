@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 
 
+def d_model_of(query: Tensor, key_value: Tensor | None) -> int:
+    """`d_model`, where query (N, 3 D) holds all three projections and key_value is None, or query is (N, D)."""
+    return query.shape[1] // 3 if key_value is None else query.shape[1]
+
+
 @torch.library.custom_op("accel_tx::sentence_attention", mutates_args=())
 def _attention(
     query: Tensor,
@@ -73,7 +78,7 @@ def _backward(
 
 def _parts(query: Tensor, key_value: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, each (N, D), of the fused projections or of their gradients."""
-    d_model = query.shape[1] // 3 if key_value is None else query.shape[1]
+    d_model = d_model_of(query, key_value)
     memory = query[:, d_model:] if key_value is None else key_value
     return query[:, :d_model], memory[:, :d_model], memory[:, d_model:]
 
@@ -81,7 +86,7 @@ def _parts(query: Tensor, key_value: Tensor | None) -> tuple[Tensor, Tensor, Ten
 def _shapes(
     query: Tensor, key_value: Tensor | None, starts: Tensor, memory_starts: Tensor, longest: int, n_heads: int, _: bool
 ) -> tuple[Tensor, Tensor]:
-    d_model = query.shape[1] // 3 if key_value is None else query.shape[1]
+    d_model = d_model_of(query, key_value)
     n = query.shape[0]  # not `len`, which would make the graph one for this size
     return query.new_empty(n, d_model), query.new_empty(n, n_heads, dtype=torch.float32)
 
