@@ -1,4 +1,7 @@
-"""Peak memory of training, in bytes, as a pure function of config, micro-batches and sizes of the vocabularies."""
+"""Peak memory of training, in bytes, from config, micro-batches and sizes of the vocabularies.
+
+The same numbers on every machine but for bfloat16 on a CPU, which depends on what this one can.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 
 from accel_tx.config import Config, ModelConfig
 from accel_tx.data.dealing import Indices
@@ -190,6 +194,18 @@ def _loss_bytes(config: Config, n_tokens: int, vocab_size: int, device: Device, 
     narrow = 4 if precision == "no" else 2
     n_logits = min(n_tokens * vocab_size, _LOGITS_PER_CHUNK[device])
     n_between = min(n_logits, _LOGITS_PER_BLOCK[device])
-    # Logits and probabilities; of R-Drop the gradient, the difference of the logits and its product besides.
+    # Logits and probabilities; of R-Drop the gradient, the difference of the logits and its product besides. All that
+    # comes after the product, and so after its own buffer.
     n_copies = 4 if r_drop else 2
-    return narrow * n_logits + 4 * n_copies * n_between, 4 * (vocab_size * config.model.d_model + 2 * hidden)
+    of_product = n_logits if device == "cpu" and precision == "bf16" and _widens_bfloat16() else 0
+    logits = narrow * n_logits + 4 * max(n_copies * n_between, of_product)
+    return logits, 4 * (vocab_size * config.model.d_model + 2 * hidden)
+
+
+def _widens_bfloat16() -> bool:
+    """Whether products of bfloat16 take a buffer of float32 in the size of their result on this CPU.
+
+    oneDNN's do on CPUs with AVX-512 but without bfloat16; those of older CPUs are torch's own, which do not.
+    """
+    cpu = torch.cpu
+    return cpu._is_avx512_supported() and not (cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
