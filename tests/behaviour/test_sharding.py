@@ -110,13 +110,14 @@ def test_mixed_precision_and_checkpointing_in_parts_learn_as_on_two_whole_models
 ) -> None:
     for name, launched in (("parts", SHARDED), ("whole", {})):
         config = config_of(tiny_config, precision="bf16", gradient_checkpointing=True)
-        # Of 23 pairs alone the losses differ by 1.5e-4, of so many by 4e-5.
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, phrasebook_valid_pairs=300))
         train_on(2, config, tmp_path / name, launched_with=launched)
+    # Sums over the processes have another order, which bf16's products after it magnify from update to update: by
+    # 1.7e-5 until update 10, by 4e-5 to 1.2e-4 until 20, as the CPU is. In float32 it is 1.4e-4 away at update 10.
     for line, other in zip(metrics(tmp_path / "parts"), metrics(tmp_path / "whole"), strict=True):
-        # Sums over the processes have another order, which bf16's products after it magnify.
+        tolerance = 5e-5 if line["update"] <= 10 else 3e-4
         for name in line.keys() & {"loss", "val_loss"}:
-            assert line[name] == pytest.approx(other[name], rel=1e-4), name
+            assert line[name] == pytest.approx(other[name], rel=tolerance), (name, line["update"])
     for path in ("final", "best"):
         weights = load_file(tmp_path / "parts" / path / "model.safetensors")
         assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
