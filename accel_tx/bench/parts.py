@@ -168,7 +168,8 @@ class _Step:
         with autocast(self.src_ids.device, self.precision):
             memory = model.encode(self.src_ids, self.src_valid)
             hidden = model.decode(self.tgt_in, memory, self.src_valid)[self.real]
-            loss = vocabulary_loss(hidden, model.projection, model.output_bias, self.batch.tgt_out, self.smoothing)
+            parts = model.logits_matrix(), model.output_bias, self.batch.tgt_out, self.smoothing
+            loss = vocabulary_loss(model.logits_inputs(hidden), *parts)
         self._backward(loss)
 
     def _backward(self, loss: Tensor) -> None:

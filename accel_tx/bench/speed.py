@@ -23,6 +23,7 @@ _MATMUL_S = 2.0
 # What the systems beside ours can do, where that is not all.
 _OTHERS_HAVE: dict[str, tuple[object, ...]] = {
     "model.positions": ("sinusoidal",),
+    "model.quantization": ("none",),
     "optim.name": ("adam", "adamw"),
     "optim.r_drop": (0.0,),
     "train.ema_decay": (None,),

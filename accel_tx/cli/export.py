@@ -37,7 +37,9 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument("--output", type=str, required=True, help="folder to make")
     parser.add_argument(
-        "--quantization", type=str | None, help="of the weights, ctranslate2 only: int8, float16, ...; default: float32"
+        "--quantization",
+        type=str | None,
+        help="of the weights, ctranslate2 only: int8, float16, ...; default: float32, or what model.quantization says",
     )
     parser.add_argument(
         "--least_identical",

@@ -76,6 +76,9 @@ class ModelConfig:
     """On the attention weights."""
     tie_embeddings: Literal["none", "decoder", "all"] = "none"
     """Weights shared with the output projection: none, the target embedding, or both embeddings."""
+    quantization: Literal["none", "int8"] = "none"
+    """`int8`: weights, and what they are multiplied with, are rounded as an int8 export has them, in training and in
+    translating, so that the export translates like the model (Jacob et al. 2018)."""
     init: Literal["xavier", "normal_0.02"] = "xavier"
     """Xavier-uniform matrices with N(0, 1/d_model) embeddings, or N(0, 0.02^2) for all of them."""
     max_positions: int = 1024

@@ -103,7 +103,8 @@ def peak_memory(
     is_alone = config.train.micro_batches_per_update == 1
     average = 0 if config.train.ema_decay is None else 4
     return Memory(
-        parameters=((4 if precision == "no" else 6) + average) * n_parameters,
+        # Rounded matrices are counted with the layers that round them.
+        parameters=((4 if precision == "no" or config.model.quantization == "int8" else 6) + average) * n_parameters,
         gradients=max(0, 4 * n_parameters - given_back) if is_alone else 4 * n_parameters,
         optimizer=8 * n_parameters,
         activations=int(kept[largest]),
@@ -131,7 +132,7 @@ def activation_bytes(
     else:
         encoder_layer, decoder_layer = _layer_bytes(model, shapes, precision, device)
         kept = kept + model.n_encoder_layers * encoder_layer + model.n_decoder_layers * decoder_layer
-        if precision == "no":
+        if precision == "no" and model.quantization == "none":
             kept = kept + n_src * d * wide
     return np.asarray(kept, dtype=np.int64)
 
@@ -147,13 +148,18 @@ def _layer_bytes(model: ModelConfig, shapes: Shapes, precision: str, device: Dev
     wide, narrow = 4, 4 if precision == "no" else 2
     d, h = model.d_model, model.n_heads
     kept = 1 if model.dropout else 0
-    n_inner = 1 if model.activation == "relu" else 2
+    # ReLU's backward pass takes what the second product takes, unless that is rounded.
+    is_int8 = model.quantization == "int8"
+    n_inner = 1 if model.activation == "relu" and not is_int8 else 2
     norm = d * (wide + narrow) + 2 * 4  # its input, its output, mean and deviation
     around_attention = norm + d * narrow + d * kept  # its heads, which the output projection takes
     feed_forward = norm + n_inner * model.d_ff * narrow + d * kept
     n_src, n_tgt = shapes.n_src_tokens, shapes.n_tgt_tokens
     encoder_layer = n_src * (around_attention + feed_forward)
     decoder_layer = n_tgt * (2 * around_attention + feed_forward)
+    if is_int8:  # rounded matrices
+        encoder_layer = encoder_layer + narrow * (4 * d * d + 2 * d * model.d_ff)
+        decoder_layer = decoder_layer + narrow * (8 * d * d + 2 * d * model.d_ff)
     # Queries, keys and values, by torch's kernels; a fused kernel's own heads and log-sums.
     is_plain = _is_plain(precision, device)
     n_src_places, n_tgt_places = (n_src, n_tgt) if is_plain else (shapes.n_src_positions, shapes.n_tgt_positions)
@@ -161,7 +167,7 @@ def _layer_bytes(model: ModelConfig, shapes: Shapes, precision: str, device: Dev
     encoder_layer = encoder_layer + n_src_places * (3 * d * narrow + of_kernel)
     decoder_layer = decoder_layer + n_tgt_places * (4 * d * narrow + 2 * of_kernel)
     decoder_layer = decoder_layer + n_src_places * 2 * d * narrow
-    if precision != "no":  # the encoder output, which every layer casts for itself
+    if precision != "no" or is_int8:  # the encoder output, which every layer casts or rounds for itself
         decoder_layer = decoder_layer + n_src * d * narrow
     if _keeps_weights(model, precision, device):
         of_weight = h * narrow
@@ -186,11 +192,14 @@ def _keeps_weights(model: ModelConfig, precision: str, device: Device) -> bool:
 
 def _loss_bytes(config: Config, n_tokens: int, vocab_size: int, device: Device, precision: str) -> tuple[int, int]:
     """What the loss needs for a time, logits, and what it keeps for the backward pass, its gradients."""
+    # The rounded matrix of the logits and its copy in half precision.
+    of_matrix = (4 if precision == "no" else 6) * vocab_size * config.model.d_model
+    rounded = of_matrix if config.model.quantization == "int8" else 0
     hidden, r_drop = n_tokens * config.model.d_model, bool(config.optim.r_drop)
     if precision == "fp16":
         # All logits, in half and in full precision, their logarithms and the gradients of these; of R-Drop besides both
         # probabilities and the differences of these and of the logarithms.
-        return n_tokens * vocab_size * (2 + 4 + 4 + 4 + 8 * r_drop) + 2 * hidden, 0
+        return rounded + n_tokens * vocab_size * (2 + 4 + 4 + 4 + 8 * r_drop) + 2 * hidden, 0
     narrow = 4 if precision == "no" else 2
     n_logits = min(n_tokens * vocab_size, _LOGITS_PER_CHUNK[device])
     n_between = min(n_logits, _LOGITS_PER_BLOCK[device])
@@ -198,7 +207,7 @@ def _loss_bytes(config: Config, n_tokens: int, vocab_size: int, device: Device, 
     # comes after the product, and so after its own buffer.
     n_copies = 4 if r_drop else 2
     of_product = n_logits if device == "cpu" and precision == "bf16" and _widens_bfloat16() else 0
-    logits = narrow * n_logits + 4 * max(n_copies * n_between, of_product)
+    logits = rounded + narrow * n_logits + 4 * max(n_copies * n_between, of_product)
     return logits, 4 * (vocab_size * config.model.d_model + 2 * hidden)
 
 

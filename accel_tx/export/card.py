@@ -81,6 +81,7 @@ def _model(trained: Trained) -> str:
         ("norm, activation", f"{model.norm}, {model.activation}"),
         ("positions", model.positions),
         ("embeddings tied", model.tie_embeddings),
+        *([("trained for", "products of 8-bit integers")] if model.quantization == "int8" else []),
         ("longest text", f"{model.max_positions - 1:,} tokens"),
         ("vocabulary", f"{trained.config.tokenizer.kind}, {vocabularies}"),
     ]

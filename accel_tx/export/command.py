@@ -49,10 +49,12 @@ def export(
 
     Raises: UserError for what cannot be exported, or is not proved; then `output` is what it was.
     """
-    form, quantization = find_format(format_name, quantization)
+    trained_for = trained.config.model.quantization
+    form, quantization = find_format(format_name, quantization, trained_for)
     check_output(output)
     if least_identical is None:
-        least_identical = LEAST_EXACT if quantization == "float32" else LEAST_ROUNDED
+        is_exact = quantization == "float32" and (trained_for == "none" or format_name == "safetensors")
+        least_identical = LEAST_EXACT if is_exact else LEAST_ROUNDED
     ours = trained.greedy()
     fitting = sentences.fitting(ours)
     if not fitting.src:

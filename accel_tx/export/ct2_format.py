@@ -10,12 +10,12 @@ import torch
 from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor, nn
 
-from accel_tx.config import ModelConfig
+from accel_tx.config import ModelConfig, UserError
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS, UNK_ID
-from accel_tx.export.int8_weights import rounded
 from accel_tx.export.source import Trained
 from accel_tx.export.text import SOURCE_FILE, TARGET_FILE, stand_alone, tokens_by_id
 from accel_tx.model.layers import sinusoidal_positions
+from accel_tx.model.quantization import integers_of
 from accel_tx.model.rotary import ROTARY_BASE
 from accel_tx.model.transformer import Transformer
 
@@ -37,7 +37,16 @@ _DEFAULT_POSITIONS = 1024
 
 
 def write(trained: Trained, folder: Path, quantization: str) -> None:
-    """Fill the folder."""
+    """Fill the folder.
+
+    Raises: UserError where the model's products are rounded and these would not be.
+    """
+    is_int8 = quantization.startswith("int8")
+    if trained.config.model.quantization == "int8" and not is_int8:
+        raise UserError(
+            f"--quantization {quantization}: this model computes in 8 bits (model.quantization is int8); expected "
+            "--quantization int8, which translates as it does"
+        )
     spec = _spec_of(trained.model)
     source, target = stand_alone(trained.tokenizers.src), stand_alone(trained.tokenizers.tgt)
     spec.register_source_vocabulary(tokens_by_id(source))
@@ -46,7 +55,6 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
     spec.config.bos_token = spec.config.decoder_start_token = SPECIAL_TOKENS[BOS_ID]
     spec.config.eos_token = SPECIAL_TOKENS[EOS_ID]
     spec.validate()
-    is_int8 = quantization.startswith("int8")
     exact = {name: torch.from_numpy(value.numpy().copy()) for name, value in _weights(spec)} if is_int8 else {}
     spec.optimize(None if quantization == "float32" else quantization)
     if is_int8:
@@ -134,7 +142,7 @@ def _round_without_overflow(spec: Any, exact: dict[str, Tensor]) -> None:
         if isinstance(value, str):
             continue
         layer = index_spec(spec, name.removesuffix("/weight"))
-        integers, scale = rounded(exact[name])
+        integers, scale = integers_of(exact[name])
         layer.weight, layer.weight_scale = NumpyVariable(integers.numpy()), NumpyVariable(scale.numpy())
 
 

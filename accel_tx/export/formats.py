@@ -53,8 +53,8 @@ class Format(Protocol):
         """For the model card: a code block in Markdown, and what to know about it."""
 
 
-def find_format(name: str, quantization: str | None) -> tuple[Format, str]:
-    """The format, and what its weights will be.
+def find_format(name: str, quantization: str | None, trained_for: str = "none") -> tuple[Format, str]:
+    """The format, and what its weights will be: unless told, what the model was trained for, or the format's default.
 
     Raises: UserError where it cannot be written here, or not so.
     """
@@ -67,4 +67,5 @@ def find_format(name: str, quantization: str | None) -> tuple[Format, str]:
             f"--quantization {quantization}: format {name} has {', '.join(found.QUANTIZATIONS)}; "
             "expected one of them, or another --format"
         )
-    return found, quantization or found.QUANTIZATIONS[0]
+    default = trained_for if trained_for in found.QUANTIZATIONS else found.QUANTIZATIONS[0]
+    return found, quantization or default

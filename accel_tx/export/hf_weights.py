@@ -34,6 +34,11 @@ def as_transformers(model: Transformer) -> Any:
             f"model.positions is {model.config.positions}, which MarianMTModel and Pegasus of transformers do not "
             "have; expected sinusoidal, or another format, such as onnx"
         )
+    if model.config.quantization != "none":
+        raise UserError(
+            f"model.quantization is {model.config.quantization}, whose rounded products transformers does not have; "
+            "expected none, or another format, such as ctranslate2 with --quantization int8"
+        )
     theirs = _build_pegasus(model) if model.config.norm == "pre" else _build_marian(model)
     order = _sines_first(model.config.d_model)
     source = model.tgt_embedding if model.src_embedding is None else model.src_embedding

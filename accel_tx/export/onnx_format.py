@@ -111,7 +111,7 @@ def _export(
         )
     assert program is not None
     program.model.metadata_props["max_positions"] = str(graph.model.config.max_positions)
-    size = sum(parameter.nbytes for parameter in graph.parameters())
+    size = sum(tensor.nbytes for tensor in (*graph.parameters(), *graph.buffers()))
     program.save(path, external_data=size > _LARGEST_GRAPH_BYTES)
 
 

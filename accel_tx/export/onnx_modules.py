@@ -75,7 +75,8 @@ class DecoderGraph(nn.Module):
             x = block.after(x, _attend_memory(layer.cross_attention, block.before(x), key, value, bias))
             block = layer.feed_forward_residual
             x = block.after(x, layer.feed_forward(block.before(x)))
-        logits = F.linear(model.decoder_norm(x)[:, 0], model.projection, model.output_bias)
+        hidden = model.logits_inputs(model.decoder_norm(x)[:, 0])
+        logits = F.linear(hidden, model.logits_matrix(), model.output_bias)
         return logits, *grown
 
 

@@ -83,10 +83,10 @@ def _log_probs(model: Transformer, pairs: list[TokenPair]) -> list[float]:
 
 def _target_log_probs(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:
     """Log-probability (N,) of each target (N,) int64 given the decoder's output (N, D)."""
-    n_rows = max(1, _LOGITS_PER_CHUNK // len(model.output_bias))
+    n_rows, matrix = max(1, _LOGITS_PER_CHUNK // len(model.output_bias)), model.logits_matrix()
     chunks = []
     for states, wanted in zip(torch.split(hidden, n_rows), torch.split(targets, n_rows), strict=True):
-        logits = F.linear(states, model.projection, model.output_bias)
+        logits = F.linear(model.logits_inputs(states), matrix, model.output_bias)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # as a search raises them
         chunks.append(-F.cross_entropy(logits, wanted, reduction="none"))
     return torch.cat(chunks)

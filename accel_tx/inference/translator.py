@@ -79,6 +79,7 @@ class Translator:
         tokenizers = TokenizerPair.load(run_dir / "tokenizer")
         model = Transformer(config.model, tokenizers.src.vocab_size, tokenizers.tgt.vocab_size)
         load_weights(model, weights_folder(run_dir, weights) / MODEL)
+        model.fix_rounding()
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         return cls(model.to(device, dtype).eval(), tokenizers, settings)
 

@@ -24,13 +24,14 @@ class NextTokens:
     """
 
     def __init__(self, model: Transformer) -> None:
-        self.weight, self.bias = model.projection, model.output_bias
+        self.weight, self.bias = model.logits_matrix(), model.output_bias
+        self._inputs = model.logits_inputs
         self.vocab_size = len(model.output_bias)
         self._buffers: dict[str, Tensor] = {}
 
     def log_probs(self, hidden: Tensor) -> Tensor:
         """Log-probabilities (N, V), in at least float32; the next call may overwrite them."""
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        hidden, dtype = self._inputs(hidden), torch.promote_types(hidden.dtype, torch.float32)
         if hidden.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return F.linear(hidden, self.weight, self.bias).to(dtype).log_softmax(-1)
         # Fresh memory of this size would cost as much as the product itself.

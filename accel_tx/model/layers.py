@@ -17,6 +17,7 @@ from accel_tx.config import ModelConfig
 from accel_tx.data.batch import Block
 from accel_tx.model.attention import attend, attend_few, merge_heads, split_heads
 from accel_tx.model.dropout import Dropout
+from accel_tx.model.quantization import Int8Linear
 from accel_tx.model.rotary import turn
 
 
@@ -35,6 +36,11 @@ def bias_of(attendable: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros_like(attendable, dtype=dtype).masked_fill_(~attendable, -torch.inf)
 
 
+def linear(config: ModelConfig, n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
+    """A linear map that computes as the config says."""
+    return (Int8Linear if config.quantization == "int8" else nn.Linear)(n_in, n_out, bias)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one fused projection; no biases (a key bias has no effect on the output).
 
@@ -45,8 +51,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.dropout = config.attention_dropout
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.qkv = linear(config, config.d_model, 3 * config.d_model, bias=False)
+        self.out = linear(config, config.d_model, config.d_model, bias=False)
 
     def forward(self, x: Tensor, blocks: Sequence[Block], causal: bool, turns: Tensor | None = None) -> Tensor:
         """Attend within each sentence of x (N, D), whose tokens `blocks` tell apart; where `causal`, not ahead.
@@ -86,9 +92,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.dropout = config.attention_dropout
-        self.query = nn.Linear(config.d_model, config.d_model, bias=False)
-        self.key_value = nn.Linear(config.d_model, 2 * config.d_model, bias=False)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.query = linear(config, config.d_model, config.d_model, bias=False)
+        self.key_value = linear(config, config.d_model, 2 * config.d_model, bias=False)
+        self.out = linear(config, config.d_model, config.d_model, bias=False)
 
     def project_memory(self, memory: Tensor) -> KeyValue:
         """Keys and values (B, H, S, K) of the encoder output (B, S, D)."""
@@ -116,8 +122,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.inner = nn.Linear(config.d_model, config.d_ff)
-        self.outer = nn.Linear(config.d_ff, config.d_model)
+        self.inner = linear(config, config.d_model, config.d_ff)
+        self.outer = linear(config, config.d_ff, config.d_model)
         self.activation = F.relu if config.activation == "relu" else F.gelu
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from accel_tx.model.cache import DecoderCache
 from accel_tx.model.dropout import Dropout
 from accel_tx.model.layers import DecoderLayer, EncoderLayer, sinusoidal_positions
 from accel_tx.model.loss import vocabulary_loss
+from accel_tx.model.quantization import Int8Embedding, RoundedWeight, rounded_input, rounded_weight
 from accel_tx.model.rotary import rotations
 
 
@@ -34,11 +36,16 @@ class Transformer(nn.Module):
         if config.tie_embeddings == "all" and src_vocab_size != tgt_vocab_size:
             raise ValueError(f"tie_embeddings 'all' needs one vocabulary; got {src_vocab_size} and {tgt_vocab_size}")
         # What is tied has no name of its own, so that nothing can come untied in saving, loading or sharding.
-        self.tgt_embedding = nn.Embedding(tgt_vocab_size, config.d_model)
+        self.is_int8 = config.quantization == "int8"
+        embedding = Int8Embedding if self.is_int8 else nn.Embedding
+        self.tgt_embedding = embedding(tgt_vocab_size, config.d_model)
         own_src, own_output = config.tie_embeddings != "all", config.tie_embeddings == "none"
-        self.src_embedding = nn.Embedding(src_vocab_size, config.d_model) if own_src else None
+        self.src_embedding = embedding(src_vocab_size, config.d_model) if own_src else None
         self.output_weight = nn.Parameter(torch.empty(tgt_vocab_size, config.d_model)) if own_output else None
         self.output_bias = nn.Parameter(torch.empty(tgt_vocab_size))
+        self.fixed_output: Tensor | None
+        """`output_weight` rounded, as `RoundedWeight.fixed`."""
+        self.register_buffer("fixed_output", None, persistent=False)
         self.dropout = Dropout(config.dropout)
         self.encoder_order = config.encoder_layer_order()
         self.decoder_order = config.decoder_layer_order()
@@ -53,8 +60,41 @@ class Transformer(nn.Module):
 
     @property
     def projection(self) -> Tensor:
-        """The matrix (V, D) from hidden states to logits."""
+        """The trained matrix (V, D) from hidden states to logits."""
         return self.tgt_embedding.weight if self.output_weight is None else self.output_weight
+
+    def logits_inputs(self, hidden: Tensor) -> Tensor:
+        """Decoder output (..., D) as the product with `logits_matrix` takes it."""
+        return rounded_input(hidden) if self.is_int8 else hidden
+
+    def logits_matrix(self) -> Tensor:
+        """The matrix (V, D) of that product."""
+        if not self.is_int8:
+            return self.projection
+        if isinstance(self.tgt_embedding, Int8Embedding) and self.output_weight is None:
+            return self.tgt_embedding.rounded()
+        is_fixed = self.fixed_output is not None and not self.training
+        return self.fixed_output if is_fixed else rounded_weight(self.projection)  # type: ignore[return-value]
+
+    def fix_rounding(self) -> None:
+        """Where weights are rounded, do it now and not at every use: they are not to change any more."""
+        for module in self.modules():
+            if isinstance(module, RoundedWeight):
+                module.fix()
+        if self.is_int8 and self.output_weight is not None:
+            self.fixed_output = rounded_weight(self.output_weight.detach())
+
+    @contextmanager
+    def rounding_fixed(self) -> Iterator[None]:
+        """The same for as long as the block lasts."""
+        try:
+            self.fix_rounding()
+            yield
+        finally:
+            self.fixed_output = None
+            for module in self.modules():
+                if isinstance(module, RoundedWeight):
+                    module.fixed = None
 
     def forward(self, batch: Batch, label_smoothing: float, r_drop: float = 0.0) -> Tensor:
         """Loss of a batch in nats, summed over its target tokens; a scalar.
@@ -63,11 +103,11 @@ class Transformer(nn.Module):
         the mean of the two cross-entropies, and r_drop / 4 times both divergences between the two distributions.
         """
         n = batch.n_tgt_tokens  # a batch without targets has an input of one token
-        parts = self.projection, self.output_bias, batch.tgt_out, label_smoothing
+        parts = self.logits_matrix(), self.output_bias, batch.tgt_out, label_smoothing
         if not r_drop:
-            return vocabulary_loss(self.hidden(batch)[:n], *parts)
+            return vocabulary_loss(self.logits_inputs(self.hidden(batch)[:n]), *parts)
         twice = torch.stack([self.hidden(batch), self.hidden(batch)], dim=1)  # (N, 2, D)
-        return vocabulary_loss(twice[:n], *parts, r_drop) / 2
+        return vocabulary_loss(self.logits_inputs(twice[:n]), *parts, r_drop) / 2
 
     def hidden(self, batch: Batch) -> Tensor:
         """Decoder output (N, D), before the projection to the vocabulary, at every target token of a batch."""

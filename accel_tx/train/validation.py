@@ -92,10 +92,11 @@ def validate(
     started_at_s = time.monotonic()
     model.eval()
     sets = {_MAIN: ValidSet(data.valid, data.valid_src, data.valid_tgt), **data.valid_sets}
-    losses = {name: _mean_loss(accelerator, model, own, config, poll) for name, own in sets.items()}
     decode = config.decode.for_validation(config.validation.beam_size)
     translator = Translator(model, data.tokenizers, decode, poll)
-    hypotheses = {name: _translate_all(accelerator, translator, own) for name, own in sets.items()}
+    with model.rounding_fixed():
+        losses = {name: _mean_loss(accelerator, model, own, config, poll) for name, own in sets.items()}
+        hypotheses = {name: _translate_all(accelerator, translator, own) for name, own in sets.items()}
     if not accelerator.is_main_process:
         return None
     found = {}

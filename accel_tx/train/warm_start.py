@@ -18,7 +18,7 @@ from accel_tx.train.sharding import load_weights as load_into_parts
 
 ORIGIN = "init_from.json"
 # They change what is learned, not what the weights mean.
-_FREE = {"dropout", "attention_dropout", "init"}
+_FREE = {"dropout", "attention_dropout", "init", "quantization"}
 
 
 @dataclass(frozen=True)

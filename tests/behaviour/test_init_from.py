@@ -27,10 +27,10 @@ SMALL: dict[str, Any] = {
     "train": {"max_updates": 8, "max_tokens": 96, "save_every_updates": 2, "log_every_updates": 1},
     "validation": {"every_updates": 4, "best_metric": "val_loss"},
 }
-# Another seed, rate, schedule and dropout: what a new schedule may change.
+# Another seed, rate, schedule, dropout and rounding: what a new schedule may change.
 NEW: dict[str, Any] = {
     **SMALL,
-    "model": {"dropout": 0.1},
+    "model": {"dropout": 0.1, "quantization": "int8"},
     "train": {**SMALL["train"], "seed": 3, "max_updates": 6},
     "optim": {"max_lr": 1e-3},
 }

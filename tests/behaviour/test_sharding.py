@@ -92,12 +92,18 @@ def test_a_run_in_parts_goes_on_as_one_whole_and_the_other_way_round(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n_processes", "reshard", "r_drop"), [(2, "true", 0.0), (4, "false", 5.0)])
+@pytest.mark.parametrize(
+    ("n_processes", "reshard", "r_drop", "quantization"), [(2, "true", 0.0, "int8"), (4, "false", 5.0, "none")]
+)
 def test_processes_that_hold_parts_train_as_one(
-    n_processes: int, reshard: str, r_drop: float, tiny_config: MakeConfig, tmp_path: Path
+    n_processes: int, reshard: str, r_drop: float, quantization: Any, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = config_of(tiny_config, gradient_checkpointing=True, micro_batches_per_update=4)
-    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, r_drop=r_drop))
+    config = dataclasses.replace(
+        config,
+        optim=dataclasses.replace(config.optim, r_drop=r_drop),
+        model=dataclasses.replace(config.model, quantization=quantization),
+    )
     train_on(1, config, tmp_path / "one", float64=True)
     launched = {**SHARDED, "FSDP_RESHARD_AFTER_FORWARD": reshard}
     train_on(n_processes, config, tmp_path / "parts", float64=True, launched_with=launched)

@@ -144,10 +144,25 @@ def test_with_checkpointing_the_inputs_of_the_layers_are_kept_and_one_layer_more
 @pytest.mark.parametrize(("checkpointing", "r_drop"), [(False, 0.0), (True, 0.0), (False, 5.0), (True, 5.0)])
 @pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("lengths", [ONE_LENGTH, MANY_LENGTHS], ids=["one block", "many blocks"])
+@pytest.mark.parametrize(
+    ("quantization", "activation"),
+    [("none", "relu"), *(pytest.param("int8", name, marks=pytest.mark.slow) for name in ("relu", "gelu"))],
+)
 def test_the_peak_is_that_of_the_allocator(
-    precision: str, checkpointing: bool, r_drop: float, lengths: list[tuple[int, int]]
+    precision: str,
+    checkpointing: bool,
+    r_drop: float,
+    lengths: list[tuple[int, int]],
+    quantization: str,
+    activation: str,
 ) -> None:
-    fields = {**BASE, "n_encoder_layers": 5, "n_decoder_layers": 5}
+    fields = {
+        **BASE,
+        "n_encoder_layers": 5,
+        "n_decoder_layers": 5,
+        "quantization": quantization,
+        "activation": activation,
+    }
     asked = build_config(
         {
             "train": {

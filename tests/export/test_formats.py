@@ -17,12 +17,12 @@ from accel_tx.config import UserError
 from accel_tx.data.tokenizer import EOS_ID
 from accel_tx.export.command import export
 from accel_tx.export.formats import Format, find_format
-from accel_tx.export.proof import Sentences
+from accel_tx.export.proof import Sentences, prove
 from accel_tx.export.source import Trained
 from accel_tx.inference.pair_scores import score_pairs
 from tests.export.runs import make_run, pairs, sentences
 
-N = 12
+N, N_ROUNDED = 12, 100
 SRC_IDS = torch.tensor([[5, 6, 7, 3], [8, 9, 3, 0]])
 TGT_IN = torch.tensor([[2, 10, 11, 9], [2, 12, 13, 30]])
 SIDES = ("source", "target")
@@ -249,6 +249,44 @@ def test_int8_is_smaller_is_told_from_float_and_leaves_our_model_as_it_was(tmp_p
     n_rounded = sum(tensor.numel() for tensor in before.values() if tensor.ndim == 2)
     assert sizes["float32"] - sizes["int8"] > 2.5 * n_rounded
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.state_dict().items())
+
+
+@pytest.mark.parametrize("structure", ["pre-norm, nothing tied, gelu", "post-norm, rotary, shared layers"])
+def test_a_model_that_computes_in_8_bits_is_exported_as_such(structure: str, tmp_path: Path) -> None:
+    need("ctranslate2")
+    fields = {**STRUCTURES, **OWN_STRUCTURES}[structure]
+    run_dir, found = make_run_in(tmp_path, **fields, quantization="int8"), {}
+    plain = Trained.load(make_run(tmp_path, **fields), "best")
+    trained = Trained.load(run_dir, "best")
+    for name, quantization in (("rounded", None), ("afterwards", "int8")):
+        folder = tmp_path / name
+        form, quantization = find_format("ctranslate2", quantization, "int8")
+        folder.mkdir()
+        form.write(trained, folder, quantization)
+        ours = (trained if name == "rounded" else plain).greedy()
+        found[name] = prove(ours, form.load(folder), Sentences("test", sentences(N_ROUNDED)).fitting(ours))
+    assert found["rounded"].n_identical >= 0.97 * N_ROUNDED
+    assert found["afterwards"].n_identical < found["rounded"].n_identical
+
+
+def test_a_model_that_computes_in_8_bits_is_nothing_else(tmp_path: Path) -> None:
+    for name in ("transformers", "ctranslate2"):
+        need(name)
+    trained = Trained.load(make_run_in(tmp_path, quantization="int8"), "best")
+    for format_name, quantization, expected in (
+        (
+            "transformers",
+            None,
+            "^model.quantization is int8, whose rounded products transformers does not have; expected",
+        ),
+        (
+            "ctranslate2",
+            "float16",
+            "^--quantization float16: this model computes in 8 bits .*; expected --quantization int8",
+        ),
+    ):
+        with pytest.raises(UserError, match=expected):
+            written(trained, format_name, tmp_path / format_name, quantization)
 
 
 def test_int8_is_rounded_so_that_no_cpu_cuts_products_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
