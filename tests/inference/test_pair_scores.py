@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import numpy as np
@@ -49,7 +50,7 @@ def one_token_at_a_time(model: Transformer, src_ids: list[int], tgt_ids: list[in
     total = 0.0
     for n, wanted in enumerate([*tgt_ids, EOS_ID]):
         hidden = model.decode(torch.tensor([[BOS_ID, *tgt_ids[:n]]]), memory, None)
-        logits = model.projection @ hidden[0, -1] + model.output_bias
+        logits = model.logits_matrix() @ model.logits_inputs(hidden[0, -1]) + model.output_bias
         total += float(logits.log_softmax(-1)[wanted])
     return total
 
@@ -67,6 +68,17 @@ def test_the_sum_is_that_of_single_tokens_in_any_batch_and_order(
         assert score.n_tokens == len(tgt_ids) + 1
         assert score.log_prob_per_token == pytest.approx(score.log_prob / score.n_tokens)
         assert score.n_unknown == tgt_ids.count(UNK_ID) == (1 if "zèbre" in TGT[i] else 0)
+
+
+def test_a_model_of_8_bits_scores_by_its_rounded_matrix(model: Transformer, tokenizers: TokenizerPair) -> None:
+    rounded = Transformer(
+        dataclasses.replace(model.config, quantization="int8"), tokenizers.src.vocab_size, tokenizers.tgt.vocab_size
+    )
+    rounded.double().eval().load_state_dict(model.state_dict())
+    (score,) = score_pairs(rounded, tokenizers, SRC[:1], TGT[:1], 99)
+    ids = ids_of(tokenizers.src, SRC[0]), ids_of(tokenizers.tgt, TGT[0])
+    assert score.log_prob == pytest.approx(one_token_at_a_time(rounded, *ids), abs=1e-10)
+    assert score.log_prob != pytest.approx(one_token_at_a_time(model, *ids), abs=1e-3)
 
 
 def test_all_pairs_together_give_the_training_loss_without_smoothing(
