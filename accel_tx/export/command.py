@@ -63,7 +63,8 @@ def export(
     with _made_beside(output) as beside, _threads(1):
         form.write(trained, beside, quantization)
         proof = prove(ours, form.load(beside), fitting)
-        proof.check(least_identical)
+        is_rounded_late = quantization.startswith("int8") and trained_for == "none"
+        proof.check(least_identical, ", or train for it: model.quantization int8" if is_rounded_late else "")
         record = _record(trained, format_name, quantization, proof)
         card = model_card(trained, form.LIBRARY, record, form.how_to_load(trained, _real(output).name))
         (beside / CARD).write_text(card, encoding="utf-8")

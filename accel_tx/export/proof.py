@@ -71,16 +71,16 @@ class Proof:
         """How many times as fast as ours."""
         return self.ours_s / self.theirs_s
 
-    def check(self, least: float) -> None:
-        """Raise UserError unless this share of the translations is identical."""
+    def check(self, least: float, remedy: str) -> None:
+        """Raise UserError, which has the remedy in it, unless this share of the translations is identical."""
         if self.n_identical >= least * self.n_sentences:
             return
         differing = next(three for three in zip(self.sentences.src, self.ours, self.theirs) if three[1] != three[2])
         src, ours, theirs = (repr(text[:_LONGEST_SHOWN_CHARS]) for text in differing)
         raise UserError(
             f"{self.runtime} translates {self.n_identical} of {self.n_sentences} sentences as this program does; "
-            f"expected at least {least:.1%} (--least_identical), so nothing is written; the first that differs: {src} "
-            f"becomes {theirs}, not {ours}"
+            f"expected at least {least:.1%} (--least_identical{remedy}), so nothing is written; the first that differs "
+            f"is {src}: it becomes {theirs}, not {ours}"
         )
 
 

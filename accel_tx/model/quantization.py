@@ -16,8 +16,8 @@ def integers_of(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     Without VNNI, x86 adds the products of two neighbours, with activations of 0 to 255, in 16 bits and cuts the sum off
     (oneDNN, "Nuances of int8 computations"). What is usual against that is half of the range for every weight
-    (`reduce_range` of ONNX Runtime). Here a row's scale is as large as it may be for no two neighbours, the columns 0
-    and 1, 2 and 3, ..., to add up to more than 128, rounding included: three quarters of the range in a trained model.
+    (`reduce_range` of ONNX Runtime). Here a row's scale is the largest with which no two neighbours, the columns 0 and
+    1, 2 and 3, ..., add up to more than 128, rounding included: three quarters of the range in a trained model.
     """
     scale = _scales_of_weight(weight)
     return (weight * scale).round().to(torch.int8), scale.squeeze(-1)

@@ -299,7 +299,12 @@ def test_a_user_may_accept_fewer(
 
 @pytest.mark.parametrize(("n_wrong", "passes"), [(1, True), (2, False)])
 def test_rounded_weights_may_change_one_sentence_in_a_hundred(
-    n_wrong: int, passes: bool, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    n_wrong: int,
+    passes: bool,
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(safetensors_format, "QUANTIZATIONS", ("float32", "int8"))
     monkeypatch.setattr(_Wrong, "n_wrong", n_wrong)
@@ -310,6 +315,7 @@ def test_rounded_weights_may_change_one_sentence_in_a_hundred(
     else:
         with pytest.raises(SystemExit):
             export(run_dir, tmp_path / "text", tmp_path / "out", "--quantization", "int8")
+        assert "(--least_identical, or train for it: model.quantization int8)" in capsys.readouterr().err
     assert (tmp_path / "out").exists() == passes
 
 
