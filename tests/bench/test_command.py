@@ -116,6 +116,7 @@ print("trained")
             ["--model.positions", "rotary"],
             "bench: model.positions is rotary, which original and original-before cannot",
         ),
+        (["--model.quantization", "int8"], "bench: model.quantization is int8, which original and"),
         (["--optim.r_drop", "5", "--systems", "ours,original"], "bench: optim.r_drop is 5.0, which original cannot do"),
     ],
 )
