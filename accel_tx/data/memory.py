@@ -21,9 +21,16 @@ _MIB = 2**20
 # Measured on CPU, see Memory.
 _PROGRAM = {"no": 310 * _MIB, "bf16": 370 * _MIB, "fp16": 370 * _MIB}
 _FRAGMENTATION = 0.6
-# Logits that `model/loss.py` has in memory at a time, and those of them in float32.
-_LOGITS_PER_CHUNK = {"cpu": 1 << 25, "gpu": 1 << 26}
-_LOGITS_PER_BLOCK = {"cpu": 1 << 18, "gpu": 1 << 25}
+# Logits that `model/loss.py` has in memory at a time. 2^25 float32 are 128 MiB, enough rows for the matrix products to
+# run at full speed; a GPU wants more of them.
+_LOGITS_PER_CHUNK: dict[Device, int] = {"cpu": 1 << 25, "gpu": 1 << 26}
+# What is larger than 32 MiB malloc has the system map anew at every step, a page fault for each 4 KiB. So a chunk on a
+# CPU stays below it where that leaves rows enough: with fewer, the matrix's gradient is read and written too often.
+_MAPPED_BYTES = (1 << 25) - (1 << 16)
+_FEWEST_ROWS = 512
+# What lies between two matrix products of a chunk is done for so many logits at a time on a CPU: 2^18 float32 are 1 MiB
+# and stay in the core's cache between the passes over them. Two such blocks are a chunk on a GPU.
+LOGITS_PER_BLOCK: dict[Device, int] = {"cpu": 1 << 18, "gpu": 1 << 25}
 
 
 @dataclass(frozen=True)
@@ -201,14 +208,22 @@ def _loss_bytes(config: Config, n_tokens: int, vocab_size: int, device: Device, 
         # probabilities and the differences of these and of the logarithms.
         return rounded + n_tokens * vocab_size * (2 + 4 + 4 + 4 + 8 * r_drop) + 2 * hidden, 0
     narrow = 4 if precision == "no" else 2
-    n_logits = min(n_tokens * vocab_size, _LOGITS_PER_CHUNK[device])
-    n_between = min(n_logits, _LOGITS_PER_BLOCK[device])
-    # Logits and probabilities; of R-Drop the gradient, the difference of the logits and its product besides. All that
-    # comes after the product, and so after its own buffer.
-    n_copies = 4 if r_drop else 2
+    n_logits = min(n_tokens * vocab_size, logits_per_chunk(vocab_size, narrow, device))
+    n_between = min(n_logits, LOGITS_PER_BLOCK[device])
+    # Logits and probabilities, which in float32 take the place of the products; of R-Drop besides the gradient, the
+    # difference of the logits and its product. All that comes after the product, and so after its own buffer.
+    n_copies = (4 if r_drop else 2) - (precision == "no")
     of_product = n_logits if device == "cpu" and precision == "bf16" and _widens_bfloat16() else 0
     logits = rounded + narrow * n_logits + 4 * max(n_copies * n_between, of_product)
     return logits, 4 * (vocab_size * config.model.d_model + 2 * hidden)
+
+
+def logits_per_chunk(vocab_size: int, n_bytes: int, device: Device) -> int:
+    """How many logits the loss has in memory at a time, of `n_bytes` each."""
+    n_unmapped = _MAPPED_BYTES // n_bytes
+    if device == "cpu" and n_unmapped >= _FEWEST_ROWS * vocab_size:
+        return n_unmapped
+    return _LOGITS_PER_CHUNK[device]
 
 
 def _widens_bfloat16() -> bool:

@@ -8,18 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from accel_tx.data.memory import LOGITS_PER_BLOCK, Device, logits_per_chunk
 from accel_tx.model import kernels
 
-# Logits in memory at a time: 2^25 float32 are 128 MiB, enough rows for the matrix products to run at full speed; a GPU
-# wants more of them, and by our kernel they take half of the memory.
-_LOGITS_PER_CHUNK = 1 << 25
-_LOGITS_PER_CHUNK_ON_GPU = 1 << 26
+# By our kernel they take half of the memory.
 _LOGITS_PER_CHUNK_IN_KERNEL = 1 << 27
 # Products of bfloat16 with some other numbers of rows, odd ones, take up to a third longer on CPU.
 _ROWS = 32
-# What lies between two matrix products of a chunk is done for so many logits at a time on CPU: 2^18 float32 are 1 MiB
-# and stay in the core's cache between the passes over them.
-_LOGITS_PER_BLOCK = 1 << 18
 
 
 def vocabulary_loss(
@@ -101,18 +96,20 @@ def _loss_and_grads(
     amp_dtype: torch.dtype | None,
     needs_grad: bool,
 ) -> list[Tensor]:
-    vocab_size, on_gpu = weight.shape[0], hidden.is_cuda
+    vocab_size = weight.shape[0]
+    device: Device = "cpu" if hidden.is_cpu else "gpu"
     matrix = weight.to(amp_dtype or weight.dtype)
     loss = hidden.new_zeros((), dtype=torch.float32 if amp_dtype else hidden.dtype)
     grad_hidden = torch.empty_like(hidden) if needs_grad else None
     grad_weight, grad_bias = (torch.zeros_like(x) if needs_grad else None for x in (weight, bias))
     n_rows = 2 if r_drop else 1  # of a token: they stay together
-    n_chunk = max(1, (_LOGITS_PER_CHUNK_ON_GPU if on_gpu else _LOGITS_PER_CHUNK) // (n_rows * vocab_size)) * n_rows
+    of_token = n_rows * vocab_size
+    n_chunk = max(1, logits_per_chunk(vocab_size, matrix.element_size(), device) // of_token) * n_rows
     n_chunk = n_chunk - n_chunk % _ROWS or n_chunk
-    # Two blocks a chunk on a GPU: their logits and probabilities take the memory of one wide copy.
-    n_block = (-(-n_chunk // (2 * n_rows)) if on_gpu else max(1, _LOGITS_PER_BLOCK // (n_rows * vocab_size))) * n_rows
+    n_block = max(1, LOGITS_PER_BLOCK[device] // of_token) * n_rows
     # Memory that is new for every chunk would cost as much again as the products.
     all_products = matrix.new_empty(min(n_chunk, len(hidden)), vocab_size)
+    all_logits = all_products.new_empty(min(n_block, len(all_products)), vocab_size, dtype=loss.dtype)
     weight_product = torch.empty_like(matrix) if needs_grad and weight.dtype != matrix.dtype else None
     # The smoothing mass is the same at every logit and needs no pass over them: sum(logits) = sum(h) sum(W) + n sum(b).
     share = smoothing / vocab_size
@@ -126,7 +123,8 @@ def _loss_and_grads(
         # The bias is added block by block: `addmm` would first fill all logits with it.
         products = torch.mm(states, matrix.t(), out=all_products[: len(states)])  # (n, V)
         for block, of_block in zip(torch.split(products, n_block), torch.split(wanted, n_block), strict=True):
-            loss += _block_loss(block, bias, of_block, 1 - smoothing, r_drop, loss.dtype, grad_bias)
+            logits = torch.add(block, bias, out=all_logits[: len(block)])
+            loss += _block_loss(logits, block, of_block, 1 - smoothing, r_drop, grad_bias)
         if grad_hidden is None or grad_weight is None:
             continue
         grad_hidden[rows] = torch.addmm(grad_of_mass, products, matrix)
@@ -177,28 +175,19 @@ def _loss_and_grads_by_kernel(
 
 
 def _block_loss(
-    products: Tensor,
-    bias: Tensor,
-    targets: Tensor,
-    target_weight: float,
-    r_drop: float,
-    dtype: torch.dtype,
-    grad_bias: Tensor | None,
+    logits: Tensor, products: Tensor, targets: Tensor, target_weight: float, r_drop: float, grad_bias: Tensor | None
 ) -> Tensor:
-    """Loss of the logits products (n, V) + bias (V,) but for the smoothing mass, computed in `dtype`; where a gradient
-    is wanted, it takes the place of the products.
+    """Loss of the logits (n, V) but for the smoothing mass; where a gradient is wanted, it is put into `products`.
 
     d loss / d logits = softmax - target_weight at the target.
     """
-    logits = products + bias.to(dtype)
     wanted = targets.unsqueeze(-1)
-    of_target = logits.gather(-1, wanted).sum()
-    largest = logits.amax(-1, keepdim=True)
-    # One pass of a fused kernel; the norms come back from the largest probability, which is at least 1 / V.
-    probs = logits.softmax(-1)
-    log_norms = largest - probs.amax(-1, keepdim=True).log()
+    of_target = logits.gather(-1, wanted)
+    # One pass of a fused kernel.
+    in_place = products.dtype == logits.dtype
+    probs = torch.softmax(logits, -1, out=products) if in_place else logits.softmax(-1)
     # log softmax = logits - log(norm)
-    loss = log_norms.sum() - target_weight * of_target
+    loss = _log_norms(logits, probs, of_target, wanted).sum() - target_weight * of_target.sum()
     if r_drop:
         divergence, grad_divergence = _divergence(logits, probs)
         loss += r_drop / 2 * divergence
@@ -207,8 +196,19 @@ def _block_loss(
         if r_drop:
             grad.add_(grad_divergence, alpha=r_drop / 2)
         grad_bias += grad.sum(0)
-        products.copy_(grad)
+        if not in_place:
+            products.copy_(grad)
     return loss
+
+
+def _log_norms(logits: Tensor, probs: Tensor, of_target: Tensor, wanted: Tensor) -> Tensor:
+    """log(sum(exp(logits))) of each row, (n, 1), from a logit and its probability."""
+    prob = probs.gather(-1, wanted)
+    # One that has lost digits tells nothing, and a GPU would have to be waited for.
+    if logits.is_cpu and not (prob < torch.finfo(prob.dtype).tiny).any():
+        return of_target - prob.log()
+    # The largest is at least 1 / V, but two passes are needed.
+    return logits.amax(-1, keepdim=True) - probs.amax(-1, keepdim=True).log()
 
 
 def _divergence(logits: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:

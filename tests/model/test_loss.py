@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from accel_tx.data.memory import Device
 from accel_tx.model import loss as loss_module
 from accel_tx.model.loss import token_loss, vocabulary_loss
 
@@ -61,7 +62,8 @@ def make_case(n: int, d: int, v: int, seed: int, dtype: torch.dtype = torch.floa
 
 def chunks_of(n_logits: int) -> Any:
     """Chunks of so many logits, in blocks of a third."""
-    return mock.patch.multiple(loss_module, _LOGITS_PER_CHUNK=n_logits, _LOGITS_PER_BLOCK=n_logits // 3)
+    blocks: dict[Device, int] = {"cpu": n_logits // 3, "gpu": n_logits // 3}
+    return mock.patch.multiple(loss_module, logits_per_chunk=lambda *_: n_logits, LOGITS_PER_BLOCK=blocks)
 
 
 @pytest.mark.parametrize("function", [vocabulary_loss, unchunked_loss])
