@@ -43,20 +43,13 @@ class Block:
     def pad(self, tokens: Tensor) -> Tensor:
         """The block's tokens (n_tokens, C) as (n, width, C), 0 at padding."""
         if self.positions is not None:
-            if torch.compiler.is_compiling():
-                tokens = tokens.new_zeros(self.n_positions, tokens.shape[1]).index_copy(0, self.positions, tokens)
-            else:
-                tokens = _Scatter.apply(tokens, self.positions, self.n_positions)  # type: ignore[no-untyped-call]
+            tokens = scatter_rows(tokens, self.positions, self.n_positions)
         return tokens.view(self.n_sentences, self.width, -1)
 
     def unpad(self, padded: Tensor) -> Tensor:
         """Inverse of `pad`: (n, width, C) -> (n_tokens, C)."""
         flat = padded.reshape(self.n_positions, -1)
-        if self.positions is None:
-            return flat
-        if torch.compiler.is_compiling():
-            return flat.index_select(0, self.positions)
-        return _Gather.apply(flat, self.positions)  # type: ignore[no-untyped-call,no-any-return]
+        return flat if self.positions is None else gather_rows(flat, self.positions)
 
     def _apply(self, function: Callable[[Tensor], Any]) -> Block:
         positions, valid = (None if x is None else function(x) for x in (self.positions, self.valid))
@@ -171,8 +164,22 @@ def _of_arrays(*fields: Any) -> Batch:
     return Batch(*fields)._apply(torch.from_numpy)
 
 
+def scatter_rows(rows: Tensor, places: Tensor, n_places: int) -> Tensor:
+    """Rows (N, C) to places (N,) of their own among (n_places, C), 0 elsewhere."""
+    if torch.compiler.is_compiling():
+        return rows.new_zeros(n_places, rows.shape[1]).index_copy(0, places, rows)
+    return _Scatter.apply(rows, places, n_places)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def gather_rows(padded: Tensor, places: Tensor) -> Tensor:
+    """The inverse: (n_places, C) -> (N, C)."""
+    if torch.compiler.is_compiling():
+        return padded.index_select(0, places)
+    return _Gather.apply(padded, places)  # type: ignore[no-untyped-call,no-any-return]
+
+
 class _Scatter(torch.autograd.Function):
-    """Rows to places of their own, 0 elsewhere. Backward is a plain gather, where autograd's would add up."""
+    """Backward is a plain gather, where autograd's would add up."""
 
     @staticmethod
     def forward(ctx, rows: Tensor, places: Tensor, n_places: int) -> Tensor:  # type: ignore[no-untyped-def]
@@ -187,7 +194,7 @@ class _Scatter(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """The inverse of `_Scatter`, whose places all differ."""
+    """Backward is a plain scatter, as the places all differ."""
 
     @staticmethod
     def forward(ctx, padded: Tensor, places: Tensor) -> Tensor:  # type: ignore[no-untyped-def]

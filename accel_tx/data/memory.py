@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from accel_tx.config import Config, ModelConfig
+from accel_tx.data.blocks import FEW_PLACES
 from accel_tx.data.dealing import Indices
 from accel_tx.data.shapes import Shapes
 
@@ -153,7 +154,7 @@ def _layer_bytes(model: ModelConfig, shapes: Shapes, precision: str, device: Dev
     """What one executed layer keeps of each micro-batch: an encoder layer, a decoder layer; each (n_micro_batches,)."""
     # What the norms see is float32 in every precision, the products' inputs are not.
     wide, narrow = 4, 4 if precision == "no" else 2
-    d, h = model.d_model, model.n_heads
+    d = model.d_model
     kept = 1 if model.dropout else 0
     # ReLU's backward pass takes what the second product takes, unless that is rounded.
     is_int8 = model.quantization == "int8"
@@ -167,34 +168,35 @@ def _layer_bytes(model: ModelConfig, shapes: Shapes, precision: str, device: Dev
     if is_int8:  # rounded matrices
         encoder_layer = encoder_layer + narrow * (4 * d * d + 2 * d * model.d_ff)
         decoder_layer = decoder_layer + narrow * (8 * d * d + 2 * d * model.d_ff)
-    # Queries, keys and values, by torch's kernels; a fused kernel's own heads and log-sums.
-    is_plain = _is_plain(precision, device)
-    n_src_places, n_tgt_places = (n_src, n_tgt) if is_plain else (shapes.n_src_positions, shapes.n_tgt_positions)
-    of_kernel = 0 if _keeps_weights(model, precision, device) else d * narrow + 4 * h
-    encoder_layer = encoder_layer + n_src_places * (3 * d * narrow + of_kernel)
-    decoder_layer = decoder_layer + n_tgt_places * (4 * d * narrow + 2 * of_kernel)
-    decoder_layer = decoder_layer + n_src_places * 2 * d * narrow
+    # Queries, keys and values.
+    n_src_places, n_tgt_places = shapes.n_src_positions, shapes.n_tgt_positions
+    encoder_layer = encoder_layer + n_src_places * 3 * d * narrow
+    decoder_layer = decoder_layer + (n_tgt_places * 4 + n_src_places * 2) * d * narrow
+    encoder_layer = encoder_layer + _attention_bytes(model, precision, device, shapes.n_src_src, n_src_places)
+    for n_compared in (shapes.n_tgt_tgt, shapes.n_tgt_src):
+        decoder_layer = decoder_layer + _attention_bytes(model, precision, device, n_compared, n_tgt_places)
     if precision != "no" or is_int8:  # the encoder output, which every layer casts or rounds for itself
         decoder_layer = decoder_layer + n_src * d * narrow
-    if _keeps_weights(model, precision, device):
-        of_weight = h * narrow
-        if model.attention_dropout and is_plain:
-            of_weight = h * (narrow + 1)
-        elif model.attention_dropout:  # torch's own products, with the scores, the mask and both kinds of weights
-            of_weight = h * (3 * narrow + 1)
-        encoder_layer = encoder_layer + of_weight * shapes.n_src_src
-        decoder_layer = decoder_layer + of_weight * (shapes.n_tgt_tgt + shapes.n_tgt_src)
     return encoder_layer, decoder_layer
 
 
-def _is_plain(precision: str, device: Device) -> bool:
-    """Whether attention is that of `model.attention.plain_attention`."""
-    return device == "cpu" and precision == "bf16"
-
-
-def _keeps_weights(model: ModelConfig, precision: str, device: Device) -> bool:
-    """Fused kernels keep no attention weights; on CPU there is none for bf16, nor with dropout of the weights."""
-    return device == "cpu" and (precision != "no" or model.attention_dropout > 0)
+def _attention_bytes(
+    model: ModelConfig, precision: str, device: Device, n_compared: Indices, n_places: Indices
+) -> Indices:
+    """What one attention keeps beside its inputs: its weights, or a fused kernel's own heads and log-sums."""
+    narrow, h = 4 if precision == "no" else 2, model.n_heads
+    drops = model.attention_dropout > 0
+    fused = n_places * (model.d_model * narrow + 4 * h)
+    if device == "gpu":
+        return fused
+    plain = n_compared * h * (narrow + drops)
+    if precision == "bf16":
+        return plain
+    # Dropped by torch's own products: with the scores, the mask and both kinds of weights.
+    unfused = n_compared * h * (3 * narrow + 1 if drops else narrow)
+    if precision == "fp16":
+        return unfused
+    return np.where(n_compared <= FEW_PLACES * n_places, plain, unfused if drops else fused)
 
 
 def _loss_bytes(config: Config, n_tokens: int, vocab_size: int, device: Device, precision: str) -> tuple[int, int]:

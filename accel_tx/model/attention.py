@@ -6,19 +6,18 @@ Shape letters: N tokens, B sentences of a block, S source, T target, H heads, K 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from accel_tx.data.batch import Block, Packed
+from accel_tx.data.blocks import FEW_PLACES
 from accel_tx.model import kernels
-from accel_tx.model.dropout import draw_kept, kept_scale
+from accel_tx.model.plain_attention import plain_attention
 from accel_tx.model.sentence_attention import d_model_of, sentence_attention
 
-# torch's softmax takes rows shorter than a vector register one number at a time.
-_NARROW = 16
 # Wider heads have a backward pass of FlashAttention on some of the GPUs only, and of ours on none.
 WIDEST_HEAD = 128
 # In tokens. One program of our kernel takes a whole sentence: of few long ones a GPU has too few programs.
@@ -39,15 +38,24 @@ def attend(
     query (N, D) and key_value (N, 2 D) are the fused projections of the two sides, whose sentences `blocks` and
     `memory_blocks` tell apart: as many, of the same pairs. In self-attention query holds all three, (N, 3 D), and
     key_value is None. Packed sentences go through one kernel. Of blocks each goes through torch's fused kernels, but
-    for bfloat16 on CPU: there their backward takes five times as long as plain products.
+    on a CPU through plain products where these are faster: in bfloat16 the kernels' backward takes five times as long.
     """
     if isinstance(blocks[0], Packed):
         assert not dropout  # see `packs`
         return packed_attention(query, key_value, blocks[0], memory_blocks[0], n_heads, causal)
-    on_cpu_in_half = query.device.type == "cpu" and query.dtype == torch.bfloat16
-    is_plain = on_cpu_in_half and not torch.compiler.is_compiling()
+    is_plain = query.is_cpu and not torch.compiler.is_compiling() and _suits_products(query, blocks, memory_blocks)
     attention = plain_attention if is_plain else kernel_attention
     return attention(query, key_value, blocks, memory_blocks, n_heads, dropout, causal)
+
+
+def _suits_products(query: Tensor, blocks: Sequence[Block], memory_blocks: Sequence[Block]) -> bool:
+    """Whether plain products are faster on CPU than torch's kernel: in bfloat16, or in training on few places."""
+    if query.dtype == torch.bfloat16:
+        return True
+    if query.dtype == torch.float16 or not (query.requires_grad and torch.is_grad_enabled()):
+        return False
+    n_compared = sum(own.n_positions * of_memory.width for own, of_memory in zip(blocks, memory_blocks, strict=True))
+    return n_compared <= FEW_PLACES * sum(block.n_positions for block in blocks)
 
 
 def kernel_attention(
@@ -144,97 +152,17 @@ def merge_heads(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2)
 
 
-def plain_attention(
-    query: Tensor,
-    key_value: Tensor | None,
-    blocks: Sequence[Block],
-    memory_blocks: Sequence[Block],
-    n_heads: int,
-    dropout: float,
-    causal: bool,
-) -> Tensor:
-    """`attend` by products of its own, one node of autograd for all blocks; on CPU.
-
-    Products and softmax are taken in float32, or in float64. In bfloat16 oneDNN would make a kernel for every new
-    shape of a block, and nearly all are new: that took longer than the products, which are few.
-    """
-    return _PlainAttention.apply(query, key_value, blocks, memory_blocks, n_heads, dropout, causal)  # type: ignore[no-untyped-call,no-any-return]
-
-
 def _traceable_attention(
     query: Tensor, key: Tensor, value: Tensor, attendable: Tensor | None, dropout: float, causal: bool
 ) -> Tensor:
-    """The same of one block for `torch.compile`, which fuses what lies between the products, for rows of any width."""
-    scores = _widened(query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5  # (B, H, T, S)
+    """Plain products for `torch.compile`, which fuses what lies between them, for rows of any width; of bfloat16."""
+    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5  # (B, H, T, S)
     if causal:
         attendable = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if attendable is not None:
         scores = scores.masked_fill(~attendable, -torch.inf)
     weights = scores.softmax(-1).to(query.dtype)
     return (F.dropout(weights, dropout) if dropout else weights) @ value
-
-
-class _PlainAttention(torch.autograd.Function):
-    """Keeps the projections and the weights as narrow as they came, and widens them again in the backward pass.
-
-    Autocast is off in both: it would take the widened products in half precision after all.
-    """
-
-    @staticmethod
-    @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key_value: Tensor | None,
-        blocks: Sequence[Block],
-        memory_blocks: Sequence[Block],
-        n_heads: int,
-        dropout: float,
-        causal: bool,
-    ) -> Tensor:
-        d_model = d_model_of(query, key_value)
-        merged = query.new_empty(len(query), d_model)
-        of_blocks = _per_block(query, key_value, blocks, memory_blocks)
-        saved = []
-        for of_block, into in zip(of_blocks, _per_block(merged, None, blocks, blocks), strict=True):
-            q, k, v = _parts([_wide_heads(part, d_model, n_heads) for part in of_block])
-            scores = q.new_empty(len(q), q.shape[1], k.shape[1]).baddbmm_(q, k.transpose(1, 2), beta=0, alpha=_scale(q))
-            memory_block = of_block[-1].block
-            weights = _softmax_(_hide_(scores, memory_block, n_heads, causal))
-            kept = draw_kept(weights.shape, dropout) if dropout else None
-            _put(_dropped(weights, kept, dropout) @ v, into[0], n_heads)
-            if any(ctx.needs_input_grad):
-                saved += [weights.to(query.dtype), kept]
-        ctx.save_for_backward(query, key_value, *saved)
-        ctx.blocks, ctx.memory_blocks, ctx.n_heads, ctx.dropout = blocks, memory_blocks, n_heads, dropout
-        return merged
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        query, key_value, *saved = ctx.saved_tensors
-        grad_query = torch.empty_like(query)
-        grad_key_value = None if key_value is None else torch.empty_like(key_value)
-        of_blocks = _per_block(query, key_value, ctx.blocks, ctx.memory_blocks)
-        into_blocks = _per_block(grad_query, grad_key_value, ctx.blocks, ctx.memory_blocks)
-        upstream = _per_block(grad, None, ctx.blocks, ctx.blocks)
-        for of_block, into, (rows,), weights, kept in zip(
-            of_blocks, into_blocks, upstream, saved[::2], saved[1::2], strict=True
-        ):
-            heads = [_wide_heads(part, grad.shape[1], ctx.n_heads) for part in of_block]
-            grads = [torch.empty_like(part) for part in heads]
-            (q, k, v), (grad_q, grad_k, grad_v) = _parts(heads), _parts(grads)
-            (grad_heads,) = _wide_heads(rows, grad.shape[1], ctx.n_heads)
-            weights = _widened(weights)
-            torch.bmm(_dropped(weights, kept, ctx.dropout).transpose(1, 2), grad_heads, out=grad_v)
-            grad_weights = _dropped(grad_heads @ v.transpose(1, 2), kept, ctx.dropout)
-            grad_scores = _softmax_backward(grad_weights, weights)
-            grad_q.baddbmm_(grad_scores, k, beta=0, alpha=_scale(q))
-            grad_k.baddbmm_(grad_scores.transpose(1, 2), q, beta=0, alpha=_scale(q))
-            for grad_part, part in zip(grads, into, strict=True):
-                _put(grad_part, part, ctx.n_heads)
-        return grad_query, grad_key_value, None, None, None, None, None
 
 
 class _Rows(NamedTuple):
@@ -250,66 +178,3 @@ def _per_block(
     """Of each block in turn its rows of the one projection, or of both."""
     sides = [(query, blocks)] if key_value is None else [(query, blocks), (key_value, memory_blocks)]
     return zip(*(map(_Rows, torch.split(x, [block.n_tokens for block in own]), own) for x, own in sides), strict=True)
-
-
-def _scale(query: Tensor) -> float:
-    return query.shape[-1] ** -0.5  # type: ignore[no-any-return]
-
-
-def _wide_heads(part: _Rows, d_model: int, n_heads: int) -> Tensor:
-    """The parts of a projection, (n_parts, B x H, T, K), 0 at padding, in the precision of the products."""
-    rows, block = part
-    n_parts = rows.shape[1] // d_model
-    padded = block.pad(rows).view(block.n_sentences, block.width, n_parts, n_heads, -1)
-    heads = padded.permute(2, 0, 3, 1, 4)
-    return torch.empty(heads.shape, dtype=_widened_dtype(rows.dtype)).copy_(heads).flatten(1, 2)
-
-
-def _put(heads: Tensor, into: _Rows, n_heads: int) -> None:
-    """Inverse of `_wide_heads`: write heads (n_parts, B x H, T, K), or those of one part, to the block's rows."""
-    rows, block = into
-    padded = heads.view(-1, block.n_sentences, n_heads, block.width, heads.shape[-1]).permute(1, 3, 0, 2, 4)
-    if block.positions is None:
-        rows.view(padded.shape).copy_(padded)
-    else:
-        rows.copy_(block.unpad(padded.reshape(block.n_sentences, block.width, -1)))
-
-
-def _parts(projections: list[Tensor]) -> list[Tensor]:
-    return [part for projection in projections for part in projection]
-
-
-def _hide_(scores: Tensor, memory_block: Block, n_heads: int, causal: bool) -> Tensor:
-    """-inf at what must not be seen, of scores (B x H, T, S); masks as in `kernel_attention`."""
-    if causal:
-        return scores.masked_fill_(torch.ones(scores.shape[1:], dtype=torch.bool).triu(1), -torch.inf)
-    if memory_block.attendable is not None:
-        scores.view(-1, n_heads, *scores.shape[1:]).masked_fill_(~memory_block.attendable, -torch.inf)
-    return scores
-
-
-def _dropped(weights: Tensor, kept: Tensor | None, dropout: float) -> Tensor:
-    return weights if kept is None else (weights * kept).mul_(kept_scale(dropout))
-
-
-def _widened_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype == torch.bfloat16 else dtype
-
-
-def _widened(x: Tensor) -> Tensor:
-    return x.to(_widened_dtype(x.dtype))
-
-
-def _softmax_(scores: Tensor) -> Tensor:
-    """Over the last dimension; may take the place of the scores."""
-    if scores.shape[-1] >= _NARROW:
-        return scores.softmax(-1)
-    exponentials = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
-    return exponentials.div_(exponentials.sum(-1, keepdim=True))
-
-
-def _softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
-    if weights.shape[-1] >= _NARROW:
-        return torch._softmax_backward_data(grad, weights, -1, weights.dtype)
-    weighted = grad * weights
-    return weighted.sub_(weights * weighted.sum(-1, keepdim=True))

@@ -23,6 +23,8 @@ from tests.data.test_shapes import COST
 BASE = {"d_model": 64, "d_ff": 256, "n_heads": 4, "n_encoder_layers": 3, "n_decoder_layers": 2, "tie_embeddings": "all"}
 N, SRC_WIDTH, TGT_WIDTH = 40, 17, 21
 ONE_LENGTH = [(SRC_WIDTH, TGT_WIDTH)] * N
+# In float32 attention of these goes through torch's kernel.
+LONG = [(70, 80)] * 9
 # From long to short, as a plan has them; in several blocks, with padding.
 MANY_LENGTHS = [(n, max(2, n + (7 * n) % 5 - 2)) for n in range(60, 2, -1)]
 
@@ -111,7 +113,7 @@ def saved_bytes(
     ],
 )
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("lengths", [ONE_LENGTH, MANY_LENGTHS], ids=["one block", "many blocks"])
+@pytest.mark.parametrize("lengths", [ONE_LENGTH, MANY_LENGTHS, LONG], ids=["one block", "many blocks", "long"])
 def test_activations_are_those_that_autograd_keeps(
     fields: dict[str, Any], half: bool, lengths: list[tuple[int, int]]
 ) -> None:
@@ -119,13 +121,13 @@ def test_activations_are_those_that_autograd_keeps(
     shapes = shapes_of(lengths)
     found = activation_bytes(asked, shapes, "bf16" if half else "no", "cpu")[0]
     expected = saved_bytes(asked, half, lengths)
-    if lengths is ONE_LENGTH and not half and not asked.attention_dropout:
+    if lengths is LONG and not half and not asked.attention_dropout:
         # What the kernel gives is there twice, as it is and with the blocks joined; one block alone needs no joining.
         n_kernels = (
             asked.n_encoder_layers * shapes.n_src_tokens[0] + 2 * asked.n_decoder_layers * shapes.n_tgt_tokens[0]
         )
         expected += int(n_kernels) * asked.d_model * 4
-    assert found == pytest.approx(expected, rel=0.04 if asked.attention_dropout else 0.03)
+    assert found == pytest.approx(expected, rel=0.05 if asked.attention_dropout else 0.03)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

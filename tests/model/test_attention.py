@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from accel_tx.data.batch import Block, Packed
 from accel_tx.model import attention
-from accel_tx.model.attention import attend, plain_attention
+from accel_tx.model.attention import attend, kernel_attention
+from accel_tx.model.plain_attention import plain_attention
 
 N_HEADS, D = 2, 10
 EXACT = {"rtol": 1e-11, "atol": 1e-13}
@@ -43,12 +45,18 @@ def inputs_of(kind: str) -> tuple[Tensor, Tensor | None, list[Block], list[Block
     return draw(SRC, 3, 3), None, blocks_of(SRC), blocks_of(SRC)
 
 
+def is_plain(heads: Tensor) -> bool:
+    """Whether plain products gave them; behind, what takes the padding out."""
+    assert heads.grad_fn is not None
+    return "PlainAttention" in type(heads.grad_fn.next_functions[0][0]).__name__
+
+
 @pytest.mark.parametrize("kind", ["self", "causal", "cross"])
 def test_values_and_gradients_are_those_of_the_fused_kernel(kind: str) -> None:
     query, key_value, *blocks = inputs_of(kind)
     leaves = [query] if key_value is None else [query, key_value]
     found = plain_attention(query, key_value, *blocks, N_HEADS, 0.0, kind == "causal")
-    expected = attend(query, key_value, *blocks, N_HEADS, 0.0, kind == "causal")
+    expected = kernel_attention(query, key_value, *blocks, N_HEADS, 0.0, kind == "causal")
     torch.testing.assert_close(found, expected, **EXACT)
     upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     ours, theirs = (torch.autograd.grad(x, leaves, upstream) for x in (found, expected))
@@ -75,10 +83,10 @@ def test_in_bfloat16_on_cpu_it_is_that_of_float64(kind: str) -> None:
     query, key_value, *blocks = inputs_of(kind)
     exact = [query] if key_value is None else [query, key_value]
     rounded = [x.detach().bfloat16().requires_grad_() for x in exact]
-    expected = attend(query, key_value, *blocks, N_HEADS, 0.0, kind == "causal")
+    expected = kernel_attention(query, key_value, *blocks, N_HEADS, 0.0, kind == "causal")
     found = attend(rounded[0], None if key_value is None else rounded[1], *blocks, N_HEADS, 0.0, kind == "causal")
     assert found.dtype == torch.bfloat16
-    assert "PlainAttention" in type(found.grad_fn).__name__
+    assert is_plain(found)
     assert float((found - expected).detach().norm() / expected.detach().norm()) < 0.01
     upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     theirs = torch.autograd.grad(expected, exact, upstream)
@@ -135,7 +143,18 @@ def test_weights_are_kept_for_gradients_only(gradients: bool) -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         plain_attention(query, None, *blocks, N_HEADS, 0.0, causal=False)
     n_weights = sum(N_HEADS * block.n_sentences * block.width**2 for block in blocks[0])
-    assert sum(kept) == (query.numel() + n_weights if gradients else 0)
+    n_heads = sum(block.n_positions * 3 * D for block in blocks[0])
+    places = 2 * len(query)  # of the padding, going in and out
+    assert sum(kept) == (n_heads + n_weights + places if gradients else 0)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(48, True), (49, False)])
+def test_in_float32_products_are_for_training_on_short_sentences(width: int, expected: bool) -> None:
+    own = [Block(2, width, torch.arange(2 * width - 1), torch.arange(2 * width).view(2, width) < 2 * width - 1)]
+    query = torch.randn(2 * width - 1, 3 * D).requires_grad_()
+    assert is_plain(attend(query, None, own, own, N_HEADS, 0.0, causal=True)) is expected
+    with torch.no_grad(), mock.patch.object(attention, "plain_attention", side_effect=AssertionError):
+        attend(query, None, own, own, N_HEADS, 0.0, causal=True)
 
 
 @pytest.mark.parametrize("kernel", ["ours", "flash", "efficient"])

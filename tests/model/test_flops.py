@@ -30,8 +30,17 @@ def flops_of_added_product(_: Any, a: torch.Size, b: torch.Size, **kwargs: Any) 
     return 2 * a[0] * a[1] * b[1]
 
 
-# torch does not count a product that is added in place, which is how the loss sums its weight's gradient.
-IN_PLACE = {torch.ops.aten.addmm_: flops_of_added_product}
+def flops_of_added_products(_: Any, a: torch.Size, b: torch.Size, **kwargs: Any) -> int:
+    """FLOPs of `x.baddbmm_(a, b)` from the shapes."""
+    return 2 * a[0] * a[1] * a[2] * b[2]
+
+
+# torch does not count a product that is added in place, which is how the loss sums its weight's gradient, and how
+# attention scales.
+IN_PLACE = {
+    torch.ops.aten.addmm_: flops_of_added_product,
+    torch.ops.aten.baddbmm_: flops_of_added_products,
+}
 
 
 def config(**changes: Any) -> ModelConfig:
