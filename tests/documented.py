@@ -1,4 +1,4 @@
-"""The commands that the READMEs show, and the parsers that take their options."""
+"""The commands that the documents show, and the parsers that take their options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from accel_tx import options
 from accel_tx.cli import _COMMANDS as COMMANDS
 from tests.conftest import REPOSITORY
 
-READMES = ("README.md", "configs/README.md", "launch/README.md", "accel_tx/bench/README.md")
+# The first page, those beside what they tell of, and every page of docs/.
+DOCUMENTS = (
+    "README.md",
+    *("configs/README.md", "launch/README.md", "accel_tx/bench/README.md"),
+    *sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")),
+)
 _PROGRAM = re.compile(
     r"(?:[A-Z_]+=\S+ )*(?:python|accelerate|torchrun|sbatch|bash|source|pip|pytest|tensorboard|touch) "
 )
@@ -25,7 +30,7 @@ _SHELL = ("|", "&&", "<", ">")
 
 @dataclass(frozen=True)
 class Shown:
-    """A command as a README shows it, in one line."""
+    """A command as a document shows it, in one line."""
 
     text: str
     place: str
@@ -65,18 +70,18 @@ class Shown:
 
 
 def shown_commands() -> list[Shown]:
-    """Each once, in the order of the READMEs: lines of `bash` blocks, and what between backticks is a command."""
+    """Each once, in the order of the documents: lines of `bash` blocks, and what between backticks is a command."""
     found = {}
-    for name in READMES:
+    for name in DOCUMENTS:
         for shown in _commands_in(name):
             found.setdefault(shown.text, shown)
     return list(found.values())
 
 
 def code_spans() -> list[tuple[str, str]]:
-    """What stands between backticks outside of blocks, in one line each, and in which README."""
+    """What stands between backticks outside of blocks, in one line each, and in which document."""
     spans = []
-    for name in READMES:
+    for name in DOCUMENTS:
         prose = "\n\n".join(block for _, block in blocks_of(name) if not block.startswith("```"))
         spans += [(" ".join(span.split()), name) for span in re.findall(r"`([^`]+)`", prose)]
     return spans

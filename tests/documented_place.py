@@ -1,4 +1,4 @@
-"""A folder where the commands of the READMEs can run: small configs, and texts of the names that are shown."""
+"""A folder where the commands of the documents can run: small configs, and texts of the names that are shown."""
 
 from __future__ import annotations
 
@@ -59,6 +59,9 @@ def _smaller(config: dict[str, Any]) -> dict[str, Any]:
         small["data"]["valid_size"] = small["data"]["phrasebook_valid_pairs"]
     if "warmup_updates" in small.get("optim", {}):
         small["optim"]["warmup_updates"] = 3
+    if config["train"].get("max_tokens") == "auto":
+        small["train"]["max_tokens"] = "auto"
+    small["model"].setdefault("max_positions", 256)
     if "encoder_sharing" not in small["model"]:
         small["model"] |= {"n_encoder_layers": 1, "n_decoder_layers": 1}
     return small
@@ -73,7 +76,7 @@ def _write_texts(folder: Path) -> None:
         "test.fr": fr[:6],
         "in.en": en[:3],
         "other.fr": fr[:n_valid],
-        "another.fr": fr[-n_valid:],
+        "early.fr": fr[1 : n_valid + 1],
     }
     for name in ("my_folder", "my_corpus", "path/to/multi30k", "path/to/the/folder"):
         (folder / name).mkdir(parents=True)

@@ -78,7 +78,7 @@ def newest_update(run_dir: Path) -> int:
 
 
 def assert_only_what_belongs(run_dir: Path) -> None:
-    """Nothing is in the folder of a finished run but what the README names."""
+    """Nothing is in the folder of a finished run but what docs/guarantees.md names."""
     names = {path.name for path in run_dir.iterdir()}
     assert names == TOP_LEVEL, names ^ TOP_LEVEL
     checkpoints = {path.name for path in (run_dir / "checkpoints").iterdir()}

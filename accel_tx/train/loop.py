@@ -67,7 +67,7 @@ def train(
     init_from: Path | None = None,
     stop: Stop | None = None,
 ) -> None:
-    """Train as `config` says, writing into `run_dir`; see the README for what a run folder holds.
+    """Train as `config` says, writing into `run_dir`; see docs/guarantees.md for what a run folder holds.
 
     A new run begins with the weights in `init_from`, where it is given, instead of random ones. `stop` is what may end
     the training early; by default one that begins now.

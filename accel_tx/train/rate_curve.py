@@ -42,8 +42,8 @@ class Curve:
     """The loss of each update of a ramp, and what is read off it.
 
     Proposed is the rate at which the smoothed loss had made three quarters of its fall. Of the rules that were held
-    against sweeps (see configs/README.md) it alone was within a factor of 2.3 of the best rate each time: the steepest
-    point and fastai's valley lie lower, the lowest loss lies far higher, and a tenth of its rate too high.
+    against sweeps (see docs/experiments.md) it alone was within a factor of 2.3 of the best rate each time: the
+    steepest point and fastai's valley lie lower, the lowest loss lies far higher, and a tenth of its rate too high.
     """
 
     ramp: Ramp

@@ -1,6 +1,6 @@
-"""Every command that a README shows runs as it stands here or in another test, or the README says what it needs.
+"""Every command that a document shows runs as it stands here or in another test, or the document says what it needs.
 
-Here they run in a folder where C, D, my_folder, runs/mine and the other names of the READMEs are there, and where the
+Here they run in a folder where C, D, my_folder, runs/mine and the other names of the documents are there, and where the
 configs are small: so no word of a command is replaced.
 """
 
@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from torch.distributed.run import get_args_parser
 
 from accel_tx import options
 from accel_tx.cli import main
-from accel_tx.config import SECTIONS, UserError
+from accel_tx.config import SECTIONS, UserError, build_config, load_yaml, what_is_learned, what_starts_share
 from accel_tx.model.precision import computes_bfloat16
 from tests.conftest import REPOSITORY
-from tests.documented import COMMANDS, READMES, Shown, blocks_of, code_spans, option_names, parser_of, shown_commands
+from tests.documented import COMMANDS, DOCUMENTS, Shown, blocks_of, code_spans, option_names, parser_of, shown_commands
 from tests.documented_place import write_place
 
 SHOWN = shown_commands()
@@ -59,11 +60,19 @@ NOT_HERE = {
     "sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sh --config C --run_dir D": "cluster",
     "python -m venv ~/comet && ~/comet/bin/pip install unbabel-comet": "fetched",
 }
-# Put behind a `bench`, which would take minutes: its other options are the README's.
+# Put behind a `bench`, which would take minutes: its other options are the document's.
 SHORTER = " --seconds 0.3 --rounds 1"
-# Options in the READMEs that are other programs'.
+# Options in the documents that are other programs'.
 FOREIGN = {
-    *("--lr", "--lr-scheduler", "--warmup-updates", "--paired-bs", "--paired-ar", "--logdir"),
+    *("--lr", "--lr-scheduler", "--warmup-updates", "--max-tokens", "--update-freq", "--max-update", "--max-epoch"),
+    *("--dropout", "--share-all-embeddings", "--patience", "--best-checkpoint-metric", "--beam"),  # fairseq
+    *("--mini-batch-words", "--optimizer-delay", "--after", "--learn-rate", "--lr-warmup", "--lr-decay-inv-sqrt"),
+    *("--transformer-dropout", "--tied-embeddings-all", "--early-stopping", "--valid-metrics", "--beam-size"),  # Marian
+    *("--batch-size", "--update-interval", "--max-updates", "--max-num-epochs", "--initial-learning-rate"),
+    *("--learning-rate-warmup", "--gradient-clipping-threshold", "--transformer-dropout-prepost", "--optimized-metric"),
+    *("--weight-tying-type", "--max-num-checkpoint-not-improved"),  # Sockeye
+    *("--clip-norm", "--label-smoothing"),  # all three
+    *("--paired-bs", "--paired-ar", "--logdir"),
     *("--signal", "--requeue", "--nodes", "--gpus-per-node", "--account", "--partition"),
     *("--nproc_per_node", "--section.field"),
 }
@@ -82,7 +91,7 @@ IN_SHELL = [shown for shown in HERE if shown.needs_shell and shown.own_words[:1]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder where the commands run, with runs/quickstart, runs/mine, runs/small, runs/large and D in it."""
+    """The folder where the commands run, with runs/quickstart, runs/mine and its likes, and D in it."""
     folder = tmp_path_factory.mktemp("repository")
     write_place(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -90,7 +99,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         main(["train", "--config", "configs/quickstart.yaml", "--run_dir", "runs/quickstart"])
         mine = next(shown for shown in SHOWN if shown.own_words[:1] == ["train"] and "runs/mine" in shown.text)
         main(mine.own_words)
-    for name in ("runs/small", "runs/large", "D"):
+    for name in ("runs/small", "runs/large", "runs/q1", "D"):
         shutil.copytree(folder / "runs" / "quickstart", folder / name)
     return folder
 
@@ -180,7 +189,7 @@ def test_every_other_command_runs_in_a_shell_too(shown: Shown, place: Path) -> N
 
 
 @pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: shown.place)
-def test_a_command_is_run_or_the_readme_says_what_it_needs(shown: Shown) -> None:
+def test_a_command_is_run_or_its_document_says_what_it_needs(shown: Shown) -> None:
     if shown.text in NOT_HERE:
         assert NOT_HERE[shown.text] in shown.beside
     elif shown.text in RUN_BY:
@@ -235,14 +244,14 @@ def test_options_and_fields_named_in_the_text_are_there() -> None:
     known = {name for command in COMMANDS for name in option_names(command)} | FOREIGN
     fields = {f"{section}.{field.name}" for section, cls in SECTIONS.items() for field in dataclasses.fields(cls)}
     unknown = []
-    for span, readme in code_spans():
+    for span, document in code_spans():
         names = [word.partition("=")[0] for word in span.split() if re.match(r"--\w", word)]
         unknown += [
-            f"{readme}: {name}" for name in names if name not in known and name.replace("_", "-") not in launcher
+            f"{document}: {name}" for name in names if name not in known and name.replace("_", "-") not in launcher
         ]
         found = re.match(r"(\w+)\.(\w{3,})\b", span)  # and not `train.en`
         if found and found[1] in SECTIONS and found[0] not in {*fields, "model.safetensors"}:
-            unknown.append(f"{readme}: {span}")
+            unknown.append(f"{document}: {span}")
     assert unknown == []
 
 
@@ -254,18 +263,18 @@ def anchors_of(path: Path) -> set[str]:
 
 def test_links_lead_to_files_and_headings_that_are_there() -> None:
     dead = []
-    for readme in READMES:
-        text = (REPOSITORY / readme).read_text(encoding="utf-8")
+    for document in DOCUMENTS:
+        text = (REPOSITORY / document).read_text(encoding="utf-8")
         for link in re.findall(r"\]\(([^)\s]+)\)", text):
             name, _, anchor = link.partition("#")
-            path = (REPOSITORY / readme).parent / name if name else REPOSITORY / readme
+            path = (REPOSITORY / document).parent / name if name else REPOSITORY / document
             if "://" not in link and (not path.exists() or (anchor and anchor not in anchors_of(path))):
-                dead.append(f"{readme}: {link}")
+                dead.append(f"{document}: {link}")
     assert dead == []
 
 
 def test_no_command_hides_in_a_block_of_another_kind() -> None:
-    blocks = [block for readme in READMES for _, block in blocks_of(readme) if block.startswith("```")]
+    blocks = [block for document in DOCUMENTS for _, block in blocks_of(document) if block.startswith("```")]
     assert {block.splitlines()[0] for block in blocks} == {"```", "```bash", "```json", "```yaml", "```mermaid"}
     others = [block for block in blocks if not block.startswith("```bash")]
     assert [
@@ -273,7 +282,53 @@ def test_no_command_hides_in_a_block_of_another_kind() -> None:
     ] == []
 
 
-def test_the_lists_above_name_what_the_readmes_show() -> None:
+def test_the_first_page_shows_the_two_commands_for_a_fresh_machine() -> None:
+    first = next(block for _, block in blocks_of("README.md") if block.startswith("```bash"))
+    assert re.findall(r"^bash \S+", first, re.MULTILINE) == ["bash launch/quickstart.sh", "bash launch/test.sh"]
+
+
+def test_every_document_is_reached_by_links_from_the_first_page() -> None:
+    found, ahead = set(), ["README.md"]
+    while ahead:
+        name = ahead.pop()
+        if name in DOCUMENTS and name not in found:
+            found.add(name)
+            text = (REPOSITORY / name).read_text(encoding="utf-8")
+            links = re.findall(r"\]\(([^)\s#]+)[^)\s]*\)", text)
+            ahead += [os.path.normpath(Path(name).parent / link) for link in links]
+    assert found == set(DOCUMENTS)
+
+
+def test_the_files_that_the_code_layout_names_are_there() -> None:
+    text = (REPOSITORY / "docs" / "code_layout.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `accel_tx/")]
+    missing = []
+    for folder, _, files in rows:
+        place = REPOSITORY / folder.strip(" `")
+        assert place.is_dir()
+        for name in re.findall(r"`([^`]+)`", files):
+            pattern = name.rstrip("/") if name.endswith(("/", ".py")) else f"{name}.py"
+            if not list(place.glob(pattern)) and not (place / pattern).exists():
+                missing.append(f"{folder.strip()} {name}")
+    packages = {path.parent.name for path in (REPOSITORY / "accel_tx").glob("*/__init__.py")}
+    assert missing == []
+    assert {row[0].strip(" `").split("/")[1] for row in rows} == packages
+
+
+def test_the_table_of_what_may_differ_between_two_starts_is_what_is_compared() -> None:
+    text = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8").split("| may it differ? | what |")[1]
+    rows = [line.split("|")[1:3] for line in text.split("\n\n")[0].splitlines()[2:]]
+    shown: dict[str, set[str]] = defaultdict(set)
+    for kind, what in rows:
+        shown[kind.split(":")[0].strip()] |= set(re.findall(r"`(train\.\w+)`", what))
+    compared = what_is_learned(build_config(load_yaml(REPOSITORY / "configs" / "quickstart.yaml")))
+    every = {f"train.{field.name}" for field in dataclasses.fields(SECTIONS["train"])}
+    assert shown["free"] == every - compared.keys() - {"train.precision"}
+    by_length = {"optim.schedule": "inverse_sqrt", **dict.fromkeys(compared.keys() - {"optim.schedule"}, 1)}
+    assert shown["only with `inverse_sqrt`, and only more"] == by_length.keys() - what_starts_share(by_length).keys()
+
+
+def test_the_lists_above_name_what_the_documents_show() -> None:
     texts = {shown.text for shown in SHOWN}
     assert {*RUN_BY, *NOT_HERE} - texts == set()
     assert len(SHOWN) > 50

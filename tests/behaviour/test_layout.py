@@ -30,7 +30,9 @@ PLACES = {
     "cli": 8,
     "__main__": 9,
 }
-TOP_LEVEL = {"accel_tx", "configs", "launch", "tests", "requirements.txt", "README.md", "pyproject.toml", "LICENSE"}
+TOP_LEVEL = {"accel_tx", "configs", "docs", "launch", "tests"} | {
+    *("requirements.txt", "README.md", "pyproject.toml", "LICENSE")
+}
 
 
 def module_name(path: Path) -> str:

@@ -1,6 +1,6 @@
 """What the preset `standard` finds of twelve kinds of fault that are planted into a clean corpus.
 
-`pytest tests/data/test_planted_faults.py -s` prints the table of README.md.
+`pytest tests/data/test_planted_faults.py -s` prints the table of docs/measured.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """How many pairs a second one core cleans and tokenizes: `pytest -m slow tests/data/test_throughput.py -s`.
 
-With ACCEL_TX_THROUGHPUT_PAIRS=1000000 (5 minutes) it prints the figures of README.md. CPU time of this process counts.
+With ACCEL_TX_THROUGHPUT_PAIRS=1000000 (5 minutes) it prints the figures of docs/measured.md. CPU time of
+this process counts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from accel_tx.data.mixture import weighted_segments
 from tests.data.test_planted_faults import as_dataset, multi30k, needs_multi30k
 
 _N_PAIRS = int(os.environ.get("ACCEL_TX_THROUGHPUT_PAIRS", "116000"))
-# Half of what was promised for the machine of README.md, for slower machines and those that have other work.
+# Half of what was promised for the machine of docs/measured.md, for slower machines and those that have other work.
 _LEAST_SHARE = 0.5
 
 
