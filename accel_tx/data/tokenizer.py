@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from accel_tx.config import TokenizerConfig, UserError
 
@@ -90,9 +90,12 @@ class Tokenizer:
         if not path.is_file():
             raise UserError(f"{path}: no such file; expected a tokenizer")
         try:
-            return cls(FastTokenizer.from_file(str(path)))
+            fast = FastTokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{path}: is not a tokenizer file ({error})") from None
+        if isinstance(fast.model, models.Unigram):
+            fast.pre_tokenizer = _unigram_words()  # that of earlier versions let a text spell a special token
+        return cls(fast)
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def _byte_level_bpe(config: TokenizerConfig) -> tuple[FastTokenizer, trainers.Tr
 
 def _unigram(config: TokenizerConfig) -> tuple[FastTokenizer, trainers.Trainer]:
     fast = FastTokenizer(models.Unigram())
-    fast.pre_tokenizer = pre_tokenizers.Metaspace()
+    fast.pre_tokenizer = _unigram_words()
     fast.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=config.vocab_size,
@@ -196,11 +199,20 @@ def _unigram(config: TokenizerConfig) -> tuple[FastTokenizer, trainers.Trainer]:
     return fast, trainer
 
 
-def _settle_unigram(fast: FastTokenizer) -> FastTokenizer:
-    """The same pieces in an order that does not change from one training to the next, the special ones out of reach.
+def _unigram_words() -> pre_tokenizers.PreTokenizer:
+    """Words with their spaces; one that spells a special token is cut behind its `<`.
 
-    The trainer's threads leave pieces of equal score in any order; and a special token is a piece like others to this
-    model, so "<eos>" in a text would become one.
+    To this model a special token is a piece like others, and "<eos>" in a text would become one: whatever its score, it
+    is above that of a character that the vocabulary lacks, as `<` may be.
+    """
+    names = "|".join(token.strip("<>") for token in SPECIAL_TOKENS)
+    cut = pre_tokenizers.Split(Regex(f"<(?=(?:{names})>)"), "isolated")
+    return pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), cut])
+
+
+def _settle_unigram(fast: FastTokenizer) -> FastTokenizer:
+    """The same pieces in an order that does not change from one training to the next: the trainer's threads leave
+    pieces of equal score in any order. The special ones are out of reach.
     """
     values = json.loads(fast.to_str())
     n_special = len(SPECIAL_TOKENS)

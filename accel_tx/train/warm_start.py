@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accel_tx.config import Config, UserError
-from accel_tx.data.tokenizer import TokenizerPair
+from accel_tx.data.tokenizer import Tokenizer, TokenizerPair
 from accel_tx.inference.translator import load_run_config
 from accel_tx.inference.weights import SCORES, load_weights, sha256_of
 from accel_tx.model.transformer import Transformer
@@ -68,11 +67,7 @@ def check_fits(source: Source, config: Config, tokenizers: TokenizerPair) -> Non
             )
     for side, own in (("src", tokenizers.src), ("tgt", tokenizers.tgt)):
         path = source.run_dir / "tokenizer" / f"{side}.json"
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); --init_from needs the run's vocabulary") from None
-        if saved != json.loads(own.fast.to_str()):
+        if Tokenizer.load(path).fast.to_str() != own.fast.to_str():
             raise UserError(
                 f"--init_from {source.weights}: its vocabulary ({path}) is not this start's; its weights would "
                 f"mean other words; add --tokenizer.from_run {source.run_dir}, or give weights of the same vocabulary"

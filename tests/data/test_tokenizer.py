@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import unicodedata
 from pathlib import Path
@@ -104,6 +105,22 @@ def test_special_tokens_written_in_a_text_are_words_like_others(
     (ids,) = tokenizers[kind].encode([text])
     assert ids
     assert not set(ids) & {PAD_ID, BOS_ID, EOS_ID}
+
+
+@pytest.mark.parametrize("text", ["<eos>", "<pad>", "<bos>", "an old <eos> man", "man<pad>", "<eos><eos>"])
+def test_unigram_spells_no_special_token_where_it_lacks_the_brackets(text: str, tmp_path: Path) -> None:
+    config = TokenizerConfig(kind="unigram", vocab_size=25)
+    tokenizer = train_tokenizer(iter(["the old man reads .", "a green coat", "bos, eos and pad"] * 50), config)
+    assert tokenizer.fast.token_to_id("<") is None
+    # A file of an earlier version, which knows of words alone.
+    earlier = json.loads(tokenizer.fast.to_str())
+    earlier["pre_tokenizer"] = earlier["pre_tokenizer"]["pretokenizers"][0]
+    (tmp_path / "src.json").write_text(json.dumps(earlier), encoding="utf-8")
+    for one in (tokenizer, Tokenizer.load(tmp_path / "src.json")):
+        (ids,) = one.encode([text])
+        assert not set(ids) & {PAD_ID, BOS_ID, EOS_ID}
+        assert UNK_ID in ids
+        assert "<" in one.unknown_words(text)[0][1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
