@@ -8,7 +8,7 @@ from accel_tx.config.clean import PRESETS, CleanConfig
 from accel_tx.config.data import CorpusEntry, DataConfig
 from accel_tx.config.decode import DecodeConfig
 from accel_tx.config.errors import RunError, UserError
-from accel_tx.config.model import ModelConfig, TokenizerConfig
+from accel_tx.config.model import SPECIAL_TOKENS, ModelConfig, TokenizerConfig
 from accel_tx.config.train import LOWER_IS_BETTER, OptimConfig, TrainConfig, ValidationConfig
 from accel_tx.config.whole import (
     SECTIONS,
@@ -28,6 +28,7 @@ __all__ = [
     "LOWER_IS_BETTER",
     "PRESETS",
     "SECTIONS",
+    "SPECIAL_TOKENS",
     "CleanConfig",
     "Config",
     "CorpusEntry",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, field
 from typing import Literal
 
 from accel_tx.config.checks import all_usable, at_least, at_most, in_range
@@ -11,6 +12,7 @@ from accel_tx.config.errors import UserError
 # Far beyond any; `tokenizers` makes room for all of it before it has counted, and panics where there is none.
 _LARGEST_VOCABULARY = 1 << 24
 _MOST_LAYERS = 1_000
+SPECIAL_TOKENS = ["<pad>", "<unk>", "<bos>", "<eos>"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class TokenizerConfig:
     """One vocabulary for both languages, or one for each."""
     max_sentences: int | None = 2_000_000
     """Training pairs that the vocabulary is learned from, drawn by content hash where there are more (null: all)."""
+    symbols: list[str] = field(default_factory=list)
+    """Words that are one token each, for tags in front of a text such as ["<2de>", "<BT>"]; counted in `vocab_size`.
+    A space before one inside a text is not kept."""
     from_run: str | None = None
     """Run folder whose vocabularies are taken in place of learning any, so that `--init_from` can go on to other text;
     `kind` and `joint` must be those of that run, the other fields do nothing then."""
@@ -38,6 +43,23 @@ class TokenizerConfig:
             raise UserError(f"tokenizer.vocab_size is {self.vocab_size}; expected at least {floor} for {self.kind}")
         at_most("tokenizer", self, _LARGEST_VOCABULARY, "vocab_size")
         at_least("tokenizer", self, 1, "min_frequency", "max_sentences")
+        self._check_symbols(floor)
+
+    def _check_symbols(self, floor: int) -> None:
+        for symbol in self.symbols:
+            if not isinstance(symbol, str) or len(symbol.split()) != 1 or symbol != symbol.strip():
+                raise UserError(f"tokenizer.symbols has {symbol!r}; expected texts without spaces, such as <2de>")
+            if symbol in SPECIAL_TOKENS:
+                raise UserError(f"tokenizer.symbols has {symbol}, which every vocabulary has; leave it out")
+            if symbol != unicodedata.normalize("NFC", symbol):
+                raise UserError(f"tokenizer.symbols has {symbol!r}, which is not in Unicode NFC; text is")
+        if len(set(self.symbols)) < len(self.symbols):
+            raise UserError(f"tokenizer.symbols has {self.symbols}; expected each only once")
+        if self.vocab_size - len(self.symbols) < floor:
+            raise UserError(
+                f"tokenizer.vocab_size is {self.vocab_size}, with {len(self.symbols)} symbols among them; "
+                f"expected {floor} more than symbols"
+            )
 
 
 @dataclass(frozen=True)

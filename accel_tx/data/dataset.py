@@ -103,7 +103,9 @@ def cache_folder(config: Config) -> Path:
 def _identity_of(config: TokenizerConfig) -> dict[str, Any]:
     """What decides the vocabularies: of those of a run what they are, not where they lie."""
     if config.from_run is None:
-        return {name: value for name, value in dataclasses.asdict(config).items() if name != "from_run"}
+        values = dataclasses.asdict(config)
+        left_out = {"from_run"} if config.symbols else {"from_run", "symbols"}  # as earlier versions had it
+        return {name: value for name, value in values.items() if name not in left_out}
     from accel_tx.data.tokenizer import tokenizers_of_run
 
     pair = tokenizers_of_run(config)

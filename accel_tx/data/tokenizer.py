@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import unicodedata
@@ -9,13 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
 
+from accel_tx.config import SPECIAL_TOKENS as SPECIAL_TOKENS
 from accel_tx.config import TokenizerConfig, UserError
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
-SPECIAL_TOKENS = ["<pad>", "<unk>", "<bos>", "<eos>"]
 
 
 class Tokenizer:
@@ -150,13 +151,28 @@ def _shown(kind: str, joint: bool) -> str:
 def train_tokenizer(texts: Iterator[str] | Iterator[list[str]], config: TokenizerConfig) -> Tokenizer:
     """Learn a vocabulary from texts, or from batches of them."""
     build = {"wordlevel": _wordlevel, "bpe": _byte_level_bpe, "unigram": _unigram}[config.kind]
-    fast, trainer = build(config)
+    n_learned = config.vocab_size - len(config.symbols)
+    fast, trainer = build(dataclasses.replace(config, vocab_size=n_learned, symbols=[]))
     fast.normalizer = normalizers.NFC()
     try:
-        fast.train_from_iterator(texts, trainer)
+        fast.train_from_iterator(_without(config.symbols, texts) if config.symbols else texts, trainer)
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"tokenizer.vocab_size {config.vocab_size}: no {config.kind} vocabulary ({error})") from None
-    return Tokenizer(_settle_unigram(fast) if config.kind == "unigram" else fast)
+    if config.kind == "unigram":
+        fast = _settle_unigram(fast)
+    if config.symbols:
+        fast.add_tokens([AddedToken(symbol, normalized=False) for symbol in config.symbols])
+        # The text around a symbol comes apart, as a text of its own: without the spaces at its ends.
+        fast.normalizer = normalizers.Sequence([normalizers.Strip(), fast.normalizer])
+    return Tokenizer(fast)
+
+
+def _without(symbols: Sequence[str], texts: Iterator[str] | Iterator[list[str]]) -> Iterator[list[str]]:
+    """The texts between symbols: no part of these is to be learned."""
+    names = "|".join(map(re.escape, sorted(symbols, key=len, reverse=True)))
+    any_symbol = re.compile(rf"\s*(?:{names})\s*")
+    for some in texts:
+        yield [any_symbol.sub(" ", text).strip() for text in ([some] if isinstance(some, str) else some)]
 
 
 def _wordlevel(config: TokenizerConfig) -> tuple[FastTokenizer, trainers.Trainer]:

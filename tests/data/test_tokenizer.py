@@ -107,6 +107,31 @@ def test_special_tokens_written_in_a_text_are_words_like_others(
     assert not set(ids) & {PAD_ID, BOS_ID, EOS_ID}
 
 
+TAGGED = [*(f"<2de> {text}" for text in SENTENCES), *(f"{text} <BT>" for text in SENTENCES)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_symbol_is_one_token_wherever_it_stands_and_nothing_of_it_is_learned(kind: str) -> None:
+    def trained(texts: list[str], symbols: list[str]) -> Tokenizer:
+        config = TokenizerConfig(kind, VOCAB_SIZES[kind] + len(symbols), 1, symbols=symbols)  # type: ignore[arg-type]
+        return pickle.loads(pickle.dumps(train_tokenizer(iter(texts), config)))  # type: ignore[no-any-return]
+
+    tokenizer, without = trained(TAGGED, ["<2de>", "<BT>"]), trained([*SENTENCES, *SENTENCES], [])
+    n = without.vocab_size
+    assert [tokenizer.fast.token_to_id(symbol) for symbol in ("<2de>", "<BT>")] == [n, n + 1]
+    assert tokenizer.vocab_size == n + 2
+    (plain,) = without.encode(["le chat"])
+    for text, expected in [
+        ("<2de> le chat", [n, *plain]),
+        ("<2de>le chat <BT>", [n, *plain, n + 1]),
+        ("<BT> <2de> le chat", [n + 1, n, *plain]),
+        ("<BT><eos>", [n + 1, *without.encode(["<eos>"])[0]]),
+    ]:
+        assert tokenizer.encode([text]) == [expected]
+    assert tokenizer.decode([[n, *plain]]) == ["<2de> le chat"]
+    assert tokenizer.piece(n) == "<2de>"
+
+
 @pytest.mark.parametrize("text", ["<eos>", "<pad>", "<bos>", "an old <eos> man", "man<pad>", "<eos><eos>"])
 def test_unigram_spells_no_special_token_where_it_lacks_the_brackets(text: str, tmp_path: Path) -> None:
     config = TokenizerConfig(kind="unigram", vocab_size=25)

@@ -33,6 +33,18 @@ def test_a_text_has_our_ids_and_an_end(kind: str, text: str) -> None:
     assert reloaded(tokenizer).encode(text).ids == [*ours, EOS_ID]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["<2de> The old man", "The <2de> man", " <2de>  <2de> man <2de> ", "old<2de>man"])
+def test_a_symbol_stays_one(kind: str, text: str) -> None:
+    config = TokenizerConfig(kind, 320, 1, symbols=["<2de>"])  # type: ignore[arg-type]
+    tokenizer = train_tokenizer(iter(["The old man reads.", "<2de> My old sister (ten)."]), config)
+    (ours,) = tokenizer.encode([text.strip()])
+    assert ours.count(tokenizer.fast.token_to_id("<2de>")) == text.count("<2de>")
+    fast = reloaded(tokenizer)
+    assert fast.encode(text).ids == [*ours, EOS_ID]
+    assert [fast.decode(ours)] == tokenizer.decode([ours])
+
+
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @given(data=st.data())
 @settings(max_examples=50, deadline=None)
