@@ -118,7 +118,7 @@ def _hf(config: Config, run_dir: Path, weights: str, precision: str, lines: list
 
     # Not rounded, whatever the run's `decode.precision`.
     ours = Translator.from_run_dir(run_dir, weights, best_device(), {"precision": "float32"})
-    hf = HfTranslator(ours.model, ours.tokenizers, config.decode, _DTYPES[precision][1])
+    hf = HfTranslator(ours.transformer, ours.tokenizers, config.decode, _DTYPES[precision][1])
     some, seconds = lines[::_TRIED_SHARE] or lines, {}
     for hf.batch_size in _BATCH_SIZES:
         started_at_s = time.perf_counter()

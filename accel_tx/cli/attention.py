@@ -54,7 +54,7 @@ def run(argv: list[str]) -> None:
     translator = load_translator(options)
     target = options.target if options.target is not None else translator.translate([options.input])[0]
     warn_of_lengths(translator)
-    found = attention_map(translator.model, translator.tokenizers, options.input, target)
+    found = attention_map(translator.transformer, translator.tokenizers, options.input, target)
     _check_choice("layer", options.layer, found.n_layers, found)
     _check_choice("head", options.head, found.n_heads, found)
     content, remark_on_font = as_file(draw(found, options.layer, options.head), form)
@@ -64,7 +64,7 @@ def run(argv: list[str]) -> None:
     with told_beside(outputs):
         print(target)
         print(f"{found.title(options.layer, options.head)}: {options.output}")
-    positions = f"longer than the model's {translator.model.config.max_positions} positions, and cut in the picture"
+    positions = f"longer than the model's {translator.max_positions} positions, and cut in the picture"
     for remark in (*(f"the {side} is {positions}" for side in found.cut), remark_on_font):
         if remark is not None:
             print(f"accel_tx: {remark}", file=sys.stderr)

@@ -68,7 +68,8 @@ def _about(options: Namespace, weights: str, translator: Translator) -> About:
     known = [f"run {run_dir.resolve().name}", f"weights {weights}"]
     known += [f"update {scores['update']:,}"] if "update" in scores else []
     known += [f"BLEU {scores['bleu']:.2f} on its validation set"] if "bleu" in scores else []
-    known.append(f"{count_parameters(translator.model):,} parameters on {translator.model.positions.device.type}")
+    model = translator.transformer
+    known.append(f"{count_parameters(model):,} parameters on {model.positions.device.type}")
     return About(f"Translate {data.src_lang} to {data.tgt_lang}", ", ".join(known), data.src_lang, data.tgt_lang)
 
 

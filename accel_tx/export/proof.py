@@ -32,7 +32,7 @@ class Sentences:
 
     def fitting(self, translator: Translator) -> Sentences:
         """The first 200 that are translated in one go: not empty, and no longer than the model's positions."""
-        longest = translator.model.config.max_positions - 1
+        longest = translator.max_positions - 1
         texts = [line.strip() for line in self.src]
         kept: list[int] = []
         for start in range(0, len(texts), N_SENTENCES):
@@ -86,7 +86,7 @@ class Proof:
 
 def prove(ours: Translator, theirs: Runtime, sentences: Sentences) -> Proof:
     """Translate what fits by both, in turns."""
-    decode, limit = ours.decode, ours.model.config.max_positions
+    decode, limit = ours.decode, ours.max_positions
     lines = sentences.src
     lengths = map(len, ours.tokenizers.src.encode(lines))
     limits = [min(int(decode.max_len_ratio * length) + decode.max_len_extra, limit) for length in lengths]

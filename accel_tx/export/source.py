@@ -38,7 +38,7 @@ class Trained:
         translator = Translator.from_run_dir(run_dir, weights, torch.device("cpu"), {"precision": "float32"})
         folder = weights_folder(run_dir, weights)
         name = weights_name(run_dir, weights)
-        return cls(run_dir, folder, name, config, translator.model, translator.tokenizers, load_scores(folder))
+        return cls(run_dir, folder, name, config, translator.transformer, translator.tokenizers, load_scores(folder))
 
     def greedy(self) -> Translator:
         """Our own search as other programs can do it too: one hypothesis, and no unknown word in it."""

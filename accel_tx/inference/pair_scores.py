@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from accel_tx.data.collator import DataCollator, TokenPair, packs
 from accel_tx.data.tokenizer import UNK_ID, TokenizerPair
 from accel_tx.inference.batches import similar_lengths
+from accel_tx.inference.ensemble import Model, device_of, max_positions_of, mean_of_probs, members_of
 from accel_tx.inference.vocabulary import not_finite
 from accel_tx.model.transformer import Transformer
 
@@ -39,7 +40,7 @@ class PairScore:
 
 
 def score_pairs(
-    model: Transformer, tokenizers: TokenizerPair, src: Sequence[str], tgt: Sequence[str], max_tokens: int
+    model: Model, tokenizers: TokenizerPair, src: Sequence[str], tgt: Sequence[str], max_tokens: int
 ) -> list[PairScore]:
     """Score target i given source i, in the order asked, in batches of at most `max_tokens` padded tokens on a side.
 
@@ -51,7 +52,7 @@ def score_pairs(
         raise ValueError(f"{len(src)} sources and {len(tgt)} targets; expected as many")
     src_ids = tokenizers.src.encode([text.strip() for text in src])
     tgt_ids = tokenizers.tgt.encode([text.strip() for text in tgt])
-    longest = model.config.max_positions - 1
+    longest = max_positions_of(model) - 1
     fits = [i for i in range(len(src)) if max(len(src_ids[i]), len(tgt_ids[i])) <= longest]
     pairs = [TokenPair(np.array(src_ids[i], np.int32), np.array(tgt_ids[i], np.int32)) for i in fits]
     log_probs: dict[int, float] = {}
@@ -70,10 +71,11 @@ def _batches(pairs: list[TokenPair], max_tokens: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def _log_probs(model: Transformer, pairs: list[TokenPair]) -> list[float]:
-    device = model.positions.device
+def _log_probs(model: Model, pairs: list[TokenPair]) -> list[float]:
+    device = device_of(model)
     batch = DataCollator(is_packed=packs(device.type == "cuda"))(pairs).to(device)
-    of_tokens = _target_log_probs(model, model.hidden(batch), batch.tgt_out).double().cpu()
+    of_members = [_target_log_probs(one, one.hidden(batch), batch.tgt_out) for one in members_of(model)]
+    of_tokens = mean_of_probs(of_members).double().cpu()
     of_sentences = torch.split(of_tokens, [len(pair.tgt) + 1 for pair in pairs])
     found = [float(of_sentence.sum()) for of_sentence in of_sentences]
     if not all(map(math.isfinite, found)):

@@ -11,10 +11,10 @@ from torch import Tensor
 from accel_tx.config import DecodeConfig
 from accel_tx.inference.beam import Beams
 from accel_tx.inference.constraints import Constraints
+from accel_tx.inference.ensemble import Decoding, Model, max_positions_of
 from accel_tx.inference.hypotheses import Hypothesis
 from accel_tx.inference.sampling import Samples
-from accel_tx.inference.vocabulary import NextTokens, not_finite
-from accel_tx.model.transformer import Transformer
+from accel_tx.inference.vocabulary import next_tokens_of, not_finite
 
 # Copying the caches costs about one position's work, so sentences leave when a quarter of them can.
 _SHARE_KEPT = 0.75
@@ -22,7 +22,7 @@ _SHARE_KEPT = 0.75
 
 @torch.inference_mode()
 def search(
-    model: Transformer,
+    model: Model,
     src_ids: Tensor,
     src_valid: Tensor | None,
     settings: DecodeConfig,
@@ -44,7 +44,7 @@ def search(
     Raises: ValueError for a limit below 1, and for a prefix that does not fit or holds PAD, BOS or EOS; RunError where
     the model gives no hypothesis a finite score.
     """
-    max_positions, device = model.config.max_positions, src_ids.device
+    max_positions, device = max_positions_of(model), src_ids.device
     constraints = Constraints(
         max_len_tokens, min_len_tokens, prefixes, settings.no_repeat_ngram, max_positions, device, allow_unknown
     )
@@ -53,26 +53,26 @@ def search(
         hypotheses = Samples(_without_padding(src_ids, src_valid), settings, constraints)
     else:
         hypotheses = Beams(len(src_ids), settings, constraints)
-    next_tokens = NextTokens(model)
+    next_tokens = next_tokens_of(model)
     n_positions, n_places = hypotheses.ids.shape[2], hypotheses.live.shape[1]
-    cache = model.start_cache(model.encode(src_ids, src_valid), src_valid, n_positions, n_places)
+    decoding = Decoding(model, src_ids, src_valid, n_positions, n_places)
     while True:
         if poll is not None:
             poll()
-        parents = hypotheses.advance(model.step(hypotheses.tokens, cache), next_tokens)
+        parents = hypotheses.advance(decoding.step(hypotheses.tokens), next_tokens)
         going_on = hypotheses.live.any(1)
         n_going_on = int(going_on.sum())
         if n_going_on == 0:
             return _checked(hypotheses.best(), model)
         if parents is not None:
-            cache.follow(parents)
+            decoding.follow(parents)
         if n_going_on <= _SHARE_KEPT * len(going_on):
             kept = going_on.nonzero().squeeze(1)
             hypotheses.keep(kept)
-            cache.keep(kept)
+            decoding.keep(kept)
 
 
-def _checked(found: list[list[Hypothesis]], model: Transformer) -> list[list[Hypothesis]]:
+def _checked(found: list[list[Hypothesis]], model: Model) -> list[list[Hypothesis]]:
     """As they are. A score that is not finite ends a beam without a hypothesis, and stands in a sample."""
     for hypotheses in found:
         if not hypotheses or not all(math.isfinite(one.log_prob) for one in hypotheses):

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from accel_tx.config import Config, DecodeConfig, UserError, build_config, load_yaml
+from accel_tx.config import Config, DecodeConfig, ModelConfig, UserError, build_config, load_yaml
 from accel_tx.data.collator import pad_sources
 from accel_tx.data.tokenizer import UNK_ID, TokenizerPair
 from accel_tx.inference.batches import similar_lengths
+from accel_tx.inference.ensemble import Ensemble, Model, device_of, max_positions_of
 from accel_tx.inference.hypotheses import Hypothesis
+from accel_tx.inference.members import Member, check_apart, check_same_tokenizers
 from accel_tx.inference.parts import Part, TranslatedLine, Translation, joined, one_line, parts_of
 from accel_tx.inference.search import search
 from accel_tx.inference.unknown import Answered, words_for
@@ -45,11 +47,11 @@ _NO_PREFIX = Prefix([], [])
 
 
 class Translator:
-    """A model with its tokenizers, ready to translate."""
+    """A model, or an ensemble of them, with its tokenizers, ready to translate."""
 
     def __init__(
         self,
-        model: Transformer,
+        model: Model,
         tokenizers: TokenizerPair,
         decode: DecodeConfig,
         poll: Callable[[], None] | None = None,
@@ -66,22 +68,45 @@ class Translator:
 
     @classmethod
     def from_run_dir(
-        cls, run_dir: Path, weights: str, device: torch.device, decode: Mapping[str, Any] | None = None
+        cls,
+        run_dir: Path,
+        weights: str,
+        device: torch.device,
+        decode: Mapping[str, Any] | None = None,
+        others: Sequence[Member] = (),
     ) -> Translator:
         """Load what a run saved; `weights` names the folder inside the run folder: `best`, `final`, or a checkpoint.
 
-        `decode` are fields that replace those of the run's section `decode`.
-        Raises: UserError if the run folder lacks something, its weights are damaged, or fields do not fit together.
+        `decode` are fields that replace those of the run's section `decode`. With `others` it is an ensemble, which
+        searches as the first run says.
+        Raises: UserError if a run folder lacks something, its weights are damaged, fields do not fit together, or
+        members of an ensemble do not.
         """
         leave_out_planned_attention()
         config = load_run_config(run_dir)
         settings = dataclasses.replace(config.decode, **(decode or {}))
         tokenizers = TokenizerPair.load(run_dir / "tokenizer")
-        model = Transformer(config.model, tokenizers.src.vocab_size, tokenizers.tgt.vocab_size)
-        load_weights(model, weights_folder(run_dir, weights) / MODEL)
-        model.fix_rounding()
+        if others:
+            check_apart(Member(run_dir, weights), others)
+        for other in others:
+            check_same_tokenizers(run_dir, tokenizers, other.run_dir, TokenizerPair.load(other.run_dir / "tokenizer"))
+        found = [(config.model, weights_folder(run_dir, weights))]
+        found += [(load_run_config(other.run_dir).model, other.folder()) for other in others]
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-        return cls(model.to(device, dtype).eval(), tokenizers, settings)
+        models = [_load_model(its_config, folder, tokenizers).to(device, dtype) for its_config, folder in found]
+        return cls(Ensemble(tuple(models)) if others else models[0], tokenizers, settings)
+
+    @property
+    def transformer(self) -> Transformer:
+        """The model. Raises: ValueError where it is an ensemble."""
+        if isinstance(self.model, Ensemble):
+            raise ValueError(f"the model is an ensemble of {len(self.model.members)}; expected a single one")
+        return self.model
+
+    @property
+    def max_positions(self) -> int:
+        """Of the model; of an ensemble the fewest."""
+        return max_positions_of(self.model)
 
     def translate(self, lines: Sequence[str]) -> list[str]:
         """The best translation of each line, in the order asked; a line without words gives an empty one."""
@@ -99,7 +124,7 @@ class Translator:
         `prefixes` are texts that the translations begin with, one a line; empty: with anything.
         Raises: LongPrefixError.
         """
-        parts = parts_of(lines, self.tokenizers.src, self.model.config.max_positions)
+        parts = parts_of(lines, self.tokenizers.src, self.max_positions)
         self.n_split += sum(len(of_line) > 1 for of_line in parts)
         forced = self._encode_prefixes(prefixes, len(lines))
         flat = [part for of_line in parts for part in of_line]
@@ -176,8 +201,8 @@ class Translator:
         texts = [prefix.strip() for prefix in prefixes]
         encoded = self.tokenizers.tgt.encode(texts)
         for index, ids in enumerate(encoded):
-            if len(ids) >= self.model.config.max_positions:
-                raise LongPrefixError(index, len(ids), self.model.config.max_positions)
+            if len(ids) >= self.max_positions:
+                raise LongPrefixError(index, len(ids), self.max_positions)
         unknown = (self.tokenizers.tgt.unknown_words(text) for text in texts)
         return [Prefix(ids, [word for _, word in words]) for ids, words in zip(encoded, unknown, strict=True)]
 
@@ -194,7 +219,7 @@ class Translator:
         self, sources: list[np.ndarray], prefixes: list[list[int]], allow_unknown: bool
     ) -> list[list[Hypothesis]]:
         src_ids, src_valid = pad_sources(sources)
-        device, decode = self.model.positions.device, self.decode
+        device, decode = device_of(self.model), self.decode
         return search(
             self.model,
             src_ids.to(device),
@@ -210,6 +235,13 @@ class Translator:
             self.poll,
             allow_unknown,
         )
+
+
+def _load_model(config: ModelConfig, folder: Path, tokenizers: TokenizerPair) -> Transformer:
+    model = Transformer(config, tokenizers.src.vocab_size, tokenizers.tgt.vocab_size)
+    load_weights(model, folder / MODEL)
+    model.fix_rounding()
+    return model.eval()
 
 
 # Runs of earlier versions have these in another section.

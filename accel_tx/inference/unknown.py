@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from accel_tx.data.collator import TokenPair, pad_sources, pad_targets
 from accel_tx.data.tokenizer import SPECIAL_TOKENS, UNK_ID
+from accel_tx.inference.ensemble import Model, device_of, members_of
 from accel_tx.model.attention_weights import cross_attention_weights
-from accel_tx.model.transformer import Transformer
 
 # Of one layer and head; 2^18 of 6 layers with 8 heads take 50 MiB.
 _WEIGHTS_PER_GROUP = 1 << 18
@@ -40,7 +41,7 @@ class Answered:
         return [at for at, token in enumerate(self.hypothesis) if token == UNK_ID][len(self.given) :]
 
 
-def words_for(mode: str, model: Transformer, answered: Sequence[Answered]) -> list[list[str]]:
+def words_for(mode: str, model: Model, answered: Sequence[Answered]) -> list[list[str]]:
     """For each UNK of each hypothesis what to put there; see `decode.unknown` for the modes."""
     if mode == "copy":
         found = copied_words(model, answered)
@@ -49,7 +50,7 @@ def words_for(mode: str, model: Transformer, answered: Sequence[Answered]) -> li
     return [[*one.given, *words] for one, words in zip(answered, found, strict=True)]
 
 
-def copied_words(model: Transformer, answered: Sequence[Answered]) -> list[list[str]]:
+def copied_words(model: Model, answered: Sequence[Answered]) -> list[list[str]]:
     """For each UNK that is not given the word of the source; an empty one where none is left.
 
     The model must be in eval mode.
@@ -80,19 +81,23 @@ def one_to_one(weights: NDArray[np.float64]) -> list[int | None]:
     return chosen
 
 
-def _mean_attention(model: Transformer, answered: Sequence[Answered]) -> list[NDArray[np.float64]]:
-    """The cross-attention (T, S) of each, with which a token is predicted, over all layers and heads."""
+def _mean_attention(model: Model, answered: Sequence[Answered]) -> list[NDArray[np.float64]]:
+    """The cross-attention (T, S) of each, with which a token is predicted, over all layers and heads.
+
+    Of an ensemble the mean of its members'.
+    """
     pairs = [TokenPair(np.array(one.source, np.int32), np.array(one.hypothesis, np.int32)) for one in answered]
     found: list[NDArray[np.float64]] = []
-    device = model.positions.device
+    device = device_of(model)
     for group in _small_groups(pairs):
         src_ids, src_valid = pad_sources([pair.src for pair in group])
         if src_valid is not None:
             src_valid = src_valid.to(device)
         # The last token is predicted, and no input: a hypothesis that was cut may fill the model's positions.
         tgt_in = pad_targets([pair.tgt[:-1] for pair in group])
-        weights = cross_attention_weights(model, src_ids.to(device), src_valid, tgt_in.to(device))
-        mean = weights.mean((0, 2)).double().cpu().numpy()  # (B, T, S)
+        given = src_ids.to(device), src_valid, tgt_in.to(device)
+        of_members = [cross_attention_weights(member, *given).mean((0, 2)).double() for member in members_of(model)]
+        mean = torch.stack(of_members).mean(0).cpu().numpy()  # (B, T, S)
         found += [of_pair[: len(pair.tgt), : len(pair.src)] for of_pair, pair in zip(mean, group, strict=True)]
     return found
 

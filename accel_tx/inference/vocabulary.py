@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from accel_tx.config import RunError
 from accel_tx.inference.constraints import Constraints
+from accel_tx.inference.ensemble import Ensemble, Model, mean_of_probs, members_of
 from accel_tx.model.transformer import Transformer
 
 # On a CPU so many logits are computed at a time, which its caches hold: 2^21 float32 are 8 MiB.
@@ -89,9 +90,34 @@ class NextTokens:
         return torch.cat(values), torch.cat(ids)
 
 
-def not_finite(model: Transformer) -> RunError:
+class MixedNextTokens(NextTokens):
+    """The same of an ensemble: by the mean of its members' probabilities.
+
+    Shapes: hidden (N, D), the members' outputs side by side as `Decoding.step` gives them.
+    """
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        first, *others = ensemble.members
+        super().__init__(first)
+        self._others = [NextTokens(member) for member in others]
+        self._widths = [member.config.d_model for member in ensemble.members]
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Of the mixture."""
+        own, *others = torch.split(hidden, self._widths, dim=-1)
+        found = [next_tokens.log_probs(states) for next_tokens, states in zip(self._others, others, strict=True)]
+        return mean_of_probs([super().log_probs(own), *found])
+
+
+def next_tokens_of(model: Model) -> NextTokens:
+    """What may come next by one model, or by an ensemble."""
+    return MixedNextTokens(model) if isinstance(model, Ensemble) else NextTokens(model)
+
+
+def not_finite(model: Model) -> RunError:
     """What to raise where the model's probabilities are not finite, though its weights are: that is seen at loading."""
-    device, dtype = model.positions.device.type, model.projection.dtype
+    first = members_of(model)[0]  # members compute in one type
+    device, dtype = first.positions.device.type, first.projection.dtype
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     return RunError(

@@ -29,8 +29,11 @@ _MADE_BY = {
 }
 
 
-def check_is_run(run_dir: Path) -> None:
-    """Raise UserError unless this is a run folder, or one that `export` wrote."""
+def check_is_run(run_dir: Path, is_member: bool = False) -> None:
+    """Raise UserError unless this is a run folder, or one that `export` wrote.
+
+    `is_member`: it is named as RUN:WEIGHTS, and not by options of their own.
+    """
     if _is_file(run_dir / "config.yaml"):
         return
     expected = "expected a run folder made by `train`"
@@ -41,22 +44,26 @@ def check_is_run(run_dir: Path) -> None:
     if run is None:
         raise UserError(f"{run_dir}: holds no run; {expected}")
     name = run_dir.absolute().relative_to(run.absolute()).as_posix()
-    weights = f", and --weights {name} where the command has it" if _is_file(run_dir / MODEL) else ""
-    raise UserError(f"{run_dir}: holds no run but lies in one; give {run}{weights}")
+    weights = f":{name}" if is_member else f", and --weights {name} where the command has it"
+    raise UserError(
+        f"{run_dir}: holds no run but lies in one; give {run}{weights if _is_file(run_dir / MODEL) else ''}"
+    )
 
 
-def weights_folder(run_dir: Path, weights: str) -> Path:
+def weights_folder(run_dir: Path, weights: str, is_member: bool = False) -> Path:
     """The folder inside a run folder that holds these weights; one that `export` wrote has them at its top.
 
-    Raises: UserError that names what is there instead.
+    Raises: UserError that names what is there instead, as `check_is_run`.
     """
+    option = f"{run_dir}:" if is_member else "--weights "
     if _is_file(run_dir / MODEL):
         name = weights_name(run_dir, weights)
         # `best` is what the commands take where nothing is given.
         if weights not in ("best", name, name.rpartition("/")[2]):
+            remedy = f"give {option}{name}" if is_member else "leave --weights out"
             raise UserError(
-                f"--weights {weights}: {run_dir} is an exported model and holds the weights {name} alone; "
-                "leave --weights out, or give the run folder"
+                f"{option}{weights}: {run_dir} is an exported model and holds the weights {name} alone; "
+                f"{remedy}, or give the run folder"
             )
         return run_dir
     if _is_file(run_dir / weights / MODEL):
@@ -71,10 +78,10 @@ def weights_folder(run_dir: Path, weights: str) -> Path:
     newest = {kind: max(names) for kind in ("checkpoints", "validated") if (names := _below(kind, found))}
     if weights in _MADE_BY:
         there = newest.get("checkpoints", found[0])
-        advice = f"{_MADE_BY[weights].format(run_dir=run_dir)} makes them, until then give --weights {there}"
+        advice = f"{_MADE_BY[weights].format(run_dir=run_dir)} makes them, until then give {option}{there}"
     else:
         meant = next((name for name in found if name.endswith(f"/{weights}")), None) or nearest_of(weights, found)
-        advice = f"did you mean --weights {meant}?"
+        advice = f"did you mean {option}{meant}?"
     # Of many numbered ones the newest stands for all.
     shown = [*(name for name in found if "/" not in name), *newest.values()]
     raise UserError(f"{run_dir / weights}: holds no weights; {run_dir} has {', '.join(shown)}; {advice}")

@@ -146,7 +146,7 @@ def answer(translator: Translator, text: str, asked: Asked) -> Answer:
     lines = [line.removesuffix("\r") for line in text.rstrip().split("\n")]
     searching = asked.of(translator)
     found = searching.translate_lines(lines)
-    parts = parts_of(lines, translator.tokenizers.src, translator.model.config.max_positions)
+    parts = parts_of(lines, translator.tokenizers.src, translator.max_positions)
     remarks = _remarks(found, n_replaced, searching)
     seconds = time.monotonic() - began_at_s
     n_lines = sum(line.n_parts > 0 for line in found)
@@ -166,7 +166,7 @@ def attention_picture(
     if not sentence.strip():
         raise UserError("There is no sentence to draw.")
     translation = dataclasses.replace(asked, n_best=1).of(translator).translate([sentence])[0]
-    found = attention_map(translator.model, translator.tokenizers, sentence, translation)
+    found = attention_map(translator.transformer, translator.tokenizers, sentence, translation)
     for name, value, n in (("layer", layer, found.n_layers), ("head", head, found.n_heads)):
         if value is not None and not 1 <= value <= n:
             raise UserError(f"The {name} is {value}; expected from 1 to {n}.")
@@ -177,7 +177,7 @@ def attention_picture(
 def _remarks(found: Sequence[TranslatedLine], n_replaced: int, translator: Translator) -> list[str]:
     remarks = []
     if translator.n_split:
-        limit = translator.model.config.max_positions
+        limit = translator.max_positions
         remarks.append(
             f"{translator.n_split:,} of them longer than the model's {limit} positions: translated sentence by "
             "sentence, or in smaller parts where a sentence is too long."

@@ -172,7 +172,8 @@ class _Widgets:
         self.search = [beam, n_best, penalty, exponent]
 
     def _add_attention(self, translator: Translator) -> None:
-        n_layers, n_heads = translator.model.config.n_decoder_layers, translator.model.config.n_heads
+        config = translator.transformer.config
+        n_layers, n_heads = config.n_decoder_layers, config.n_heads
         layers, heads = [str(i) for i in range(1, n_layers + 1)], [str(i) for i in range(1, n_heads + 1)]
         with gr.Row():
             self.sentence = gr.Dropdown([], label="Sentence", scale=3)

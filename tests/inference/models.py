@@ -12,6 +12,7 @@ from torch import Tensor
 
 from accel_tx.config import DecodeConfig, ModelConfig
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from accel_tx.inference.ensemble import Model, members_of
 from accel_tx.inference.hypotheses import Hypothesis
 from accel_tx.inference.search import search
 from accel_tx.model.transformer import Transformer
@@ -56,7 +57,7 @@ def make_sources(seed: int, n: int = 12, vocab: int = VOCAB, longest: int = 8) -
 
 
 def search_for(
-    model: Transformer, sources: list[Ids], limits: list[int], n_extra_columns: int = 0, **settings: Any
+    model: Model, sources: list[Ids], limits: list[int], n_extra_columns: int = 0, **settings: Any
 ) -> list[list[Hypothesis]]:
     """`search`, with the fields of `DecodeConfig` and its own options by name."""
     rows = [[*source, EOS_ID] for source in sources]
@@ -74,20 +75,34 @@ def encoded(model: Transformer, source: Ids) -> Tensor:
 
 
 @torch.no_grad()
-def next_log_probs(model: Transformer, memory: Tensor, prefix: Ids) -> list[float]:
+def forced_log_probs(model: Model, memories: list[Tensor], tgt_in: Tensor) -> Tensor:
+    """Of every token (N, T, V) after each of tgt_in (N, T), by one forward pass without cache.
+
+    `memories` are one a member; an ensemble has the logarithm of the mean of its members' probabilities.
+    """
+    found = []
+    for member, memory in zip(members_of(model), memories):
+        hidden = member.decode(tgt_in, memory.expand(len(tgt_in), -1, -1), None)
+        found.append(logits_of(member, hidden).log_softmax(-1))
+    return found[0] if len(found) == 1 else torch.stack(found).exp().mean(0).log()
+
+
+def next_log_probs(model: Model, memories: list[Tensor], prefix: Ids) -> list[float]:
     """Of every token after the prefix, all of it decoded anew, one sentence, no padding, no cache."""
-    hidden = model.decode(torch.tensor([[BOS_ID, *prefix]]), memory, None)
-    found: list[float] = logits_of(model, hidden)[0, -1].log_softmax(-1).tolist()
+    found: list[float] = forced_log_probs(model, memories, torch.tensor([[BOS_ID, *prefix]]))[0, -1].tolist()
     return found
 
 
-@torch.no_grad()
-def log_prob_of(model: Transformer, source: Ids, hypothesis: Hypothesis) -> float:
+def memories_of(model: Model, source: Ids) -> list[Tensor]:
+    """Encoder output (1, S, D) of each member, of one sentence without padding."""
+    return [encoded(member, source) for member in members_of(model)]
+
+
+def log_prob_of(model: Model, source: Ids, hypothesis: Hypothesis) -> float:
     """Score a hypothesis again by the forward pass of training."""
     tgt_out = hypothesis.ids if hypothesis.is_cut else [*hypothesis.ids, EOS_ID]
-    memory = encoded(model, source)
-    hidden = model.decode(torch.tensor([[BOS_ID, *tgt_out[:-1]]]), memory, None)
-    log_probs = logits_of(model, hidden)[0].log_softmax(-1).double()
+    tgt_in = torch.tensor([[BOS_ID, *tgt_out[:-1]]])
+    log_probs = forced_log_probs(model, memories_of(model, source), tgt_in)[0].double()
     return float(sum(log_probs[i, token] for i, token in enumerate(tgt_out)))
 
 
@@ -116,15 +131,13 @@ def allowed_tokens(ids: Ids, vocab: int, minimum: int, no_repeat: int, prefix: I
     return allowed
 
 
-@torch.no_grad()
-def exhaustive_search(model: Transformer, source: Ids, limit: int, settings: DecodeConfig) -> list[Hypothesis]:
+def exhaustive_search(model: Model, source: Ids, limit: int, settings: DecodeConfig) -> list[Hypothesis]:
     """Every sequence of words up to the limit, scored by one forward pass over the longest ones."""
-    words = [token for token in range(len(model.output_bias)) if token not in (PAD_ID, UNK_ID, BOS_ID, EOS_ID)]
+    vocab = len(members_of(model)[0].output_bias)
+    words = [token for token in range(vocab) if token not in (PAD_ID, UNK_ID, BOS_ID, EOS_ID)]
     longest = [list(ids) for ids in itertools.product(words, repeat=limit)]
-    memory = encoded(model, source)
     tgt_in = torch.tensor([[BOS_ID, *ids] for ids in longest])[:, :limit]
-    hidden = model.decode(tgt_in, memory.expand(len(longest), -1, -1), None)
-    log_probs = logits_of(model, hidden).log_softmax(-1).tolist()
+    log_probs = forced_log_probs(model, memories_of(model, source), tgt_in).tolist()
     found: dict[tuple[int, ...], Hypothesis] = {}
     for ids, row in zip(longest, log_probs):
         before = 0.0
@@ -137,7 +150,7 @@ def exhaustive_search(model: Transformer, source: Ids, limit: int, settings: Dec
 
 
 def plain_beam_search(
-    model: Transformer,
+    model: Model,
     source: Ids,
     limit: int,
     settings: DecodeConfig,
@@ -145,13 +158,13 @@ def plain_beam_search(
     prefix: Sequence[int] = (),
 ) -> list[Hypothesis]:
     """Beam search word by word as the module `beam` describes it, without cache, batch or early stop."""
-    memory = encoded(model, source)
+    memories = memories_of(model, source)
     live: list[tuple[Ids, float]] = [([], 0.0)]
     finished: list[Hypothesis] = []
     for n in range(1, limit + 1):
         continued = []
         for ids, log_prob in live:
-            log_probs = next_log_probs(model, memory, ids)
+            log_probs = next_log_probs(model, memories, ids)
             allowed = allowed_tokens(ids, len(log_probs), minimum, settings.no_repeat_ngram, list(prefix))
             continued += [([*ids, token], log_prob + log_probs[token]) for token in allowed]
         continued.sort(key=lambda one: -one[1])

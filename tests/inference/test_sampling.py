@@ -15,10 +15,10 @@ from accel_tx.inference.hypotheses import Hypothesis
 from accel_tx.inference.sampling import draw, uniform
 from tests.inference.models import (
     assert_same,
-    encoded,
     log_prob_of,
     make_model,
     make_sources,
+    memories_of,
     next_log_probs,
     search_for,
 )
@@ -65,7 +65,7 @@ def test_first_tokens_come_as_often_as_their_probability_says(fields: dict[str, 
     for seed in range(20):
         (found,) = search_for(model, [source], [1], sampling=True, sampling_seed=seed, n_best=n // 20, **fields)
         counts.update(one.ids[0] if one.ids else EOS_ID for one in found)
-    probs = np.exp(np.array(next_log_probs(model, encoded(model, source), [])) / fields.get("temperature", 1.0))
+    probs = np.exp(np.array(next_log_probs(model, memories_of(model, source), [])) / fields.get("temperature", 1.0))
     probs[[PAD_ID, UNK_ID, BOS_ID]] = 0
     order = np.argsort(-probs)[: int(fields.get("top_k", len(probs)))]
     shares = probs[order] / probs[order].sum()
