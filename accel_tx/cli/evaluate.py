@@ -8,12 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
-from accel_tx.cli.outputs import Inputs, check_outputs, files_of_run, told_beside
+from accel_tx.cli.outputs import Inputs, check_outputs, told_beside
 from accel_tx.cli.score_table import print_comparison, print_scores
-from accel_tx.cli.scored_text import ScoredText, lines_beside, text_of_files, text_of_test, text_of_validation
-from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_lengths
+from accel_tx.cli.scored_text import (
+    ScoredText,
+    lines_beside,
+    text_of_files,
+    text_of_test,
+    text_of_validation,
+    warn_of_other_data,
+)
+from accel_tx.cli.trained import (
+    add_decode_options,
+    add_ensemble_option,
+    add_run_options,
+    files_of_models,
+    load_translator,
+    members,
+    warn_of_lengths,
+)
 from accel_tx.config import DecodeConfig, UserError
 from accel_tx.inference.lines import read_lines, write_whole
+from accel_tx.inference.members import Member, check_apart
 from accel_tx.inference.weights import weights_name
 
 if TYPE_CHECKING:
@@ -40,6 +56,8 @@ def run(argv: list[str]) -> None:
     if options.comet is not None:
         check_command(options.comet)
     check_outputs(_outputs(options), _inputs(options))
+    if options.ensemble:
+        check_apart(Member(Path(options.run_dir), options.weights), members(options))
     # Once: what came through a pipe is gone afterwards.
     given = None if options.hyp is None else list(read_lines(options.hyp))
     text = _text_to_score(options, given)
@@ -54,7 +72,7 @@ def run(argv: list[str]) -> None:
     comet, failed = _comet(options, text, systems)
     with told_beside(_outputs(options)):
         if others:
-            names = [options.hyp or f"{options.run_dir} {_weights(options)}", *options.against]
+            names = [options.hyp or _name_of_run(options), *options.against]
             print_comparison(names, found, comet, drawn, text.n_lines)
         else:
             print_scores(found, comet[0] if comet else None, drawn, text.n_lines)
@@ -71,6 +89,7 @@ def _parser() -> ArgumentParser:
         "evaluate", "Score a run on files or on one of its own sets, or an existing translation file (--hyp)."
     )
     add_run_options(parser, required=False)
+    add_ensemble_option(parser)
     parser.add_argument(
         "--hyp", type=str | None, help="translations to score in place of a run's, one a line; - for standard input"
     )
@@ -120,7 +139,7 @@ def _check_what_is_given(options: Namespace) -> None:
             raise UserError("--hyp: --ref is missing; expected reference translations, line beside line")
         if options.output is not None:
             raise UserError("--output: the translations are in --hyp already; leave it out")
-        for name in opt.given_fields(options, DecodeConfig):
+        for name in (*(["ensemble"] if options.ensemble else []), *opt.given_fields(options, DecodeConfig)):
             raise UserError(f"--{name}: --hyp is translated already; leave it out")
         if "{src}" in (options.comet or "") and options.src is None:
             raise UserError("--comet: --src is missing; expected the source sentences, line beside line")
@@ -146,7 +165,7 @@ def _outputs(options: Namespace) -> dict[str, str | None]:
 
 def _inputs(options: Namespace) -> Inputs:
     given: Inputs = {f"--{name}": options[name] for name in _INPUTS}
-    return {**given, "a file of --run_dir": files_of_run(options.run_dir, options.weights)}
+    return {**given, **files_of_models(options)}
 
 
 def _text_to_score(options: Namespace, translations: list[str] | None) -> ScoredText:
@@ -155,8 +174,11 @@ def _text_to_score(options: Namespace, translations: list[str] | None) -> Scored
         return text_of_files(options.src, options.ref, hyp)
     run_dir, outputs = Path(options.run_dir), _outputs(options)
     if options.test:
-        return text_of_test(run_dir, options.weights, outputs)
-    return text_of_validation(run_dir, options.weights, options.valid_set, outputs)
+        text = text_of_test(run_dir, options.weights, outputs)
+    else:
+        text = text_of_validation(run_dir, options.weights, options.valid_set, outputs)
+    warn_of_other_data(Member(run_dir, options.weights), members(options))
+    return text
 
 
 def _own_translations(options: Namespace, text: ScoredText) -> tuple[list[str], DecodeConfig]:
@@ -186,6 +208,11 @@ def _weights(options: Namespace) -> str:
     return weights_name(Path(options.run_dir), options.weights)
 
 
+def _name_of_run(options: Namespace) -> str:
+    others = f" + {len(options.ensemble)} more" if options.ensemble else ""
+    return f"{options.run_dir} {_weights(options)}{others}"
+
+
 def _as_dict(
     options: Namespace, found: dict[str, MetricScores], comet: list[float] | None, drawn: Resampling, text: ScoredText
 ) -> dict[str, Any]:
@@ -193,7 +220,7 @@ def _as_dict(
     values: dict[str, Any] = {key: metric.systems[0].score for key, metric in found.items()}
     values |= {"signature": found["bleu"].plain_signature, "chrf_signature": found["chrf"].plain_signature}
     values |= {"text": text.name, "n_sentences": text.n_lines, "references_sha256": text.references_sha256()}
-    values |= {"weights": None if options.hyp else _weights(options)}
+    values |= {"weights": None if options.hyp else _weights(options), "ensemble": list(map(str, members(options)))}
     values |= dataclasses.asdict(drawn)
     values["signatures"] = {key: metric.signature for key, metric in found.items()}
     files = [options.hyp, *(options.against or [])]

@@ -8,9 +8,9 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from accel_tx import options as opt
-from accel_tx.cli.outputs import check_outputs, files_of_run
+from accel_tx.cli.outputs import check_outputs
 from accel_tx.cli.pipe import Progress, Remarks, warn_of_replaced, write_blocks
-from accel_tx.cli.trained import add_run_options, load_translator
+from accel_tx.cli.trained import add_ensemble_option, add_run_options, files_of_models, load_translator
 from accel_tx.config import UserError
 from accel_tx.inference.json_lines import dump_line
 from accel_tx.inference.stream import LINES_PER_BLOCK, Line, read_blocks, readable
@@ -35,6 +35,7 @@ def run(argv: list[str]) -> None:
         "Example: python -m accel_tx score --run_dir runs/quickstart --src test.en --tgt test.fr > scores.tsv",
     )
     add_run_options(parser)
+    add_ensemble_option(parser)
     parser.add_argument("--src", type=str, required=True, help="source sentences, one a line; - for standard input")
     parser.add_argument("--tgt", type=str, required=True, help="their translations, line beside line; - likewise")
     parser.add_argument("--output", default="-", help="file for the scores; - for standard output")
@@ -48,9 +49,8 @@ def run(argv: list[str]) -> None:
     options = opt.parse(parser, argv)
     if options.src == options.tgt == "-":
         raise UserError("--src and --tgt: both are standard input; expected a file for one of them")
-    run_files = files_of_run(options.run_dir, options.weights)
     outputs = {"--output": options.output}
-    check_outputs(outputs, {"--src": options.src, "--tgt": options.tgt, "a file of --run_dir": run_files})
+    check_outputs(outputs, {"--src": options.src, "--tgt": options.tgt, **files_of_models(options)})
     translator = load_translator(options)
     remarks, totals = Remarks(), _Totals()
     with Progress([options.src, options.tgt], options.output) as progress:
@@ -131,7 +131,7 @@ def _answer(
         [line.text for line in tgt],
         translator.decode.max_tokens,
     )
-    limit = translator.model.config.max_positions
+    limit = translator.max_positions
     for src_line, tgt_line, score in zip(src, tgt, scores, strict=True):
         totals.add(score)
         warn_of_replaced(remarks, options.src, src_line)

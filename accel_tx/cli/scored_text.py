@@ -13,6 +13,7 @@ from accel_tx.cli.outputs import check_apart
 from accel_tx.config import UserError
 from accel_tx.inference.lines import read_lines
 from accel_tx.inference.stream import readable
+from accel_tx.inference.weights import load_scores, weights_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from accel_tx.config import Config
     from accel_tx.data.dataset import PreparedData
+    from accel_tx.inference.members import Member
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,17 @@ def text_of_test(run_dir: Path, weights: str, outputs: Mapping[str, str | None])
     return _scored("test text", data.test_src, data.test_tgt, config)
 
 
+def warn_of_other_data(first: Member, others: Sequence[Member]) -> None:
+    """Say on standard error which members of an ensemble may have learned the text of the first one's run."""
+    trained_on = load_scores(weights_folder(first.run_dir, first.weights)).get("data_sha256")
+    for other in others:
+        if load_scores(other.folder()).get("data_sha256") != trained_on:
+            print(
+                f"accel_tx: {other} was trained on other data than {first}, and the text that is scored may be in it",
+                file=sys.stderr,
+            )
+
+
 def _data_of(run_dir: Path, weights: str, outputs: Mapping[str, str | None]) -> tuple[Config, PreparedData]:
     """Config and data of a run.
 
@@ -106,7 +119,6 @@ def _data_of(run_dir: Path, weights: str, outputs: Mapping[str, str | None]) -> 
     from accel_tx.data.corpus import input_files
     from accel_tx.data.dataset import prepare_data
     from accel_tx.inference.translator import load_run_config
-    from accel_tx.inference.weights import load_scores, weights_folder
 
     config = load_run_config(run_dir)
     check_apart(outputs, {"a file of the run's corpus": input_files(config.data)})

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accel_tx.cli.outputs import Inputs, files_of_run
 from accel_tx.config import DecodeConfig
+from accel_tx.inference.members import Member
 from accel_tx.options import add_section_options, given_fields
 
 if TYPE_CHECKING:
@@ -24,23 +26,51 @@ def add_run_options(parser: ArgumentParser, required: bool = True) -> None:
     )
 
 
+def add_ensemble_option(parser: ArgumentParser) -> None:
+    """`--ensemble`."""
+    parser.add_argument(
+        "--ensemble",
+        type=str,
+        nargs="+",
+        metavar="RUN",
+        help="further models to translate with as one, by the mean of the probabilities of all: RUN, with the weights "
+        "that --weights names, or RUN:WEIGHTS, such as runs/b runs/c:final runs/a:checkpoints/update_00000123; all "
+        "need the same vocabularies; settings and validation text are those of --run_dir",
+    )
+
+
+def members(options: Namespace) -> list[Member]:
+    """What `--ensemble` names. Raises: UserError where that is no name."""
+    return [Member.read(text, options.weights) for text in options.get("ensemble") or []]
+
+
+def files_of_models(options: Namespace) -> Inputs:
+    """What these options read, by the option, for `check_outputs`."""
+    others = [path for member in members(options) for path in files_of_run(member.run_dir, member.weights)]
+    return {
+        "a file of --run_dir": files_of_run(options.run_dir, options.weights),
+        "a file of --ensemble": others,
+    }
+
+
 def add_decode_options(parser: ArgumentParser) -> None:
     """The fields of the run's section `decode`."""
     add_section_options(parser, DecodeConfig, "Search (default of each: the run's config.yaml)")
 
 
 def load_translator(options: Namespace) -> Translator:
-    """The model that these options name, on the best device."""
+    """The model, or the ensemble, that these options name, on the best device."""
     from accel_tx.inference.translator import Translator, best_device
 
     decode = given_fields(options, DecodeConfig)  # none where the command does not search
-    return Translator.from_run_dir(Path(options.run_dir), options.weights, best_device(), decode)
+    run_dir, others = Path(options.run_dir), members(options)
+    return Translator.from_run_dir(run_dir, options.weights, best_device(), decode, others)
 
 
 def warn_of_lengths(translator: Translator) -> None:
     """Say on standard error how many lines were translated in parts, and how many translations were cut."""
     if translator.n_split:
-        limit = translator.model.config.max_positions
+        limit = translator.max_positions
         print(
             f"accel_tx: {translator.n_split:,} line(s) longer than the model's {limit} positions "
             "(model.max_positions): translated in parts, sentence by sentence where that is enough",

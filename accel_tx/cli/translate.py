@@ -7,9 +7,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
-from accel_tx.cli.outputs import check_outputs, files_of_run
+from accel_tx.cli.outputs import check_outputs
 from accel_tx.cli.pipe import Progress, Remarks, warn_of_replaced, write_blocks
-from accel_tx.cli.trained import add_decode_options, add_run_options, load_translator, warn_of_lengths
+from accel_tx.cli.trained import (
+    add_decode_options,
+    add_ensemble_option,
+    add_run_options,
+    files_of_models,
+    load_translator,
+    warn_of_lengths,
+)
 from accel_tx.config import UserError
 from accel_tx.inference.json_lines import dump_line, optional_text, parse_line
 from accel_tx.inference.stream import LINES_PER_BLOCK, Line, read_blocks, readable
@@ -32,6 +39,7 @@ def run(argv: list[str]) -> None:
         "line. Example: python -m accel_tx translate --run_dir runs/quickstart --format jsonl --n_best 3 < in.en",
     )
     add_run_options(parser)
+    add_ensemble_option(parser)
     parser.add_argument("--input", default="-", help="file with one sentence a line; - for standard input")
     parser.add_argument("--output", default="-", help="file for the translations; - for standard output")
     parser.add_argument(
@@ -61,9 +69,8 @@ def run(argv: list[str]) -> None:
         raise UserError(f"--prefix_key {options.prefix_key}: the input has lines of text; add --input_format jsonl")
     if options.format == "text" and (options.get("n_best") or 1) > 1:
         raise UserError(f"--n_best is {options.n_best}, but a line of text holds one translation; add --format jsonl")
-    run_files = files_of_run(options.run_dir, options.weights)
     outputs = {"--output": options.output}
-    check_outputs(outputs, {"--input": options.input, "a file of --run_dir": run_files})
+    check_outputs(outputs, {"--input": options.input, **files_of_models(options)})
     translator = load_translator(options)
     remarks, found = Remarks(), _Found(translator.decode.unknown == "copy")
     with Progress([options.input], options.output) as progress:

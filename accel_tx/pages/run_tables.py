@@ -140,7 +140,9 @@ def _system(values: Line, key: str) -> Line:
 def _how(values: Line) -> str:
     decode = values.get("decode")
     beam = f", beam {decode['beam_size']}" if isinstance(decode, dict) and "beam_size" in decode else ""
-    return f"{values.get('weights') or 'given'}{beam}"
+    others = values.get("ensemble")
+    members = [values.get("weights") or "given", *(others if isinstance(others, list) else [])]
+    return f"{' + '.join(map(str, members))}{beam}"
 
 
 def _interval(system: Line, digits: str) -> str:

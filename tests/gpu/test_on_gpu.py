@@ -373,15 +373,17 @@ def test_a_dry_run_tries_the_longest_bucket(
 
 
 @pytest.mark.parametrize("beam_size", [1, 5])
+@pytest.mark.parametrize("member", [None, "checkpoints/update_00000110"])
 def test_translations_are_those_of_the_cpu(
-    beam_size: int, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    member: str | None, beam_size: int, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(train={"precision": "no", "max_updates": 120})
     trained(config, tmp_path / "run")
     (tmp_path / "src.txt").write_text("".join(f"{line}\n" for line in prepare_data(config).valid_src.to_pylist()))
+    ensemble = ["--ensemble", f"{tmp_path / 'run'}:{member}"] if member else []
     for name in ("gpu", "cpu"):
         monkeypatch.setenv("ACCELERATE_USE_CPU", str(name == "cpu").lower())
-        files = ["--input", str(tmp_path / "src.txt"), "--output", str(tmp_path / f"{name}.txt")]
+        files = [*ensemble, "--input", str(tmp_path / "src.txt"), "--output", str(tmp_path / f"{name}.txt")]
         main(["translate", "--run_dir", str(tmp_path / "run"), "--beam_size", str(beam_size), *files])
     assert (tmp_path / "gpu.txt").read_text() == (tmp_path / "cpu.txt").read_text() != ""
 

@@ -97,6 +97,14 @@ def test_intervals_come_from_evaluate_and_other_texts_have_a_table_of_their_own(
     assert page_of(runs)[0].count("1,014 sentences") == 2
 
 
+def test_the_members_of_an_ensemble_stand_beside_the_weights(runs: list[Path]) -> None:
+    values = {**evaluation(31.25), "ensemble": ["runs/c:final", "<b>:best"]}
+    (runs[1] / "test.json").write_text(json.dumps(values), encoding="utf-8")
+    page = page_of(runs)[0]
+    assert "best + runs/c:final + &lt;b&gt;:best, beam 5" in page
+    assert "<td>best, beam 5" in page
+
+
 def test_scores_of_other_signatures_are_not_compared_and_the_signatures_are_shown(runs: list[Path]) -> None:
     def with_signature(signature: str) -> str:
         (runs[1] / "test.json").write_text(json.dumps(evaluation(41.25, signature=signature)), encoding="utf-8")
