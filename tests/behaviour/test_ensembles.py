@@ -113,9 +113,9 @@ def test_weights_name_those_of_every_member_that_names_none(runs: Path) -> None:
 def test_a_run_folder_with_a_colon_in_its_name_and_an_exported_model_are_members(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(runs / "b", runs / "b:final")
+    shutil.copytree(runs / "b", runs / "x:y")
     expected = translations("runs/b:best")
-    assert translations("runs/b:final") == translations("runs/b:final:best") == expected
+    assert translations("runs/x:y") == translations("runs/x:y:best") == expected
     options = ["--format", "safetensors", "--sentences", "text", "--output", "out"]
     main(["export", "--run_dir", "runs/b", *options])
     assert translations("out") == expected
@@ -214,6 +214,18 @@ def test_a_tokenizer_of_as_many_other_entries_is_another(runs: Path, capsys: pyt
     path.unlink()
     error = said(capsys, "translate", "--run_dir", "runs/a", "--ensemble", "runs/b", "--input", "text")
     assert "runs/b/tokenizer/tgt.json: no such file" in error
+
+
+def test_a_member_given_twice_is_known_where_no_hash_is_recorded(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = runs / "b" / "best" / "scores.json"
+    values = json.loads(scores.read_text())
+    scores.write_text(json.dumps({name: value for name, value in values.items() if name != "sha256"}))
+    files = ["translate", "--run_dir", "runs/a", "--input", "text"]
+    assert "holds the same weights as runs/b:best" in said(capsys, *files, "--ensemble", "runs/b", "runs/b/")
+    shutil.copytree(runs / "b", runs / "twin")
+    main([*files, "--ensemble", "runs/b", "runs/twin"])  # nobody can tell
 
 
 def test_a_damaged_member_is_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
