@@ -99,6 +99,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         main(["train", "--config", "configs/quickstart.yaml", "--run_dir", "runs/quickstart"])
         mine = next(shown for shown in SHOWN if shown.own_words[:1] == ["train"] and "runs/mine" in shown.text)
         main(mine.own_words)
+        main(["train", "--config", "configs/quickstart.yaml", "--run_dir", "runs/seed2", "--train.seed", "2"])
     for name in ("runs/small", "runs/large", "runs/q1", "D"):
         shutil.copytree(folder / "runs" / "quickstart", folder / name)
     return folder
