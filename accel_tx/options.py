@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import sys
 from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,17 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from accel_tx.config import SECTIONS, Config, UserError, build_config, check_key, load_yaml, nearest_of
+from accel_tx.config import (
+    SECTIONS,
+    Config,
+    UserError,
+    build_config,
+    check_key,
+    default_of,
+    load_yaml,
+    nearest_of,
+    out_of_use,
+)
 
 
 def plain_parser(command: str, description: str) -> ArgumentParser:
@@ -103,6 +115,7 @@ def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, 
             "--data.train_src null --data.train_tgt null"
         )
     options = parse(parser, argv, namespace=from_file)
+    _make_room(options, fields, path)
     size, n = options["train.tokens_per_update"], options["train.micro_batches_per_update"]
     if "train.micro_batches_per_update" in fields and size and (n != 1 or "train.tokens_per_update" not in fields):
         raise UserError(
@@ -114,6 +127,17 @@ def parse_with_config(parser: ArgumentParser, argv: list[str]) -> tuple[Config, 
     except UserError as error:
         where = "command line" if any(re.search(rf"{re.escape(name)}\b", str(error)) for name in fields) else path
         raise UserError(f"{where}: {error}") from None
+
+
+def _make_room(options: Namespace, given: list[str], path: str) -> None:
+    """Take what the file has in the place of a field on the command line back to its default, and tell."""
+    for key in given:
+        for rival in out_of_use(key, options[key]):
+            old, default = options[rival], default_of(rival)
+            if rival not in given and old != default:
+                options[rival] = default
+                if os.environ.get("RANK", "0") == "0":
+                    sys.stderr.write(f"accel_tx: --{key} {options[key]}: {rival} {old} of {path} does not count\n")
 
 
 def _value_of(argv: list[str], option: str) -> str | None:

@@ -36,6 +36,56 @@ def parsed(*argv: str) -> Config:
     return parse_with_config(config_parser("train", ""), list(argv))[0]
 
 
+BASE = str(REPOSITORY / "configs" / "transformer_base.yaml")
+SMALL = str(REPOSITORY / "configs" / "multi30k_en_fr.yaml")
+BOTH = str(REPOSITORY / "configs" / "multi30k_lc_both_directions.yaml")
+
+
+@pytest.mark.parametrize(
+    ("file", "option", "out_of_use"),
+    [
+        (BASE, {"train.epochs": 3}, {"train.max_updates": None}),
+        (SMALL, {"train.max_updates": 3}, {"train.epochs": None}),
+        (SMALL, {"train.batch_size": 32}, {"train.max_tokens": None}),
+        (BASE, {"train.batch_size": 32}, {"train.max_tokens": None, "train.tokens_per_update": None}),
+        (SMALL, {"optim.schedule": "linear"}, {"optim.pct_start": 0.3}),
+        (BOTH, {"optim.schedule": "one_cycle"}, {"optim.warmup_updates": None}),
+    ],
+)
+def test_an_option_makes_room_for_itself_in_the_file_and_tells(
+    file: str, option: dict[str, Any], out_of_use: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = parsed("--config", file)
+    assert not capsys.readouterr().err
+    config = parsed("--config", file, *(word for key, value in option.items() for word in (f"--{key}", str(value))))
+
+    def value_in(config: Config, key: str) -> Any:
+        section, name = key.split(".")
+        return getattr(getattr(config, section), name)
+
+    (given,) = option
+    told = capsys.readouterr().err.splitlines()
+    assert {key: value_in(config, key) for key in (given, *out_of_use)} == {**option, **out_of_use}
+    assert told == [
+        f"accel_tx: --{given} {option[given]}: {key} {load_yaml(Path(file))[key.split('.')[0]][key.split('.')[1]]} "
+        f"of {file} does not count"
+        for key in out_of_use
+    ]
+    assert dataclasses.replace(config, optim=before.optim, train=before.train) == before
+
+
+def test_two_options_that_exclude_each_other_are_refused_and_only_one_process_tells(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"train\.max_updates and train\.epochs: both given"):
+        parsed("--config", BASE, "--train.epochs", "3", "--train.max_updates", "9")
+    with pytest.raises(UserError, match=r"expected --optim\.pct_start 0\.3"):
+        parsed("--config", SMALL, "--optim.schedule", "linear", "--optim.pct_start", "0.2")
+    monkeypatch.setenv("RANK", "1")
+    assert parsed("--config", BASE, "--train.epochs", "3").train.max_updates is None
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["transformer_base", "transformer_big"])
 def test_less_memory_makes_more_micro_batches_of_the_same_update(name: str) -> None:
     def sizes(*argv: str) -> tuple[Any, ...]:
@@ -294,9 +344,9 @@ def test_another_corpus_than_the_files_of_a_config_takes_these_back() -> None:
     assert parsed("--config", str(REPOSITORY / "configs/multi30k_en_fr.yaml"), *files).data.train_src == "a"
 
 
-def test_another_schedule_than_that_of_a_config_is_told_what_to_take_back() -> None:
+def test_fields_of_another_schedule_are_told_how_to_take_them_back() -> None:
     given = ["--config", str(REPOSITORY / "configs/opus_books_en_fr.yaml"), "--optim.schedule", "inverse_sqrt"]
-    given += ["--optim.warmup_updates", "3"]
+    given += ["--optim.warmup_updates", "3", "--optim.pct_start", "0.2", "--optim.div_factor", "9"]
     with pytest.raises(UserError, match=r"with optim\.schedule inverse_sqrt expected --") as found:
         parsed(*given)
     options = str(found.value).partition(" expected ")[2].split()

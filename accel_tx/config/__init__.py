@@ -9,6 +9,7 @@ from accel_tx.config.data import CorpusEntry, DataConfig
 from accel_tx.config.decode import DecodeConfig
 from accel_tx.config.errors import RunError, UserError
 from accel_tx.config.model import SPECIAL_TOKENS, ModelConfig, TokenizerConfig
+from accel_tx.config.rivals import out_of_use
 from accel_tx.config.train import LOWER_IS_BETTER, OptimConfig, TrainConfig, ValidationConfig
 from accel_tx.config.whole import (
     SECTIONS,
@@ -48,6 +49,7 @@ __all__ = [
     "has_free_length",
     "load_yaml",
     "nearest_of",
+    "out_of_use",
     "what_is_learned",
     "what_processes_share",
     "what_starts_share",

@@ -12,7 +12,7 @@ from accel_tx.config.decode import WIDEST_BEAM
 from accel_tx.config.errors import UserError
 
 _ONE_CYCLE = ("one_cycle",)
-_USED_BY = {
+USED_BY = {
     **dict.fromkeys(("pct_start", "div_factor", "final_div_factor", "three_phase", "anneal"), _ONE_CYCLE),
     "warmup_updates": ("inverse_sqrt", "cosine", "linear"),
     "min_lr": ("cosine", "linear"),
@@ -90,14 +90,14 @@ class OptimConfig:
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         vain = [
             name
-            for name, schedules in _USED_BY.items()
+            for name, schedules in USED_BY.items()
             if self.schedule not in schedules and getattr(self, name) != defaults[name]
         ]
         if vain:
             given = " and ".join(f"optim.{name} is {getattr(self, name)}" for name in vain)
             shown = {name: "null" if defaults[name] is None else str(defaults[name]).lower() for name in vain}
             raise UserError(
-                f"{given}, of use to {', '.join(_USED_BY[vain[0]])} only; with optim.schedule {self.schedule} expected "
+                f"{given}, of use to {', '.join(USED_BY[vain[0]])} only; with optim.schedule {self.schedule} expected "
                 f"{' '.join(f'--optim.{name} {default}' for name, default in shown.items())}"
             )
         at_least("optim", self, 1, "warmup_updates")
