@@ -47,10 +47,11 @@ class DataConfig:
     valid_sets: list[dict[str, Any]] = field(default_factory=list)
     """More validation sets, each scored at every validation under its name: a list of {name, corpus} or {name, src,
     tgt}, in any form that `valid_corpus` or `valid_src` takes; used as they are, never cleaned."""
-    valid_fraction: float = 0.1
-    """Share of the cleaned pairs held out where the corpus brings no validation set; chosen by content hash."""
     valid_size: int | None = None
-    """Number of pairs held out, in place of `valid_fraction`."""
+    """Cleaned pairs held out where the corpus brings no validation set, chosen by content hash (null: a tenth of them,
+    at most 2,000)."""
+    valid_fraction: float | None = None
+    """The share of the pairs that is held out where `valid_size` is null."""
     group_column: str | None = None
     """Column, such as book or document, whose pairs are held out all together or not at all."""
     test_src: str | None = None
@@ -78,7 +79,8 @@ class DataConfig:
         for split, meaning in (("valid", "validation"), ("test", "test")):
             if getattr(self, f"{split}_src") and getattr(self, f"{split}_corpus"):
                 raise UserError(f"data.{split}_corpus and data.{split}_src are both given; expected one {meaning} set")
-        in_range("data.valid_fraction", self.valid_fraction, 0.0, 0.5, low_open=True)
+        if self.valid_fraction is not None:
+            in_range("data.valid_fraction", self.valid_fraction, 0.0, 0.5, low_open=True)
         at_least("data", self, 1, "phrasebook_train_pairs", "phrasebook_valid_pairs", "n_procs", "valid_size")
         if self.src_lang == self.tgt_lang:
             raise UserError(f"data.src_lang and data.tgt_lang are both {self.src_lang!r}; expected two languages")

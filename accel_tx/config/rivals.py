@@ -7,6 +7,8 @@ from typing import Any
 from accel_tx.config.train import USED_BY
 
 _IN_PLACE_OF = {
+    "data.valid_size": ("data.valid_fraction",),
+    "data.valid_fraction": ("data.valid_size",),
     "train.epochs": ("train.max_updates",),
     "train.max_updates": ("train.epochs",),
     "train.max_tokens": ("train.batch_size",),

@@ -23,6 +23,7 @@ from accel_tx.data.selection import Rows, blocks, classes, first_rows, gathered,
 if TYPE_CHECKING:
     import datasets
 
+_DEFAULT_SHARE, _MOST_BY_DEFAULT = 0.1, 2_000
 _ROWS_PER_BATCH = 10_000
 # Up to so many classes the nearest total is searched among all choices; more of them fill up nearly any size.
 _MOST_CLASSES_SEARCHED = 2_000
@@ -45,7 +46,8 @@ class Split:
 
 
 def split_off_validation(corpora: Sequence[datasets.Dataset], config: DataConfig) -> Split:
-    """Hold out `valid_size` pairs, or n - int((1 - valid_fraction) n), of all corpora together.
+    """Hold out `valid_size` pairs, or n - int((1 - valid_fraction) n), of all corpora together; else a tenth, at most
+    2,000: to translate more takes long and says little more.
 
     Without groups all pairs of a source are held out or none, in whatever spelling (see `content_keys`), and the size
     is exact where sources are distinct. Where they repeat, and with groups, it is the nearest that whole ones give,
@@ -55,10 +57,13 @@ def split_off_validation(corpora: Sequence[datasets.Dataset], config: DataConfig
     sources = source_keys(corpora)
     grouped = config.group_column is not None
     keys = group_keys(corpora) if grouped else sources
-    wanted = config.valid_size or len(keys) - int((1 - config.valid_fraction) * len(keys))
+    share = _DEFAULT_SHARE if config.valid_fraction is None else config.valid_fraction
+    wanted = config.valid_size or len(keys) - int((1 - share) * len(keys))
+    if config.valid_size is None and config.valid_fraction is None:
+        wanted = min(wanted, _MOST_BY_DEFAULT)
     is_valid = hold_out(keys, wanted)
     if is_valid is None:
-        asked = f"valid_size {wanted}" if config.valid_size else f"valid_fraction {config.valid_fraction}"
+        asked = f"valid_size {wanted}" if config.valid_size else f"valid_fraction {share}"
         what = f"groups in column {config.group_column}" if grouped else "sources"
         n_classes = len(np.unique(keys))
         raise UserError(

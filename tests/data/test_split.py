@@ -127,6 +127,13 @@ def test_a_source_of_a_held_out_group_is_not_trained_on_elsewhere() -> None:
     assert pairs_of(by_book(rows[::-1]).valid) == pairs_of(done.valid)
 
 
+@pytest.mark.parametrize(("n", "expected"), [(30, 3), (19_999, 2_000), (50_000, 2_000)])
+def test_a_tenth_is_held_out_but_no_more_than_two_thousand(n: int, expected: int) -> None:
+    rows = [(str(i), str(i)) for i in range(n)]
+    assert len(parted(rows)[1]) == expected
+    assert len(parted(rows, valid_fraction=0.2)[1]) == n - int(0.8 * n)
+
+
 def test_several_corpora_are_split_as_one() -> None:
     rows = distinct(300)
     corpora = [dataset(rows[:200]), dataset([*rows[150:300], ("Sentence number 7 is here!", "autre")])]
