@@ -151,8 +151,11 @@ def _check_what_is_given(options: Namespace) -> None:
     for name in ("n_resamples", "n_trials", "seed"):
         if options[name] < 0:
             raise UserError(f"--{name} is {options[name]}; expected 0 or more")
-    if not options.comet_timeout_s > 0:
-        raise UserError(f"--comet_timeout_s is {options.comet_timeout_s:g}; expected seconds above 0")
+    from accel_tx.inference.external_metric import LONGEST_TIMEOUT_S
+
+    if not 0 < options.comet_timeout_s <= LONGEST_TIMEOUT_S:
+        expected = f"expected seconds above 0 and up to {LONGEST_TIMEOUT_S:,}"
+        raise UserError(f"--comet_timeout_s is {options.comet_timeout_s:g}; {expected}")
 
 
 def _files(given: str | list[str] | None) -> list[str]:

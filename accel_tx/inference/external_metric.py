@@ -17,6 +17,9 @@ from tempfile import TemporaryDirectory
 from accel_tx.config import UserError
 from accel_tx.inference.parts import one_line
 
+# The system waits for milliseconds that fit 32 bits; Python raises OverflowError for more.
+LONGEST_TIMEOUT_S = (2**31 - 1) // 1_000
+
 
 def check_command(command: str) -> None:
     """Raise UserError unless the template names {hyp}, something to compare it with, nothing else, and a program."""

@@ -150,6 +150,13 @@ BAD: dict[str, tuple[list[str], str]] = {
     "a missing file": (["--hyp", "a", "--ref", "ref", "--against", "none"], "none: cannot be read"),
     "less than no resamples": (["--hyp", "a", "--ref", "ref", "--n_resamples", "-1"], "--n_resamples is -1"),
     "an unknown tokenizer": (["--hyp", "a", "--ref", "ref", "--tokenize", "14a"], "--tokenize 14a: expected one of"),
+    **{
+        f"a time-out of {given} s": (
+            ["--hyp", "a", "--ref", "ref", "--comet_timeout_s", given],
+            f"--comet_timeout_s is {shown}; expected seconds above 0 and up to 2,147,483",
+        )
+        for given, shown in (("0", "0"), ("nan", "nan"), ("inf", "inf"), ("1e7", "1e+07"), ("2147484", "2.14748e+06"))
+    },
     "a failing command": (
         ["--hyp", "a", "--ref", "ref", "--comet", "/no_such_place {ref} {hyp}"],
         "/no_such_place is no program that can be started",

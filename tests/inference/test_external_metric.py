@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from accel_tx.config import UserError
-from accel_tx.inference.external_metric import check_command, external_score
+from accel_tx.inference.external_metric import LONGEST_TIMEOUT_S, check_command, external_score
 
 TEXTS = (["a b", "été"], ["un", "deux"], ["le", "la"])
 
@@ -31,6 +31,10 @@ def script(tmp_path: Path, text: str) -> str:
 
 def test_the_score_is_the_number_that_ends_the_last_line(tmp_path: Path) -> None:
     assert external_score(script(tmp_path, COUNTS), *TEXTS, timeout_s=60) == 0.8125
+
+
+def test_the_longest_time_is_one_that_the_system_can_wait(tmp_path: Path) -> None:
+    assert external_score(script(tmp_path, COUNTS), *TEXTS, timeout_s=LONGEST_TIMEOUT_S) == 0.8125
 
 
 def test_a_text_of_several_lines_is_one_line_of_a_file(tmp_path: Path) -> None:
