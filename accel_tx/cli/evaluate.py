@@ -117,7 +117,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--comet",
         type=str | None,
-        help="command that prints a score last, such as 'comet-score -s {src} -t {hyp} -r {ref} --only_system'",
+        help="command that prints a score last, such as 'comet-score -s {src} -t {hyp} -r {ref} --only_system'; of "
+        "several files after --ref it gets the first",
     )
     parser.add_argument("--comet_timeout_s", type=float, default=3_600.0, help="end the command after this")
     add_decode_options(parser)

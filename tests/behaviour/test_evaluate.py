@@ -197,6 +197,19 @@ def test_a_metric_of_another_program_that_fails_costs_no_other_score(
     assert "comet" not in values
 
 
+def test_another_program_gets_the_first_of_several_references(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same = "import sys; print(float(open(sys.argv[1]).read() == open(sys.argv[2]).read()))"
+    comet = f"{sys.executable} -c '{same}' {{src}} {{ref}} {{hyp}}"
+    given = ["--hyp", "a", "--src", "src", "--comet", comet, "--json", "out.json", *FEW]
+    for names, expected in ((["src", "b"], 1.0), (["b", "src"], 0.0)):
+        main(["evaluate", "--ref", *names, *given])
+        assert json.loads((folder / "out.json").read_text())["comet"] == expected
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    assert "of several files after --ref it gets the first" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_metric_that_cannot_be_had_is_told_before_the_translating(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
