@@ -8,7 +8,7 @@ import sys
 from contextlib import nullcontext
 from importlib import import_module
 
-from accel_tx.cli.outputs import ClosedOutput, OutputError, own_failures
+from accel_tx.cli.outputs import ClosedOutput, OutputError, own_failures, remarks_may_be_lost
 from accel_tx.cli.termination import Terminated, sigterm_raises
 from accel_tx.config import RunError, UserError, nearest_of
 
@@ -74,8 +74,12 @@ _OF_SEVERAL_PROCESSES = ("data", "check", "find-lr", "train")
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command; exits with one line and status 2 on bad input, or status 1 if a run cannot go on."""
-    argv = sys.argv[1:] if argv is None else argv
     _keep_standard_descriptors()
+    with remarks_may_be_lost():
+        _run_and_tell(sys.argv[1:] if argv is None else argv)
+
+
+def _run_and_tell(argv: list[str]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks is printed as \\x.., as on standard error
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

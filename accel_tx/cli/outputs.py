@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from glob import glob
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
@@ -64,6 +64,45 @@ class _StandardOutput:
             raise
         except OSError as error:
             raise OutputError(error.errno, error.strerror) from error
+
+
+class _StandardError:
+    """A stream that nobody has to read: what cannot be written there is lost, and nothing else with it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.has_failed = False
+
+    def write(self, text: str) -> int:
+        """Of the stream."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self.has_failed = True
+            return len(text)
+
+    def flush(self) -> None:
+        """Of the stream."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self.has_failed = True
+
+    def __getattr__(self, name: str) -> Any:
+        """The rest of it."""
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def remarks_may_be_lost() -> Iterator[None]:
+    """Inside, work and its exit status are the same where standard error cannot be written, as after `2>&1 | head`."""
+    stream = _StandardError(sys.stderr)
+    try:
+        with redirect_stderr(cast("TextIO", stream)):
+            yield
+    finally:
+        if stream.has_failed:  # what waits there goes nowhere: Python would flush it at exit, and exit with 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def own_failures() -> AbstractContextManager[object]:

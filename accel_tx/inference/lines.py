@@ -41,12 +41,15 @@ def write_whole(path: Path, lines: Iterator[str]) -> None:
 
 
 def write_bytes_whole(path: Path, parts: Iterable[bytes]) -> None:
-    """The same for content that is no text, in parts."""
-    with _open_beside(path) as (file, target):
-        file.writelines(parts)
-        file.close()
-        if target is not None:
-            Path(file.name).replace(target)
+    """The same for content that is no text, in parts. An OSError in making them stays what it is."""
+    try:
+        with _open_beside(path) as (file, target):
+            file.writelines(_marked(parts))
+            file.close()
+            if target is not None:
+                Path(file.name).replace(target)
+    except _NotOfWritingError as error:
+        raise error.cause from None
 
 
 def check_can_write(path: Path) -> None:
@@ -66,6 +69,18 @@ def is_stream(path: Path) -> bool:
     """Whether what is written there replaces nothing: a device such as /dev/null or /dev/stdout (`-`), or a pipe."""
     is_other = os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
     return is_other or str(path) in _STANDARD
+
+
+class _NotOfWritingError(Exception):
+    def __init__(self, cause: OSError) -> None:
+        self.cause = cause
+
+
+def _marked(parts: Iterable[bytes]) -> Iterator[bytes]:
+    try:
+        yield from parts
+    except OSError as error:
+        raise _NotOfWritingError(error) from None
 
 
 @contextmanager

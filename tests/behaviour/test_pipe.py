@@ -80,6 +80,38 @@ def test_a_closed_descriptor_is_one_line(closed: str, name: str, run_dir: Path) 
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("output", ["file", "pipe"])
+def test_a_reader_of_the_warnings_who_goes_away_costs_no_work(output: str, run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"We \xff read.\n" * 30)
+    done, out = translate_with_stderr_gone(run_dir, tmp_path, output)
+    assert done == 0
+    assert out.count(b"\n") == 30
+
+
+def test_the_status_of_bad_input_stands_where_nobody_reads_why(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"\x1f\x8b\x08")
+    assert translate_with_stderr_gone(run_dir, tmp_path, "file") == (2, b"")
+
+
+def translate_with_stderr_gone(run_dir: Path, tmp_path: Path, output: str) -> tuple[int, bytes]:
+    """The status and the output of `translate` whose standard error is a pipe that nobody reads."""
+    files = ["--input", str(tmp_path / "in"), *(["--output", str(tmp_path / "out")] if output == "file" else [])]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "accel_tx", "translate", "--run_dir", str(run_dir), "--beam_size", "1", *files],
+            stdout=subprocess.PIPE,
+            stderr=writer,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+            timeout=240,
+        )
+    finally:
+        os.close(writer)
+    written = (tmp_path / "out").read_bytes() if (tmp_path / "out").exists() else b""
+    return done.returncode, done.stdout + written
+
+
 def test_json_lines_come_with_n_best_and_notes_and_hand_other_values_on(run_dir: Path, tmp_path: Path) -> None:
     rows = [
         {"id": 1, "source": "The old man reads."},

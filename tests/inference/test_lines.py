@@ -60,6 +60,16 @@ def test_a_failure_half_way_leaves_the_older_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["out.txt"]
 
 
+def test_a_failure_in_making_the_lines_is_not_told_as_one_of_writing(tmp_path: Path) -> None:
+    def lines() -> Iterator[str]:
+        yield "new"
+        raise BrokenPipeError("of something else")
+
+    with pytest.raises(BrokenPipeError, match="of something else"):
+        write_whole(tmp_path / "out", lines())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_link_stays_a_link_and_its_target_gets_the_text(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("older")
     (tmp_path / "link").symlink_to("target")
