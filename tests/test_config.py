@@ -197,6 +197,7 @@ def test_tokens_of_an_update_become_equal_micro_batches_within_the_budget(per_up
         ("decode", {"sampling": True, "top_p": 1.5}, "decode.top_p is 1.5; expected above 0 and up to 1"),
         ("decode", {"min_len_ratio": 2.0}, "expected from 0 to decode.max_len_ratio = 1.5"),
         ("decode", {"length_exponent": -1.0}, "decode.length_exponent is -1.0"),
+        ("decode", {"length_exponent": 10.0}, "decode.length_exponent is 10.0; expected from 0.0 to below 10.0"),
         ("validation", {"beam_size": 0}, "validation.beam_size is 0; expected at least 1"),
         ("clean", {"without": "langage"}, "clean.without names 'langage', which is no rule; did you mean language?"),
         ("clean", {"without": ["preset"]}, "'preset', which is no rule"),

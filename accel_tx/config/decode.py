@@ -11,6 +11,8 @@ from accel_tx.config.errors import UserError
 
 # Every hypothesis of a sentence has log-probabilities of the whole vocabulary: 128 MB at 32,000 words.
 WIDEST_BEAM = 1_000
+# Far beyond any that is of use, and its power of any number of tokens is still a float.
+LARGEST_EXPONENT = 10.0
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class DecodeConfig:
     """What log-probabilities are divided by, n being the tokens with EOS and a the exponent: `average` n^a, `gnmt`
     ((5 + n) / 6)^a, `none` 1."""
     length_exponent: float = 1.0
-    """The exponent of `length_penalty`; 0 favours short translations as `none` does, more favours long ones."""
+    """The exponent of `length_penalty`; 0 favours short translations as `none` does, more favours long ones; below
+    10."""
     n_best: int = 1
     """Number of translations per sentence, best first; at most `beam_size`, unless they are sampled."""
     min_len_ratio: float = 0.0
@@ -57,7 +60,7 @@ class DecodeConfig:
         at_least("decode", self, 1, "beam_size", "n_best", "max_len_extra", "max_tokens")
         at_least("decode", self, 0, "no_repeat_ngram", "top_k", "sampling_seed")
         at_most("decode", self, WIDEST_BEAM, "beam_size", "n_best")
-        in_range("decode.length_exponent", self.length_exponent, 0.0, 100.0)
+        in_range("decode.length_exponent", self.length_exponent, 0.0, LARGEST_EXPONENT)
         in_range("decode.max_len_ratio", self.max_len_ratio, 0.0, 100.0)
         if not 0 <= self.min_len_ratio <= self.max_len_ratio:
             raise UserError(

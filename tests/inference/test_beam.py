@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accel_tx.config import DecodeConfig
+from accel_tx.config.decode import LARGEST_EXPONENT
 from accel_tx.inference.beam import Beams
+from accel_tx.inference.hypotheses import length_penalty
 from accel_tx.model.transformer import Transformer
 from tests.inference.models import (
     PENALTIES,
@@ -113,3 +116,9 @@ def test_stopping_early_saves_positions_and_changes_nothing(
     assert n_stopped <= n_steps
     if penalty["length_penalty"] == "none":
         assert n_stopped < n_steps
+
+
+@pytest.mark.parametrize("kind", ["average", "gnmt"])
+def test_the_largest_exponent_allows_for_any_length(kind: Any) -> None:
+    decode = DecodeConfig(length_penalty=kind, length_exponent=math.nextafter(LARGEST_EXPONENT, 0.0))
+    assert 1 < length_penalty(decode, 10) < length_penalty(decode, 2**53) < math.inf

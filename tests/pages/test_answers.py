@@ -116,6 +116,7 @@ def test_what_is_no_number_is_named(name: str, value: Any, expected: str) -> Non
         ("a", Asked(n_best=0), "0 translations"),
         ("a", Asked(length_penalty="square"), "length penalty is square"),  # type: ignore[arg-type]
         ("a", Asked(length_exponent=-1.0), "length_exponent is -1"),
+        ("a", Asked(length_exponent=10.0), "length_exponent is 10.0; expected from 0.0 to below 10.0"),
     ],
 )
 def test_what_cannot_be_answered_is_said(text: Any, asked: Asked, expected: str, translator: Translator) -> None:
