@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from accel_tx.cli.outputs import ClosedOutput
 from accel_tx.config import UserError
-from accel_tx.inference.lines import write_whole
+from accel_tx.inference.lines import is_standard_output, write_whole
 from accel_tx.inference.stream import Line, input_size, readable
 
 _N_NAMED = 10
@@ -46,7 +46,9 @@ class Progress:
     def __init__(self, inputs: list[str], output: str) -> None:
         sizes = [input_size(name) for name in inputs]
         known = [size for size in sizes if size is not None]
-        hidden = not sys.stderr.isatty() or len(known) < len(sizes) or (output == "-" and sys.stdout.isatty())
+        hidden = (
+            not sys.stderr.isatty() or len(known) < len(sizes) or (is_standard_output(output) and sys.stdout.isatty())
+        )
         self._bar = tqdm(
             total=sum(known), unit="B", unit_scale=True, disable=hidden, file=sys.stderr, dynamic_ncols=True
         )
@@ -68,8 +70,8 @@ class Progress:
 
 
 def write_blocks(name: str, blocks: Iterator[list[str]]) -> None:
-    """Write lines as UTF-8: to standard output (`-`) block by block as they come, else to a file that is then whole."""
-    if name != "-":
+    """Write lines as UTF-8: to standard output block by block as they come, else to a file that is then whole."""
+    if not is_standard_output(name):
         write_whole(Path(name), (line for block in blocks for line in block))
         return
     if isinstance(sys.stdout, ClosedOutput):

@@ -14,7 +14,9 @@ from typing import BinaryIO
 
 from accel_tx.config import UserError
 
-_STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
+_STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2} | {
+    f"{folder}/{number}": number for folder in ("/dev/fd", "/proc/self/fd") for number in (1, 2)
+}
 
 
 def read_lines(name: str) -> Iterator[str]:
@@ -35,7 +37,7 @@ def read_lines(name: str) -> Iterator[str]:
 def write_whole(path: Path, lines: Iterator[str]) -> None:
     """Write a file beside and rename it, so that a failure half-way leaves an older one as it was; its mode stays.
 
-    Raises: UserError if it cannot be written.
+    Raises: UserError if it cannot be written; BrokenPipeError if it is standard output and its reader went away.
     """
     write_bytes_whole(path, (f"{line}\n".encode() for line in lines))
 
@@ -104,6 +106,8 @@ def _open_beside(path: Path) -> Iterator[tuple[BinaryIO, Path | None]]:
         with _new_file_beside(target) as file:
             yield file, target
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and is_standard_output(str(path)):
+            raise
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 

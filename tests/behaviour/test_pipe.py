@@ -112,6 +112,32 @@ def translate_with_stderr_gone(run_dir: Path, tmp_path: Path, output: str) -> tu
     return done.returncode, done.stdout + written
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1"])
+@pytest.mark.parametrize("command", ["score", "evaluate"])
+def test_a_reader_of_standard_output_who_goes_away_is_no_failure(
+    command: str, name: str, run_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_text("We read.\n" * 3)
+    text = str(tmp_path / "text")
+    given = {
+        "score": ["--run_dir", str(run_dir), "--src", text, "--tgt", text, "--output", name],
+        "evaluate": ["--hyp", text, "--ref", text, "--n_resamples", "0", "--json", name],
+    }[command]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-m", "accel_tx", command, *given],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+            timeout=240,
+        )
+    assert done.returncode == 141
+    assert "accel_tx: " not in done.stderr
+
+
 def test_json_lines_come_with_n_best_and_notes_and_hand_other_values_on(run_dir: Path, tmp_path: Path) -> None:
     rows = [
         {"id": 1, "source": "The old man reads."},

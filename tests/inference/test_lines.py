@@ -90,7 +90,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
-@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_standard_output_by_its_name_goes_where_the_rest_of_it_goes(name: str, tmp_path: Path) -> None:
     program = (
         "from pathlib import Path; from accel_tx.inference.lines import check_can_write as check, write_whole as write;"
@@ -100,6 +100,22 @@ def test_standard_output_by_its_name_goes_where_the_rest_of_it_goes(name: str, t
         subprocess.run([sys.executable, "-c", program], stdout=file, check=True, cwd=REPOSITORY)
     piped = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, cwd=REPOSITORY)
     assert (tmp_path / "out").read_bytes() == piped.stdout == b"one\ntwo\nthree\n"
+
+
+def test_of_a_reader_who_goes_away_only_that_of_standard_output_is_expected_to(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; import sys; from accel_tx.config import UserError\n"
+        "from accel_tx.inference.lines import write_whole\n"
+        "try: write_whole(Path(sys.argv[1]), iter(['text']))\n"
+        "except (BrokenPipeError, UserError) as error: sys.exit(type(error).__name__)\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    for name, expected in (("/dev/stdout", "BrokenPipeError"), ("-", "BrokenPipeError"), ("/dev/fd/9", "UserError")):
+        command = ["bash", "-c", 'exec "$0" -c "$1" "$2" 9>&1', sys.executable, program, name]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
+        assert done.stderr.strip() == expected
+    os.close(writer)
 
 
 def test_two_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
