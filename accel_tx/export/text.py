@@ -17,8 +17,9 @@ _JOIN_WORDS = [
     (r"(?<=^[(\[{]| [(\[{]) ", ""),
     (r"(?<=\w) (?=['’]( |$))", ""),
 ]
-# As `str.strip`, to which the four separators of ASCII are space as well; ^ and $ would be ends of lines here.
-_OUTER_SPACE = (r"\A[\s\x1c-\x1f]+|[\s\x1c-\x1f]+\z", "")
+# As `str.strip`, to which the four separators of ASCII are space as well, but not to `normalizers.Strip`; ^ and $ would
+# be ends of lines here. The lookbehind and the possessive + keep it linear in long spaces inside a text.
+_OUTER_SPACE = (r"\A[\s\x1c-\x1f]+|(?<![\s\x1c-\x1f])[\s\x1c-\x1f]++\z", "")
 
 
 def stand_alone(tokenizer: Tokenizer) -> FastTokenizer:
@@ -28,7 +29,8 @@ def stand_alone(tokenizer: Tokenizer) -> FastTokenizer:
     has an end there.
     """
     fast = FastTokenizer.from_str(tokenizer.fast.to_str())
-    fast.normalizer = normalizers.Sequence([normalizers.Strip(), *([fast.normalizer] if fast.normalizer else [])])
+    strip = normalizers.Replace(Regex(_OUTER_SPACE[0]), _OUTER_SPACE[1])
+    fast.normalizer = normalizers.Sequence([strip, *([fast.normalizer] if fast.normalizer else [])])
     fast.post_processor = processors.TemplateProcessing(single=f"$A {EOS}", special_tokens=[(EOS, EOS_ID)])
     if isinstance(fast.model, models.WordLevel):
         # This decoder puts a space before every token that does not begin with its prefix: none has a line feed.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
+from functools import cache
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,11 +19,24 @@ KINDS = ["wordlevel", "bpe", "unigram"]
 WORDS = ["l", "eau", "(", ")", "[", "'", "’", "-", ".", ",", "…", ").", "5", "%", "«", "»", "?", "n", "est"]
 
 
+# Spaces of every kind, marks that join what stands before them, what is nothing to see, and some that the texts have.
+AWKWARD = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2003\u2028\u202f\u3000"
+    "\0\x1b\x7f\xad\u200b\u2060\ufeff\u0301\u0327eEaé☃🎉.,'’-(<>"
+)
+
+
 def reloaded(tokenizer: Tokenizer) -> FastTokenizer:
     """As a user of the file has it."""
     fast = FastTokenizer.from_str(stand_alone(tokenizer).to_str())
     fast.encode_special_tokens = True
     return fast
+
+
+@cache
+def of_kind(kind: str) -> tuple[Tokenizer, FastTokenizer]:
+    tokenizer = tokenizer_pair(kind, joint=True).src
+    return tokenizer, reloaded(tokenizer)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -43,6 +59,29 @@ def test_a_symbol_stays_one(kind: str, text: str) -> None:
     fast = reloaded(tokenizer)
     assert fast.encode(text).ids == [*ours, EOS_ID]
     assert [fast.decode(ours)] == tokenizer.decode([ours])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=st.text(st.sampled_from(AWKWARD), max_size=12))
+@example("\x1c\x1d a \x1e b \x1f")
+@settings(max_examples=200, deadline=None)
+def test_an_awkward_text_has_our_ids(kind: str, text: str) -> None:
+    tokenizer, fast = of_kind(kind)
+    (ours,) = tokenizer.encode([text.strip()])
+    assert fast.encode(text).ids == [*ours, EOS_ID]
+    assert fast.decode(ours, skip_special_tokens=False) == tokenizer.decode([ours])[0]
+
+
+def test_every_character_that_is_space_to_us_and_no_other_is_taken_off() -> None:
+    fast = of_kind("bpe")[1]
+    for code in (*range(0xD800), *range(0xE000, 0x11000)):
+        text = f"{chr(code)}a{chr(code)}"
+        assert fast.normalizer.normalize_str(text) == unicodedata.normalize("NFC", text.strip())
+
+
+def test_a_long_space_inside_a_text_takes_no_time() -> None:
+    text = f"a{' ' * 200_000}b"  # minutes, if every space of it were tried as a beginning of the last one
+    assert of_kind("bpe")[1].normalizer.normalize_str(text) == text
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
