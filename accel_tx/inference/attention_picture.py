@@ -39,8 +39,8 @@ def draw(attention: AttentionMap, layer: int | None = None, head: int | None = N
     axes = figure.add_subplot()
     image = axes.imshow(weights, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
     # A text with dollar signs is no formula.
-    axes.set_xticks(range(n_columns), attention.src_pieces[:n_columns], rotation=90, parse_math=False)
-    axes.set_yticks(range(n_rows), attention.tgt_pieces[:n_rows], parse_math=False)
+    axes.set_xticks(range(n_columns), _printable(attention.src_pieces[:n_columns]), rotation=90, parse_math=False)
+    axes.set_yticks(range(n_rows), _printable(attention.tgt_pieces[:n_rows]), parse_math=False)
     axes.xaxis.tick_top()
     axes.set_xticks(np.arange(n_columns + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(n_rows + 1) - 0.5, minor=True)
@@ -72,6 +72,11 @@ def as_pixels(figure: Figure) -> NDArray[np.uint8]:
         canvas.draw()  # type: ignore[no-untyped-call]
     pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
     return pixels
+
+
+def _printable(pieces: list[str]) -> list[str]:
+    """Control characters as their escapes: an SVG that holds them is no XML, and elsewhere nobody sees them."""
+    return ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in piece) for piece in pieces]
 
 
 def _missing_characters(caught: list[warnings.WarningMessage]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -53,6 +54,17 @@ def test_characters_that_the_font_lacks_are_told_and_no_warning() -> None:
     assert content.startswith(b"\x89PNG")
     assert "lacks some of the characters" in (remark or "")
     assert as_file(draw(MAP), "svg")[1] is None
+
+
+def test_pieces_that_cannot_be_printed_are_shown_escaped() -> None:
+    pieces = ["a\x01", "\x1b[0m", "\x85é", "<eos>"]
+    figure = draw(AttentionMap(pieces, pieces, np.full((1, 1, 4, 4), 0.25, np.float32)))
+    axes = figure.axes[0]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [label.get_text() for label in labels] == ["a\\x01", "\\x1b[0m", "\\x85é", "<eos>"]
+    content, remark = as_file(figure, "svg")
+    ElementTree.fromstring(content)  # raises for what is no XML
+    assert remark is None
 
 
 def test_a_very_long_sentence_is_cut_and_the_title_says_so() -> None:
