@@ -110,10 +110,10 @@ def _answer(
         found.add(of_line)
     if options.format == "text":
         return [of_line.translations[0].text for of_line in translated]
-    return [_as_json(*row) for row in zip(values, lines, translated, strict=True)]
+    return [_as_json(*row, options.input) for row in zip(values, lines, translated, strict=True)]
 
 
-def _as_json(values: dict[str, Any], line: Line, found: TranslatedLine) -> str:
+def _as_json(values: dict[str, Any], line: Line, found: TranslatedLine, name: str) -> str:
     notes: dict[str, Any] = {}
     if found.n_parts > 1:
         notes["parts"] = found.n_parts
@@ -131,7 +131,8 @@ def _as_json(values: dict[str, Any], line: Line, found: TranslatedLine) -> str:
         if one.is_cut:
             answer["cut"] = True
         translations.append(answer)
-    return dump_line({**values, "source": line.text, "translations": translations, "notes": notes})
+    whole = {**values, "source": line.text, "translations": translations, "notes": notes}
+    return dump_line(whole, f"{readable(name)}: line {line.number} has an object")
 
 
 @dataclass

@@ -16,9 +16,12 @@ _TO_ESCAPE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LONGEST_REASON_CHARS = 200
 
 
-def dump_line(values: dict[str, Any]) -> str:
-    """One line of JSON, readable where that is safe."""
-    text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+def dump_line(values: dict[str, Any], where: str = "JSON") -> str:
+    """One line of JSON, readable where that is safe.
+
+    Raises: UserError that begins with `where` if it is nested too deeply.
+    """
+    text = _written(values, where, ensure_ascii=False, allow_nan=False)
     return _TO_ESCAPE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
@@ -55,10 +58,19 @@ def optional_text(values: dict[str, Any], key: str, line: Line, name: str) -> st
         return ""
     where = f'{readable(name)}: line {line.number} has "{key}"'
     if not isinstance(text, str):
-        raise UserError(f"{where} {json.dumps(text)[:_LONGEST_REASON_CHARS]}; expected a text, or no such key")
+        shown = _written(text, where)[:_LONGEST_REASON_CHARS]
+        raise UserError(f"{where} {shown}; expected a text, or no such key")
     if clean_text(text)[1] or (line.n_replaced and REPLACEMENT in text):
         raise UserError(f"{where} with bytes that are not UTF-8, NUL or half a surrogate pair; expected text")
     return text
+
+
+def _written(value: Any, where: str, **form: Any) -> str:
+    # The parser takes one or two levels more than the writer.
+    try:
+        return json.dumps(value, **form)
+    except RecursionError:
+        raise UserError(f"{where} nested too deeply to be written again; expected a flatter object") from None
 
 
 def _finite(number: str) -> float:

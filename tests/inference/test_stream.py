@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -220,6 +221,17 @@ def test_json_without_the_text_is_one_line_that_says_what_was_expected(text: str
         parse_line(Line(4, text), "source", "f.jsonl")
     assert len(str(e.value)) < 500
     assert str(e.value).isprintable()
+
+
+def test_an_object_that_is_too_deep_to_be_written_is_one_line() -> None:
+    """The parser refuses most of them, but takes one or two levels more than the writer."""
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(UserError, match=r"^f: line 4 has an object nested too deeply to be written again; expected "):
+        dump_line({"source": "a", "deep": deep}, "f: line 4 has an object")
+    with pytest.raises(UserError, match=r"^f: line 4 has .key. nested too deeply to be written again; expected "):
+        optional_text({"key": deep}, "key", Line(4, ""), "f")
 
 
 def test_an_optional_text_may_be_missing_but_not_mended() -> None:
