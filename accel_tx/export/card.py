@@ -48,7 +48,7 @@ def _header(trained: Trained, library: str) -> str:
             metric_args={"signature": scores[signature]},
         )
         for metric, name, signature in (("bleu", "BLEU", "signature"), ("chrf", "chrF", "chrf_signature"))
-        if metric in scores
+        if metric in scores and signature in scores
     ]
     header = ModelCardData(
         language=[data.src_lang, data.tgt_lang],
@@ -149,7 +149,7 @@ def _precision(trained: Trained) -> str:
 
 def _scores(trained: Trained) -> str:
     scores = trained.scores
-    if "bleu" not in scores:
+    if not all(name in scores for name in ("bleu", "chrf", "val_loss", "signature", "chrf_signature")):
         return "These weights have not been validated by their run."
     loss = scores["val_loss"]
     rows = [

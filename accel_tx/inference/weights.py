@@ -28,6 +28,15 @@ _MADE_BY = {
     "average": "`python -m accel_tx average --run_dir {run_dir} --last 2`",
 }
 
+_KINDS: dict[str, Any] = {
+    "update": int,
+    **dict.fromkeys(("bleu", "chrf", "trained_s"), int | float),
+    "val_loss": int | float | None,
+    **dict.fromkeys(("signature", "chrf_signature"), str),
+}
+"""What others read of the scores, where it is there; a loss that was not finite is null."""
+_LONGEST_SHOWN_CHARS = 50
+
 
 def check_is_run(run_dir: Path, is_member: bool = False) -> None:
     """Raise UserError unless this is a run folder, or one that `export` wrote.
@@ -124,6 +133,12 @@ def load_scores(folder: Path) -> dict[str, Any]:
         values = None
     if not isinstance(values, dict):
         raise UserError(f"{path}: is damaged; give other weights, or copy the file again from where it is whole")
+    for name, kind in _KINDS.items():
+        if name in values and (isinstance(values[name], bool) or not isinstance(values[name], kind)):
+            raise UserError(
+                f"{path}: is damaged: {name} is {json.dumps(values[name])[:_LONGEST_SHOWN_CHARS]}; give other weights, "
+                "or copy the file again from where it is whole"
+            )
     return values
 
 

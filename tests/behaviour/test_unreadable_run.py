@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,3 +93,26 @@ def test_weights_that_may_not_be_looked_at_are_one_line(tmp_path: Path, monkeypa
                 check(tmp_path)
     with pytest.raises(UserError, match=r"cannot be read \(File name too long\); expected a folder made by"):
         weights_folder(tmp_path, TOO_LONG)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"update": "abc", "bleu": None}, 'update is "abc"'),
+        ({"update": 3, "bleu": None}, "bleu is null"),
+        ({"update": True}, "update is true"),
+        ({"update": 3.5}, "update is 3.5"),
+        ({"chrf": [1] * 99}, r"chrf is \[1, 1"),
+        ({"signature": 1}, "signature is 1"),
+        ({"trained_s": "long"}, 'trained_s is "long"'),
+        ({"update": 3, "bleu": 1, "chrf": 2.5, "val_loss": None, "signature": "x"}, None),
+    ],
+)
+def test_scores_that_somebody_edited_are_one_line(values: dict[str, Any], told: str | None, tmp_path: Path) -> None:
+    (tmp_path / "scores.json").write_text(json.dumps(values))
+    if told is None:
+        assert load_scores(tmp_path) == values
+        return
+    with pytest.raises(UserError, match=rf"scores\.json: is damaged: {told}.*; give other weights, or copy") as caught:
+        load_scores(tmp_path)
+    assert "\n" not in str(caught.value)
