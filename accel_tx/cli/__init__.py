@@ -7,7 +7,9 @@ import os
 import sys
 from contextlib import nullcontext
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 
+from accel_tx import __version__
 from accel_tx.cli.outputs import ClosedOutput, OutputError, own_failures, remarks_may_be_lost
 from accel_tx.cli.termination import Terminated, sigterm_raises
 from accel_tx.config import RunError, UserError, nearest_of
@@ -49,7 +51,7 @@ commands:
   bench      measure speed, memory and padding beside other trainers
              python -m accel_tx bench --config configs/multi30k_en_fr.yaml --synthetic 20000 --seconds 20
 
-`python -m accel_tx COMMAND --help` lists the options of a command.
+`python -m accel_tx COMMAND --help` lists the options of a command, `python -m accel_tx --version` tells the versions.
 Any field of the config is an option: --section.field value, such as --train.seed 7.
 """
 _COMMANDS = (
@@ -116,8 +118,11 @@ def _run_and_tell(argv: list[str]) -> None:
 
 
 def _run(argv: list[str]) -> None:
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE, end="", flush=True)
+        return
+    if argv[0] == "--version":
+        print(f"accel_tx {__version__}, torch {_installed('torch')}, accelerate {_installed('accelerate')}", flush=True)
         return
     if argv[0] not in _COMMANDS:
         meant = nearest_of(argv[0], _COMMANDS)
@@ -129,6 +134,14 @@ def _run(argv: list[str]) -> None:
         import_module(f"accel_tx.cli.{argv[0].replace('-', '_')}").run(argv[1:])
     if argv[0] != "train":  # that one goes on where nobody can read what it prints
         sys.stdout.flush()
+
+
+def _installed(package: str) -> str:
+    """Its version, without the seconds of its import."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _give_up_standard_output() -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 
+import accel_tx
 from accel_tx.cli import main
 from accel_tx.config import Config, build_config
 from accel_tx.data.dataset import prepare_data
 from accel_tx.inference.metrics import score_translations
 from accel_tx.train.loop import train
-from tests.conftest import as_options, run_cli
+from tests.conftest import REPOSITORY, as_options, run_cli
 from tests.ranks import start_ranks
 
 CONFIG = "configs/quickstart.yaml"
@@ -165,6 +169,24 @@ def test_help_is_at_hand_for_every_command() -> None:
         assert done.returncode == 0
         assert f"python -m accel_tx {command}" in done.stdout
     assert "--model.encoder_sharing" in run_cli("train", "--help").stdout
+
+
+def test_help_is_a_command_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    expected = capsys.readouterr()
+    main(["help"])
+    assert capsys.readouterr() == expected
+
+
+def test_the_versions_are_one_line_and_import_nothing_heavy() -> None:
+    program = (
+        "import sys; from accel_tx.cli import main; main(['--version']); "
+        "sys.exit(str([name for name in ('torch', 'accelerate', 'numpy') if name in sys.modules] or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY)
+    versions = {name: metadata.version(name) for name in ("torch", "accelerate")}
+    told = f"accel_tx {accel_tx.__version__}, torch {versions['torch']}, accelerate {versions['accelerate']}\n"
+    assert (done.stdout, done.stderr.strip()) == (told, "")
 
 
 @pytest.mark.parametrize("command", ["translate", "evaluate"])
