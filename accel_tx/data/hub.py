@@ -109,7 +109,7 @@ class HubDataset:
             if is_disk_full(error):
                 raise
             cause = _innermost(error)
-            task = "read this folder" if self.folder else "get it from the Hub"
+            task = "read this folder" if self.folder else "get it from the Hub, and no such folder or file is here"
             check = "its files and data.subset" if self.folder else "the name, data.subset and the network"
             raise UserError(
                 f"{self.option} {self.shown}: datasets.load_dataset could not {task} "

@@ -103,11 +103,32 @@ def _find_corpus(
         return train, _split_in_folder(path, "validation", plain), _split_in_folder(path, "test", plain)
     if path.exists():
         return _one_file(where, path, columns), None, None
-    suffixes = (*readers.READERS, ".gz", ".txt")
-    if entry.corpus.startswith((".", "/", "~")) or entry.corpus.count("/") > 1 or path.name.endswith(suffixes):
-        raise UserError(f"{where}: no such file or folder; expected {_FORMS}, or a folder of these")
+    _check_may_be_hub_id(where, entry.corpus)
     hub = HubDataset(key, entry.corpus, entry.subset, None, config.streaming)
     return _hub_splits(hub, columns, plain)
+
+
+def _check_may_be_hub_id(where: str, given: str) -> None:
+    """Raise UserError for what is no file or folder here and looks like one: nobody has to be asked over the network.
+
+    `data/` begins the paths of our configs. A folder of the owner's name is here by chance more rarely than the rest of
+    a path is mistyped.
+    """
+    first = given.partition("/")[0]
+    beside_folder = "/" in given and os.path.isdir(first)
+    suffixes = (*readers.READERS, ".gz", ".txt")
+    if (
+        given.startswith((".", "/", "~"))
+        or first == "data"
+        or given.count("/") > 1
+        or given.endswith(("/", *suffixes))
+        or beside_folder
+    ):
+        hub = (
+            f"; a dataset of the Hub with this name is found where there is no folder {first}" if beside_folder else ""
+        )
+        give = "; give it with --data.corpus" if where.startswith("data.corpus ") else ""
+        raise UserError(f"{where}: no such file or folder; expected {_FORMS}, or a folder of these{give}{hub}")
 
 
 def _find_split(key: str, given: str, split: str, config: DataConfig, columns: readers.Columns) -> Source:

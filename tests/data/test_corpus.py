@@ -457,6 +457,14 @@ MISSING: dict[str, tuple[dict[str, str], str]] = {
     "absolute": ({"corpus": "/nowhere"}, "data.corpus /nowhere: no such"),
     "home": ({"corpus": "~/nowhere-at-all"}, "data.corpus ~/nowhere-at-all: no such"),
     "two_slashes": ({"corpus": "a/b/c"}, "data.corpus a/b/c: no such"),
+    "placeholder": ({"corpus": "data/my_corpus"}, "data.corpus data/my_corpus: no such file or folder; expected .tsv"),
+    "mistyped": (
+        {"corpus": "tests/dtaa"},
+        "data.corpus tests/dtaa: no such file or folder; expected .tsv .csv .jsonl .json (each also .gz) or .parquet, "
+        "or a folder of these; give it with --data.corpus; a dataset of the Hub with this name is found where there is "
+        "no folder tests",
+    ),
+    "slash": ({"corpus": "nowhere/"}, "data.corpus nowhere/: no such file or folder"),
     "plain": ({"train_src": "no.en", "train_tgt": "no.fr"}, "data.train_src no.en: no such file; expected plain text"),
     "plain_folder": ({"train_src": ".", "train_tgt": "no.fr"}, "data.train_src .: is not a file"),
     "valid_corpus": ({"valid_corpus": "a/b"}, "data.valid_corpus a/b: no such file; expected .tsv"),
@@ -696,7 +704,8 @@ def test_a_hub_that_cannot_be_reached_is_one_line_with_the_alternatives(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     message = error_of(tmp_path, corpus=corpus, subset="en-fr")
     assert message.startswith(
-        f"data.corpus {corpus}, subset en-fr: datasets.load_dataset could not get it from the Hub"
+        f"data.corpus {corpus}, subset en-fr: datasets.load_dataset could not get it from the Hub, and no such "
+        "folder or file is here ("
     )
     assert "or give a local folder or file, or phrasebook" in message
 
