@@ -28,11 +28,11 @@ def run(argv: list[str]) -> None:
     )
     add_run_options(parser)
     parser.add_argument("--input", type=str, required=True, help="the sentence itself, not a file")
-    parser.add_argument("--target", type=str | None, help="a translation that is given, in place of the model's own")
+    parser.add_argument("--target", type=str, help="a translation that is given, in place of the model's own")
     parser.add_argument("--output", default="attention.png", help="picture to write: .png, .svg or .pdf")
     parser.add_argument("--layer", type=int | None, help="decoder layer, from 1, as executed; default: the last")
     parser.add_argument("--head", type=int | None, help="one head of it, from 1; default: the mean of all")
-    parser.add_argument("--json", type=str | None, help="also write pieces and weights [layer][head][row][column]")
+    parser.add_argument("--json", type=str, help="also write pieces and weights [layer][head][row][column]")
     options = opt.parse(parser, argv)
     from accel_tx.inference.attention_map import attention_map
     from accel_tx.inference.attention_picture import as_file, can_draw, draw

@@ -20,7 +20,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--checkpoints", nargs="+", help="average these: update_00000123, validated/update_00000123 or a path"
     )
-    parser.add_argument("--output", type=str | None, help="folder to write; default: `average` in the run folder")
+    parser.add_argument("--output", type=str, help="folder to write; default: `average` in the run folder")
     options = opt.parse(parser, argv)
     given = [name for name in ("last", "best", "checkpoints") if options[name] is not None]
     if len(given) != 1:

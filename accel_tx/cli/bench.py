@@ -51,7 +51,7 @@ def run(argv: list[str]) -> None:
         "memory and time of the vocabulary loss beside plain cross-entropy; decode: sentences/s of translating the "
         "validation set with the weights of --run_dir",
     )
-    parser.add_argument("--run_dir", type=str | None, default=None, help="for decode: folder of a training run")
+    parser.add_argument("--run_dir", type=str, default=None, help="for decode: folder of a training run")
     parser.add_argument("--weights", default="best", help="for decode: folder inside it")
     parser.add_argument(
         "--systems",
@@ -75,7 +75,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--synthetic", type=int | None, default=None, help="so many pairs of book-like lengths instead of the corpus"
     )
-    parser.add_argument("--json", type=str | None, help="also write everything, each round included, to this file")
+    parser.add_argument("--json", type=str, help="also write everything, each round included, to this file")
     config, options = opt.parse_with_config(parser, argv)
     _check_used(options, parser)
     outputs, run_files = {"--json": options.json}, files_of_run(options.run_dir, options.weights)

@@ -22,8 +22,8 @@ _PIPED_COLUMNS = 100
 def run(argv: list[str]) -> None:
     """Parse the options and do it."""
     parser = opt.config_parser("data", "Load, clean, split and tokenize the corpus of a config, and print the report.")
-    parser.add_argument("--report", type=str | None, help="also write the report to this JSON file")
-    parser.add_argument("--html", type=str | None, help="also write the report, with plots, to this HTML file")
+    parser.add_argument("--report", type=str, help="also write the report to this JSON file")
+    parser.add_argument("--html", type=str, help="also write the report, with plots, to this HTML file")
     parser.add_argument(
         "--suggest",
         action="store_true",

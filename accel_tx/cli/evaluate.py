@@ -91,22 +91,20 @@ def _parser() -> ArgumentParser:
     add_run_options(parser, required=False)
     add_ensemble_option(parser)
     parser.add_argument(
-        "--hyp", type=str | None, help="translations to score in place of a run's, one a line; - for standard input"
+        "--hyp", type=str, help="translations to score in place of a run's, one a line; - for standard input"
     )
-    parser.add_argument("--src", type=str | None, help="source sentences, one a line; default: the validation set")
+    parser.add_argument("--src", type=str, help="source sentences, one a line; default: the validation set")
     parser.add_argument(
         "--ref", type=str, nargs="+", help="reference translations, line beside line; several files too"
     )
-    parser.add_argument(
-        "--valid_set", type=str | None, help="score this one of the run's data.valid_sets instead of files"
-    )
+    parser.add_argument("--valid_set", type=str, help="score this one of the run's data.valid_sets instead of files")
     parser.add_argument("--test", action="store_true", help="the run's test text (data.test_*), in place of files")
     parser.add_argument("--against", type=str, nargs="+", help="translations of other systems, line beside line")
-    parser.add_argument("--output", type=str | None, help="also write the run's translations to this file")
-    parser.add_argument("--json", type=str | None, help="also write the scores to this file")
+    parser.add_argument("--output", type=str, help="also write the run's translations to this file")
+    parser.add_argument("--json", type=str, help="also write the scores to this file")
     parser.add_argument(
         "--tokenize",
-        type=str | None,
+        type=str,
         help="sacreBLEU's tokenizer, such as `none` for text already tokenized; default: 13a, or validation.tokenize "
         "for a set of the run",
     )
@@ -116,7 +114,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=12345, help="of both; sacreBLEU's own by default")
     parser.add_argument(
         "--comet",
-        type=str | None,
+        type=str,
         help="command that prints a score last, such as 'comet-score -s {src} -t {hyp} -r {ref} --only_system'; of "
         "several files after --ref it gets the first",
     )

@@ -38,7 +38,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--output", type=str, required=True, help="folder to make")
     parser.add_argument(
         "--quantization",
-        type=str | None,
+        type=str,
         help="of the weights, ctranslate2 only: int8, float16, ...; default: float32, or what model.quantization says",
     )
     parser.add_argument(
@@ -48,7 +48,7 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument(
         "--sentences",
-        type=str | None,
+        type=str,
         help="file of sentences to compare, one a line; default: the run's validation text",
     )
     options = opt.parse(parser, argv)

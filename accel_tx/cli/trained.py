@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 def add_run_options(parser: ArgumentParser, required: bool = True) -> None:
     """`--run_dir` and `--weights`."""
-    kind = str if required else str | None
-    parser.add_argument("--run_dir", type=kind, required=required, help="folder of a training run")
+    parser.add_argument("--run_dir", type=str, required=required, help="folder of a training run")
     parser.add_argument(
         "--weights", default="best", help="folder inside it: best, final, average or checkpoints/update_00000123"
     )

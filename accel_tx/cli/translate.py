@@ -57,7 +57,7 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument(
         "--prefix_key",
-        type=str | None,
+        type=str,
         help="with --input_format jsonl: the key of words that the translation of that line has to begin with",
     )
     parser.add_argument("--block_lines", type=int, default=LINES_PER_BLOCK, help="lines in a full block")

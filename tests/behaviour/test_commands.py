@@ -14,11 +14,13 @@ import pytest
 import yaml
 
 import accel_tx
-from accel_tx.cli import main
+from accel_tx import options as opt
+from accel_tx.cli import _COMMANDS, main
 from accel_tx.config import Config, build_config
 from accel_tx.data.dataset import prepare_data
 from accel_tx.inference.metrics import score_translations
 from accel_tx.train.loop import train
+from tests.cli_parsers import parser_of
 from tests.conftest import REPOSITORY, as_options, run_cli
 from tests.ranks import start_ranks
 
@@ -187,6 +189,22 @@ def test_the_versions_are_one_line_and_import_nothing_heavy() -> None:
     versions = {name: metadata.version(name) for name in ("torch", "accelerate")}
     told = f"accel_tx {accel_tx.__version__}, torch {versions['torch']}, accelerate {versions['accelerate']}\n"
     assert (done.stdout, done.stderr.strip()) == (told, "")
+
+
+@pytest.mark.parametrize(
+    "word", ["null", "~", "# Homme", "&word", "null ", "Null", "[a", "*x", "a: b", "1e3", " a", "'q'"]
+)
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_a_text_stays_what_was_given(command: str, word: str) -> None:
+    """And is not read as YAML, where some of these mean nothing at all. A field of the config may be null."""
+    parser = parser_of(command)
+    needed = {a.option_strings[-1]: str(a.choices[0] if a.choices else "x") for a in parser._actions if a.required}
+    texts = [a for a in parser._actions if opt._hint(a) in (str, str | None) and "." not in a.dest and not a.choices]
+    assert texts or command == "checkpoints"
+    for option in texts:
+        given = {**needed, option.option_strings[-1]: word}
+        found = parser.parse_args([f"{name}={value}" for name, value in given.items()])[option.dest]
+        assert found in (word, [word]), option.dest
 
 
 @pytest.mark.parametrize("command", ["translate", "evaluate"])
