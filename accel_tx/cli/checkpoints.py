@@ -18,7 +18,7 @@ def run(argv: list[str]) -> None:
     parser = opt.plain_parser(
         "checkpoints",
         "List what a run has saved, and whether it is whole; remove what is not. The exit status is 1 where something "
-        "that is listed is damaged.",
+        "that is listed is damaged, or of a newer version of this program.",
     )
     parser.add_argument("--run_dir", type=str, required=True, help="folder of a training run")
     parser.add_argument(
@@ -44,7 +44,7 @@ def run(argv: list[str]) -> None:
         _print_table(entries, options.verify, removed, running)
     damaged = [entry.name for entry in entries if entry.fault is not None]
     if damaged:
-        raise RunError(f"{run_dir}: {len(damaged)} of {len(entries)} folders damaged: {', '.join(damaged)}")
+        raise RunError(f"{run_dir}: {len(damaged)} of {len(entries)} folders cannot be used: {', '.join(damaged)}")
 
 
 def _print_table(entries: list[Entry], verify: bool, removed: list[str], running: str | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from accel_tx.config import UserError, default_of, has_free_length, what_starts_share
 from accel_tx.inference import weights
-from accel_tx.train.state import TrainState
+from accel_tx.train.state import TrainState, UnknownField
 
 MODEL, MANIFEST, STATE = weights.MODEL, weights.MANIFEST, weights.STATE
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.bin", "scheduler.bin", "scaler.pt"
@@ -30,6 +30,15 @@ OPTIONAL = frozenset({SCALER, EMA})
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # What some file systems, mostly in user space, answer for a folder; their files are synced all the same.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
+
+
+class NewerVersionError(UserError):
+    """A checkpoint that is intact and has a part that this version does not know: neither passed over nor removed."""
+
+    def __init__(self, folder: Path, part: str) -> None:
+        self.told = f"was written by a newer version of accel_tx ({part})"
+        super().__init__(f"{folder}: {self.told}; update it; nothing is touched")
+
 
 FindMisfit = Callable[[Path, TrainState], str | None]
 """What keeps a checkpoint whose files are intact from being loaded into this run, or None."""
@@ -87,7 +96,10 @@ def has_checkpoint(run_dir: Path) -> bool:
 
 
 def can_come_back(aside: Path) -> bool:
-    """Whether what a crash left under a name with REMOVING is to have its name again: not half a checkpoint."""
+    """Whether what a crash left under a name with REMOVING is to have its name again: not half a checkpoint.
+
+    Raises: OSError, NewerVersionError.
+    """
     return _update_of(aside) is None or find_fault(aside) is None
 
 
@@ -100,7 +112,8 @@ def newest_valid(run_dir: Path, find_misfit: FindMisfit | None = None) -> tuple[
     """The newest checkpoint that can be loaded, and a line for each newer one that cannot.
 
     The file `latest` is not asked: a crash may leave it behind the newest checkpoint.
-    Raises: OSError for one that cannot be read, which is no reason to go on from an older one.
+    Raises: OSError for one that cannot be read, NewerVersionError for one that only a newer version can read: no
+    reasons to go on from an older one.
     """
     passed_over: list[str] = []
     for path in checkpoint_dirs(run_dir):
@@ -119,25 +132,55 @@ def never_finished_one(run_dir: Path) -> bool:
     return folder.is_dir() and not (folder / "latest").exists() and not has_checkpoint(run_dir)
 
 
+def refuse_newer(run_dir: Path) -> None:
+    """Raise NewerVersionError if a checkpoint in a run folder, also one that a crash left aside, is of a newer version.
+
+    A start that went on from another one would in time remove it.
+    """
+    for path in entries(run_dir / "checkpoints"):
+        if _update_of(path) is not None:
+            with contextlib.suppress(OSError):  # what cannot be read is told where it is wanted
+                find_fault(path, hash_files=False)
+
+
 def find_fault(folder: Path, hash_files: bool = True) -> str | None:
     """What is wrong with the files of a checkpoint, or None; without `hash_files` their contents are not read.
 
     Files that other programs leave in a folder that somebody looks at are nothing wrong; a file that the disk does not
     give back (EIO) is.
-    Raises: OSError where that cannot be told, such as for files that may not be read: they may be whole.
+    Raises: NewerVersionError, which is never said of files that were not hashed. OSError where nothing can be told,
+    such as for files that may not be read: they may be whole.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
-        present = {path.name for path in folder.iterdir()} & (NEEDED | OPTIONAL)
+        present = {path.name for path in folder.iterdir()} & (NEEDED | OPTIONAL | files.keys())
     except (*_NOT_THERE, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{MANIFEST} is missing or damaged"
-    if foreign := files.keys() - NEEDED - OPTIONAL:
-        return f"{', '.join(sorted(foreign))} is no part of a checkpoint"
+    if outside := [name for name in sorted(files) if Path(name).name != name]:
+        return f"{', '.join(outside)} is no part of a checkpoint"
     if present != files.keys():
         return f"its files are not those of its manifest: {', '.join(sorted(present ^ files.keys()))}"
-    if missing := NEEDED - present:
+    unknown = ", ".join(f"file {name}" for name in sorted(files.keys() - NEEDED - OPTIONAL))
+    if not unknown and (missing := NEEDED - present):
         return f"{', '.join(sorted(missing))} is missing, in its manifest as well"
+    if fault := _file_fault(folder, files, hash_files or bool(unknown)):
+        return fault
+    if unknown:
+        raise NewerVersionError(folder, unknown)
+    try:
+        load_state(folder)
+    except NewerVersionError:
+        if fault := _file_fault(folder, files, hash_files=True):
+            return fault
+        raise
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _file_fault(folder: Path, files: dict[str, tuple[int, str]], hash_files: bool) -> str | None:
+    """The first file that has not the size and, with `hash_files`, the hash that its manifest gives."""
     for name, (size, digest) in sorted(files.items()):
         path = folder / name
         try:
@@ -150,18 +193,14 @@ def find_fault(folder: Path, hash_files: bool = True) -> str | None:
             if error.errno != errno.EIO:
                 raise
             return f"{name} cannot be read ({error.strerror})"
-    try:
-        load_state(folder)
-    except UserError as error:
-        return str(error)
     return None
 
 
 def load_state(folder: Path) -> TrainState:
     """The TrainState of a checkpoint.
 
-    Raises: UserError that begins with the file's name if it is missing, damaged or the state of another update.
-    OSError where it cannot be read.
+    Raises: UserError that begins with the file's name if it is missing, damaged or the state of another update;
+    NewerVersionError if it has an unknown field. OSError where it cannot be read.
     """
     try:
         values = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -171,6 +210,8 @@ def load_state(folder: Path) -> TrainState:
         raise UserError(f"{STATE} is no JSON file") from None
     try:
         state = TrainState.from_dict(values)
+    except UnknownField as unknown:
+        raise NewerVersionError(folder, str(unknown)) from None
     except ValueError as error:
         raise UserError(f"{STATE} is not that of a run ({error})") from None
     if state.update != _update_of(folder):

@@ -21,9 +21,10 @@ def to_keep(folders: Sequence[Path], keep: int, every: int, best_update: int | N
 
 
 def rotate(run_dir: Path, keep: int, every: int, state: TrainState, passed_over: Set[str] = frozenset()) -> None:
-    """Remove all but the checkpoints `to_keep`; a damaged one counts for none of them. Raises: OSError.
+    """Remove all but the checkpoints `to_keep`; a damaged one counts for none of them.
 
     `passed_over`: names of those that the start found damaged, as what the sizes of files do not tell is not looked at.
+    Raises: OSError, NewerVersionError.
     """
     # One of a later update is damaged, or the run has gone back from there: it stays until the run has passed it.
     folders = [path for path in checkpoint_dirs(run_dir) if update_of(path) <= state.update]
@@ -46,6 +47,7 @@ def tidy(run_dir: Path) -> list[Path]:
     """Mend what a crash left half done: what was being replaced comes back if it is whole, leftovers go and are listed.
 
     A checkpoint whose removal was cut off at once comes back as well; the next rotation removes it.
+    Raises: OSError, NewerVersionError.
     """
     for replaced in (*run_dir.glob(f"{REMOVING}*"), *(run_dir / "checkpoints").glob(f"{REMOVING}*")):
         folder = replaced.with_name(replaced.name.removeprefix(REMOVING))

@@ -58,6 +58,8 @@ def list_entries(run_dir: Path, verify: bool) -> list[Entry]:
     for path in checkpoint.checkpoint_dirs(run_dir):
         try:
             fault = checkpoint.find_fault(path, hash_files=verify)
+        except checkpoint.NewerVersionError as newer:
+            fault = newer.told
         except OSError as error:
             fault = f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
         state = checkpoint.read_json(path / checkpoint.STATE)
@@ -153,8 +155,8 @@ def prune(run_dir: Path, keep: int) -> list[str]:
 
     What `validated/` kept for the checkpoints that go, as a start from them would average it, goes too, as it would at
     the run's next validation. Every checkpoint is hashed first. Returns the names of what was removed.
-    Raises: UserError if no checkpoint is valid, or while a process writes the run; no checkpoint is removed then. Also
-    where the disk refuses.
+    Raises: UserError if no checkpoint is valid, one is of a newer version, or while a process writes the run; no
+    checkpoint is removed then. Also where the disk refuses.
     """
     if keep < 1:
         raise UserError(f"--prune is {keep}; expected at least 1, the newest checkpoint to keep")
@@ -168,6 +170,7 @@ def prune(run_dir: Path, keep: int) -> list[str]:
 
 
 def _prune(run_dir: Path, keep: int, every: int, n_averaged: int | None) -> list[str]:
+    checkpoint.refuse_newer(run_dir)
     mended = checkpoint_removal.tidy(run_dir)
     folders = checkpoint.checkpoint_dirs(run_dir)
     valid = [path for path in folders if checkpoint.find_fault(path) is None]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from accel_tx.config import RunError
+from accel_tx.config import RunError, UserError
 from accel_tx.inference.weights import SCORES, sha256_of
 from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.checkpoint_content import Content, Parts, copy_content, write_content
@@ -111,7 +111,7 @@ class CheckpointWriter:
     def _rotate(self, state: TrainState) -> None:
         try:
             checkpoint_removal.rotate(self.run_dir, self.keep, self.save_every_updates, state, self.passed_over)
-        except OSError as error:
+        except (OSError, UserError) as error:
             self.say(f"older checkpoints not removed: {checkpoint.describe(error, self.run_dir, 0)}")
 
 

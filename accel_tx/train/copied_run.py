@@ -30,9 +30,11 @@ def copy_run(source: Path, target: Path, brings_back: bool = False) -> None:
 
     A checkpoint whose hashes do not fit is not copied; the newest whole one in `target` stays until a newer one is.
     `brings_back`: `target` is the run itself, whose other checkpoints stay, and a damaged one is replaced.
-    Raises: OSError; Changing, once all else is copied. In either case, as after a crash, `target` can be gone on from.
+    Raises: OSError; NewerVersionError; Changing, once all else is copied. In each case, as after a crash, `target` can
+    be gone on from.
     """
     target.mkdir(exist_ok=True)
+    checkpoint.refuse_newer(target)
     checkpoint_removal.tidy(target)
     # Listed first: the lines of metrics that belong to these checkpoints are in the files that are copied next.
     folders = [*_weights(source)]

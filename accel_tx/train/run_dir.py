@@ -21,6 +21,7 @@ FIND_LR = "find_lr"
 
 def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
     """Raise UserError if `run_dir` holds a run that this one must not go on or overwrite."""
+    checkpoint.refuse_newer(run_dir)
     has_checkpoint = checkpoint.has_checkpoint(run_dir)
     if resume == "require" and not has_checkpoint:
         raise UserError(f"{run_dir}: --resume require, but it holds no checkpoint; give the folder of a run")

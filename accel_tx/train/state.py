@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
 
+class UnknownField(ValueError):  # noqa: N818 - the file may be right, and this version too old for it
+    """A field that this version does not have."""
+
+
 @dataclass
 class Window:
     """Sums since the last line of metrics."""
@@ -77,7 +81,10 @@ class TrainState:
 
     @classmethod
     def from_dict(cls, values: Any) -> TrainState:
-        """Inverse of `dataclasses.asdict`. Raises: ValueError that names the field that is missing or does not fit."""
+        """Inverse of `dataclasses.asdict`.
+
+        Raises: UnknownField; else ValueError that names the field that is missing or does not fit.
+        """
         state: TrainState = _build(cls, values, "state")
         if not 0 <= state.update <= state.n_updates:
             raise ValueError(f"update is {state.update}; expected 0 to n_updates = {state.n_updates}")
@@ -88,10 +95,11 @@ def _build(cls: Any, values: Any, what: str) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"{what} is {type(values).__name__}; expected an object")
     hints, fields = get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+    # First: where a version added one, others may mean something else as well.
+    if unknown := values.keys() - fields.keys():
+        raise UnknownField(f"field {', '.join(sorted(unknown))} of {what}")
     given = {}
     for name, value in values.items():
-        if name not in fields:
-            raise ValueError(f"{what} has an unknown field {name}")
         if dataclasses.is_dataclass(hints[name]):
             value = _build(hints[name], value, name)
         elif not _fits(value, hints[name]):

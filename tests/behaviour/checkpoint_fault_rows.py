@@ -112,6 +112,7 @@ def passed_over(reason: str) -> str:
     return f"`{BEFORE}` is loaded; {NEWEST} passed over: {reason}"
 
 
+NEWER = f"refused: RUN/checkpoints/{NEWEST}: was written by a newer version of accel_tx ({{}}); update it; nothing"
 LOADED = f"`{NEWEST}` is loaded"
 NO_MANIFEST = passed_over("manifest.json is missing or damaged")
 UNREADABLE = "is damaged, or cannot be read without running code"
@@ -171,6 +172,11 @@ def change_state(change: Callable[[dict[str, object]], object]) -> Fault:
     return with_new_manifest(do)
 
 
+def add_field(place: Place) -> None:
+    path = place.newest / "trainer_state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "color": "red"}))
+
+
 def point_latest(text: str) -> Fault:
     return lambda place: (place.run / "checkpoints" / "latest").write_text(text)
 
@@ -222,7 +228,11 @@ FOLDER_ROWS: dict[str, tuple[Fault, str]] = {
     "nothing": (lambda place: None, LOADED),
     "`trainer_state.json`: a field that no version has, with a manifest made anew": (
         change_state(lambda values: values.update(color="red")),
-        passed_over("trainer_state.json is not that of a run (state has an unknown field color)"),
+        NEWER.format("field color of state"),
+    ),
+    "`trainer_state.json`: a field that no version has, under the old manifest": (
+        add_field,
+        passed_over("trainer_state.json is damaged"),
     ),
     "`trainer_state.json`: a field missing, with a manifest made anew": (
         change_state(lambda values: values.pop("n_updates")),
@@ -255,7 +265,7 @@ FOLDER_ROWS: dict[str, tuple[Fault, str]] = {
     ),
     "an unknown file in the checkpoint, with a manifest made anew": (
         with_new_manifest(add(f"checkpoints/{NEWEST}/custom_checkpoint_0.pkl")),
-        passed_over("custom_checkpoint_0.pkl is no part of a checkpoint"),
+        NEWER.format("file custom_checkpoint_0.pkl"),
     ),
     "a pipe in place of `optimizer.bin`": (replace_by_pipe, passed_over("optimizer.bin is damaged")),
     "a folder in place of `optimizer.bin`": (replace_by_folder, passed_over("optimizer.bin is damaged")),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from accel_tx.train import checkpoint, checkpoint_removal
+from accel_tx.train import checkpoint, checkpoint_removal, checkpoint_table, copied_run
 from accel_tx.train.state import TrainState
+from tests.behaviour.checkpoint_fault_rows import make_manifest
+from tests.run_folder import bytes_of
 
 
 def make_checkpoint(run_dir: Path, update: int, best_update: int | None = None) -> Path:
@@ -54,6 +58,39 @@ def test_a_whole_checkpoint_that_a_crash_left_aside_counts_before_it_is_put_back
     checkpoint_removal.tidy(tmp_path)
     assert updates_left(tmp_path) == []
     assert not aside.exists()
+
+
+@pytest.mark.parametrize("name", ["update_00000002", "update_00000006", ".removing_update_00000002"])
+@pytest.mark.parametrize("part", ["field", "file"])
+def test_a_checkpoint_of_a_newer_version_is_refused_and_never_removed(name: str, part: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, int(name[-8:])).rename(tmp_path / "checkpoints" / name)
+    state = folder / checkpoint.STATE
+    if part == "field":
+        state.write_text(json.dumps({**json.loads(state.read_text()), "color": "red"}))
+    else:
+        (folder / "color.bin").write_text("red")
+    make_manifest(folder)
+    for update in (3, 4, 5):
+        make_checkpoint(tmp_path, update)
+    (tmp_path / "config.yaml").write_text("train: {save_every_updates: 1}\n")
+    before = bytes_of(tmp_path)
+    newer = rf"{name}: was written by a newer version of accel_tx \({part} color[^)]*\); update it; nothing is touched"
+    with pytest.raises(checkpoint.NewerVersionError, match=newer):
+        checkpoint.refuse_newer(tmp_path)
+    with pytest.raises(checkpoint.NewerVersionError, match=newer):
+        checkpoint_table.prune(tmp_path, 1)
+    is_aside = name.startswith(".")
+    rotate = partial(checkpoint_removal.rotate, keep=1, every=1, state=TrainState("abc", {}, 100, update=9))
+    with pytest.raises(checkpoint.NewerVersionError, match=newer):
+        (checkpoint_removal.tidy if is_aside else rotate)(tmp_path)
+    with pytest.raises(checkpoint.NewerVersionError, match=newer):
+        copied_run.copy_run(tmp_path / "none", tmp_path)
+    assert bytes_of(tmp_path) == before
+    listed = [entry.fault for entry in checkpoint_table.list_entries(tmp_path, verify=False)]
+    assert sum("newer version" in (fault or "") for fault in listed) == (not is_aside)
+    # Where the hash does not fit, it is damage.
+    state.write_text(state.read_text().replace("abc", "abd"))
+    checkpoint.refuse_newer(tmp_path)
 
 
 def test_what_cannot_be_replaced_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
