@@ -433,14 +433,15 @@ class Run:
         at = {"update": state.update, "epoch": self._epoch()}
         trained_s = self.progress.trained_s()
         self.log.write({**at, **line_of(results, metric), "trained_s": trained_s}, "validation")
-        self.log.write_samples(state.update, best.samples)
-        self.log.write_attention(state.update, best.attention)
         self.progress.show_validation(results, winner)
         patience.count_validation(state, best.metric(metric), self.config.validation)
         values = {**at, **best.to_dict(), "trained_s": trained_s, "weights": winner}
         failed = self.results.keep_if_best(best, values, state, self.candidates.weights_of(winner))
         if failed is not None:
             self._say(f"{failed}; the training goes on")
+        # Behind what a run is for: they only adorn it.
+        self.log.write_samples(state.update, best.samples)
+        self.log.write_attention(state.update, best.attention)
 
     def _save(self) -> None:
         began_at_s = time.monotonic()

@@ -66,7 +66,7 @@ class Trackers:
             accelerator.init_trackers(_PROJECT, dict(config), arguments)
         except Exception as error:  # each library has errors of its own
             accelerator.trackers = []
-            raise UserError(f"train.trackers {', '.join(self.names)}: cannot begin: {_in_a_line(error)}") from None
+            raise UserError(f"train.trackers {', '.join(self.names)}: cannot begin: {in_a_line(error)}") from None
         checkpoint.write_if_other(self.run_dir / IDS, json.dumps(known, indent=1))
 
     def log(self, values: Mapping[str, float], kind: str, update: int) -> None:
@@ -93,7 +93,7 @@ class Trackers:
                 do(tracker)
             except Exception as error:
                 self.accelerator.trackers.remove(tracker)
-                self.say(f"{tracker.name} is told no more: {_in_a_line(error)}")
+                self.say(f"{tracker.name} is told no more: {in_a_line(error)}")
 
 
 def _arguments(name: str, run_name: str, run_id: str) -> dict[str, Any]:
@@ -105,5 +105,6 @@ def _arguments(name: str, run_name: str, run_id: str) -> dict[str, Any]:
     return {}
 
 
-def _in_a_line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
+    """The class of an error and the beginning of what it says."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -22,7 +22,7 @@ from accel_tx.train.lines import append_whole, keep_lines, update_of_line
 from accel_tx.train.run_samples import as_markdown
 from accel_tx.train.sharding import whole
 from accel_tx.train.tensorboard import TensorBoard
-from accel_tx.train.trackers import TENSORBOARD, Trackers
+from accel_tx.train.trackers import TENSORBOARD, Trackers, in_a_line
 
 _NO_CURVES = ("update", "epoch", "trained_s")
 
@@ -50,7 +50,7 @@ class MetricsLog:
         self.is_main = accelerator.is_main_process
         self.run_dir, self.path, self.say = run_dir, run_dir / "metrics.jsonl", say
         self.waiting: list[str] = []
-        self.drawing_missed = False
+        self.drawing_failed = False
         self.wants_board = TENSORBOARD in config.train.trackers
         self.board = TensorBoard(run_dir / "tensorboard", say)
         self.trackers = Trackers(accelerator, config.train.trackers, run_dir, say)
@@ -103,18 +103,24 @@ class MetricsLog:
         self._open(update, validation_is_due=False)
 
     def write_attention(self, update: int, attention: AttentionMap | None) -> None:
-        """The attention of the first sample as a TensorBoard picture, or one line that says what is missing for it."""
-        if not self.is_main or attention is None or not self.board.is_open:
+        """The attention of the first sample as a TensorBoard picture; after a first failure, told in a line, none.
+
+        An installed matplotlib may fail as well, such as one that was built for another numpy.
+        """
+        if not self.is_main or attention is None or not self.board.is_open or self.drawing_failed:
             return
-        if not can_draw():
-            if not self.drawing_missed:
-                self.say(
-                    "matplotlib is not installed, so TensorBoard gets no picture of attention: pip install matplotlib, "
-                    "or validation.draw_attention false"
-                )
-            self.drawing_missed = True
-            return
-        self.board.add_picture("attention", as_pixels(draw(attention)), update)
+        missing = None if can_draw() else "matplotlib is not installed"
+        try:
+            if missing is None:
+                self.board.add_picture("attention", as_pixels(draw(attention)), update)
+        except Exception as error:
+            missing = f"matplotlib cannot draw ({in_a_line(error)})"
+        if missing is not None:
+            self.drawing_failed = True
+            self.say(
+                f"{missing}, so TensorBoard gets no picture of attention: pip install matplotlib, or "
+                "validation.draw_attention false"
+            )
 
     def close(self, completed_at: int | None = None) -> str | None:
         """Write what waits and close; None, or one line that says what could not be written.

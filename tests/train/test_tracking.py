@@ -10,8 +10,11 @@ import pytest
 from accelerate import Accelerator
 
 from accel_tx.config import Config
+from accel_tx.train import tracking
+from accel_tx.train.loop import train
 from accel_tx.train.tracking import MetricsLog
 from tests.conftest import SmallDisk
+from tests.run_folder import read_lines
 
 
 def updates_in(path: Path) -> list[int]:
@@ -52,6 +55,33 @@ def test_lines_wait_while_the_disk_is_full(
     assert sum("tensorboard: cannot be written (No space left on device)" in line for line in said) == 1
     captured = capfd.readouterr()
     assert "Traceback" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("planted", "told"),
+    [
+        ("import numpy_of_old", "cannot draw (ModuleNotFoundError: No module named 'numpy_of_old')"),
+        (None, "is not installed"),
+    ],
+)
+def test_a_matplotlib_that_cannot_draw_costs_a_line_and_no_training(
+    planted: str | None,
+    told: str,
+    tiny_config: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if planted is None:
+        monkeypatch.setattr(tracking, "can_draw", lambda: False)
+    else:
+        monkeypatch.setattr(tracking, "draw", lambda attention: exec(planted))
+    config = tiny_config(train={"max_updates": 4}, validation={"draw_attention": True, "every_updates": 2})
+    train(config, tmp_path / "run")
+    said = capsys.readouterr()
+    assert (said.out + said.err).count(f"matplotlib {told}, so TensorBoard gets no picture of attention") == 1
+    assert {line["update"] for line in read_lines(tmp_path / "run") if "val_loss" in line} == {2, 4}
+    assert (tmp_path / "run" / "final").is_dir()
 
 
 @pytest.mark.parametrize("torn", [b'{"update": 3, "lo', b'{"update": 2}', b"\xff\x00\n", b"[]\n", b'{"loss": 1}\n'])
