@@ -96,7 +96,6 @@ def _begun_in(config: Config, run_dir: Path, found: Outlook) -> tuple[Path, Path
     with found.problem_told(), checkpoint.usable_folders():
         mirror.check_mirror(config, run_dir, mirror_dir, "auto")
         _refuse_if_held(mirror_dir)
-        check_writable(mirror_dir, "train.mirror_dir")
         is_ahead = mirror.update_ahead(run_dir, mirror_dir) is not None
         return mirror_dir if is_ahead else run_dir, mirror_dir
     return run_dir, None

@@ -50,7 +50,7 @@ from accel_tx.train.prepared import prepare
 from accel_tx.train.progress import Progress, closing_line, opening_lines, say
 from accel_tx.train.results import Results
 from accel_tx.train.resume import find_checkpoint, load_checkpoint
-from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, leave_preempted
+from accel_tx.train.run_dir import Resume, begin_run_dir, check_run_dir, check_writable, leave_preempted
 from accel_tx.train.sharding import is_sharded, sharding_lines, whole_weights
 from accel_tx.train.shortage import BEFORE_UPDATES, IN_UPDATES, shortage_told
 from accel_tx.train.starts import describe_start, write_start
@@ -84,12 +84,15 @@ def train(
     with checkpoint.usable_folders():
         if rank == 0:
             run_lock.refuse_if_held(run_dir)
+            check_tokenizer(config)
         if mirror_dir is not None:
             mirror.check_mirror(config, run_dir, mirror_dir, resume)
             mirror.bring_back(config, run_dir, mirror_dir, is_main=rank == 0)
         config = scaling.settle(config, run_dir, is_main=rank == 0)
         config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
         check_run_dir(config, run_dir, resume)
+        if rank == 0:
+            check_writable(run_dir)
         is_new = not checkpoint.has_checkpoint(run_dir)
         warm_start.check_origin(run_dir, init_from, has_checkpoint=not is_new)
         source = warm_start.find_source(init_from) if is_new and init_from is not None else None
@@ -99,9 +102,6 @@ def train(
     with contextlib.ExitStack() as stack:
         accelerator = stack.enter_context(device.accelerator_for(config.train))
         check_same_everywhere(accelerator, config, data.sha256)
-        with failing_together(accelerator, run_dir):
-            if accelerator.is_main_process:
-                check_tokenizer(config)
         for folder in (run_dir, mirror_dir):
             if folder is not None:
                 stack.enter_context(run_dir_locked(accelerator, folder))

@@ -14,7 +14,7 @@ from pathlib import Path
 from accel_tx.config import Config, UserError
 from accel_tx.train import auto_tokens, checkpoint, copied_run, run_lock, scaling
 from accel_tx.train.progress import say
-from accel_tx.train.run_dir import Resume, check_run_dir
+from accel_tx.train.run_dir import Resume, check_run_dir, check_writable
 
 _POLL_S = 0.2
 _RETRIES_TOLD = 5
@@ -111,6 +111,7 @@ def check_mirror(config: Config, run_dir: Path, mirror_dir: Path, resume: Resume
         # Made here it would be a folder on this machine, where a disk is not mounted.
         raise UserError(f"train.mirror_dir is {mirror_dir}, but there is no folder {mirror.parent}; is it mounted?")
     check_run_dir(as_recorded(config, mirror_dir), mirror_dir, "never" if resume == "never" else "auto")
+    check_writable(mirror_dir, "train.mirror_dir")
 
 
 def update_ahead(run_dir: Path, mirror_dir: Path) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -65,6 +66,12 @@ def check_writable(run_dir: Path, option: str = "--run_dir") -> None:
         raise UserError(f"{run_dir}: {place} is a file; expected a run folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"{run_dir}: cannot be written (no permission in {place}); give another {option}")
+    if not run_dir.exists():
+        # Where no permissions are asked, as of root, only trying tells that /proc takes no folders.
+        try:
+            tempfile.TemporaryDirectory(prefix=".writing_", dir=place).cleanup()
+        except OSError as error:
+            raise UserError(f"{run_dir}: cannot be made in {place} ({error.strerror}); give another {option}") from None
 
 
 def existing(path: Path) -> Path:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sacrebleu.tokenizers import tokenizer_ja_mecab
 
 from accel_tx.cli import main
 from accel_tx.config import Config, UserError
 from accel_tx.inference.weights import check_is_run, load_scores, weights_folder
+from accel_tx.train import loop
 from accel_tx.train.average_saved import saved_weights
 from accel_tx.train.checkpoint_table import list_entries
 from tests.conftest import REPOSITORY, as_options
@@ -41,6 +44,37 @@ def test_a_name_that_is_too_long_is_one_line(
     told = f"{TOO_LONG}/config.yaml: cannot be read (File name too long); expected a folder made by `train`"
     assert capsys.readouterr() == ("", f"accel_tx: {told}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--run_dir", "/proc/x", r"/proc/x: cannot be (made|written) .*/proc.*; give another --run_dir"),
+        (
+            "--train.mirror_dir",
+            "/proc/x",
+            r"/proc/x: cannot be (made|written) .*/proc.*; give another train.mirror_dir",
+        ),
+        ("--validation.tokenize", "ja-mecab", r"validation.tokenize ja-mecab: sacreBLEU cannot use it here .*"),
+    ],
+)
+def test_what_a_training_cannot_write_or_score_is_told_before_the_data_is_prepared(
+    option: str,
+    value: str,
+    told: str,
+    tmp_path: Path,
+    tiny_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(loop, "prepare_data", None)
+    monkeypatch.setattr(tokenizer_ja_mecab, "MeCab", None)
+    given = ["--config", str(REPOSITORY / "configs" / "quickstart.yaml"), *as_options(tiny_config())]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *given, "--run_dir", str(tmp_path / "above" / "run"), option, value])
+    assert ended.value.code == 2
+    assert re.fullmatch(f"accel_tx: {told}\n", capsys.readouterr().err)
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("command", ["train", "check", "find-lr"])
