@@ -28,13 +28,15 @@ def run(argv: list[str]) -> None:
         "python -m accel_tx check --config configs/quickstart.yaml --run_dir runs/quickstart",
     )
     parser.add_argument("--run_dir", type=str, default=None, help="folder that train would write into (required)")
+    parser.add_argument("--resume", choices=["auto", "never", "require"], default="auto", help="as for train")
     parser.add_argument("--init_from", type=str, default=None, help="as for train")
     config, options = opt.parse_with_config(parser, argv)
     if options.run_dir is None:
         raise UserError("command line: --run_dir is missing; expected the folder that train would write into")
     from accel_tx.train.check import check
 
-    found = check(config, Path(options.run_dir), None if options.init_from is None else Path(options.init_from))
+    init_from = None if options.init_from is None else Path(options.init_from)
+    found = check(config, Path(options.run_dir), init_from, options.resume)
     if found is None:  # not the main process
         return
     _print(found)

@@ -43,7 +43,7 @@ from accel_tx.train.outlook import (
     validation_notes,
 )
 from accel_tx.train.resume import newest_that_fits
-from accel_tx.train.run_dir import check_run_dir, check_writable, existing
+from accel_tx.train.run_dir import Resume, check_run_dir, check_writable, existing
 from accel_tx.train.state import TrainState
 from accel_tx.train.try_out import Trying, try_out
 from accel_tx.train.validation import check_tokenizer
@@ -53,7 +53,7 @@ _BYTES_PER_PARAMETER = 12
 """Of a checkpoint: the weight and Adam's two moments; of Muon's matrices a little too much."""
 
 
-def check(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlook | None:
+def check(config: Config, run_dir: Path, init_from: Path | None = None, resume: Resume = "auto") -> Outlook | None:
     """Everything that `train` with this input would do before its first update, and trial updates; writes nothing.
 
     The prepared data is made in its cache where it is not there yet. None on all processes but the main one.
@@ -66,8 +66,8 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlo
         raise UserError(found.problems[0])
     can_compute = not found.problems
     device.set_cpu_threads(config.train.cpu_threads)
-    begun_in, mirror_dir = _begun_in(config, run_dir, found)
-    config = _of_run_dir(config, run_dir, begun_in, init_from, found, is_main=rank == 0)
+    begun_in, mirror_dir = _begun_in(config, run_dir, resume, found)
+    config = _of_run_dir(config, run_dir, begun_in, init_from, resume, found, is_main=rank == 0)
     if rank == 0:
         with found.problem_told():
             check_tokenizer(config)
@@ -75,7 +75,8 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlo
     with found.problem_told():
         data = prepare_data(config)
         with checkpoint.usable_folders():
-            source = None if init_from is None else warm_start.find_source(init_from)
+            is_new = not checkpoint.has_checkpoint(begun_in)
+            source = warm_start.find_source(init_from) if is_new and init_from is not None else None
         if source is not None:
             warm_start.check_fits(source, config, data.tokenizers)
     if data is None or not can_compute:
@@ -88,13 +89,13 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlo
         return found if accelerator.is_main_process else None
 
 
-def _begun_in(config: Config, run_dir: Path, found: Outlook) -> tuple[Path, Path | None]:
+def _begun_in(config: Config, run_dir: Path, resume: Resume, found: Outlook) -> tuple[Path, Path | None]:
     """The folder that a start goes on from, which may be the mirror; and the mirror, if `train` would take it."""
     if config.train.mirror_dir is None:
         return run_dir, None
     mirror_dir = Path(config.train.mirror_dir)
     with found.problem_told(), checkpoint.usable_folders():
-        mirror.check_mirror(config, run_dir, mirror_dir, "auto")
+        mirror.check_mirror(config, run_dir, mirror_dir, resume)
         _refuse_if_held(mirror_dir)
         is_ahead = mirror.update_ahead(run_dir, mirror_dir) is not None
         return mirror_dir if is_ahead else run_dir, mirror_dir
@@ -102,12 +103,20 @@ def _begun_in(config: Config, run_dir: Path, found: Outlook) -> tuple[Path, Path
 
 
 def _of_run_dir(
-    config: Config, run_dir: Path, begun_in: Path, init_from: Path | None, found: Outlook, is_main: bool
+    config: Config,
+    run_dir: Path,
+    begun_in: Path,
+    init_from: Path | None,
+    resume: Resume,
+    found: Outlook,
+    is_main: bool,
 ) -> Config:
     """What stands in the run folder against a start; under `auto` the config with the run's micro-batches."""
     with found.problem_told(), checkpoint.usable_folders():
         _refuse_if_held(run_dir)
-        check_run_dir(mirror.as_recorded(config, run_dir), run_dir, "auto")
+        # What is brought back from the mirror will be in the run folder by then.
+        required = resume if begun_in == run_dir else "auto"
+        check_run_dir(mirror.as_recorded(config, run_dir), run_dir, required)
         config = scaling.settle(config, begun_in, is_main)
         warm_start.check_origin(begun_in, init_from, has_checkpoint=checkpoint.has_checkpoint(begun_in))
         config = auto_tokens.from_run(config, begun_in, is_main)

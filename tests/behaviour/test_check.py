@@ -23,6 +23,7 @@ from accel_tx.train.check import check
 from accel_tx.train.checkpoint_content import read_content
 from accel_tx.train.loop import train
 from accel_tx.train.outlook import Outlook
+from accel_tx.train.run_dir import Resume
 from tests.conftest import as_options
 from tests.ranks import start_ranks
 from tests.run_folder import assert_same_run, bytes_of
@@ -40,8 +41,8 @@ def _few_timed_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(try_out, "_MOST_TIMED", 2)
 
 
-def checked(config: Config, run_dir: Path, init_from: Path | None = None) -> Outlook:
-    found = check(config, run_dir, init_from)
+def checked(config: Config, run_dir: Path, init_from: Path | None = None, resume: Resume = "auto") -> Outlook:
+    found = check(config, run_dir, init_from, resume)
     assert found is not None
     return found
 
@@ -220,6 +221,35 @@ def test_what_a_start_would_make_of_a_run_folder_is_told_and_the_folder_stays_as
     train(config, tmp_path / "unchecked")
     assert_same_run(run_dir, tmp_path / "unchecked")
     assert start(config).startswith("nothing to train: the run is complete at update 8 of 8")
+
+
+def test_a_source_that_is_gone_is_a_problem_only_where_a_start_would_read_it(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    source, run_dir = tmp_path / "source", tmp_path / "run"
+    stopped = tiny_config(**{**SMALL, "train": {**SMALL["train"], "stop_at_update": 2}})
+    train(stopped, source)
+    train(stopped, run_dir, init_from=source)
+    shutil.rmtree(source)
+    going_on = checked(tiny_config(**SMALL), run_dir, source, "require")
+    assert going_on.problems == []
+    assert dict(going_on.rows)["this start"] == "goes on from update 2 of 8 (update_00000002)"
+    (problem,) = checked(tiny_config(**SMALL), tmp_path / "new", source).problems
+    assert problem.startswith(f"--init_from {source}: no such folder")
+
+
+def test_what_resume_asks_for_is_held_against_the_run_folder_and_its_mirror(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    run_dir, mirror = tmp_path / "run", tmp_path / "mirror"
+    config = tiny_config(**{**SMALL, "train": {**SMALL["train"], "stop_at_update": 2, "mirror_dir": str(mirror)}})
+    (problem,) = checked(config, run_dir, resume="require").problems
+    assert problem.startswith(f"{run_dir}: --resume require, but it holds no checkpoint")
+    train(config, run_dir)
+    assert any("--resume never, but it holds" in line for line in checked(config, run_dir, resume="never").problems)
+    shutil.rmtree(run_dir)
+    assert checked(config, run_dir, resume="require").problems == []
+    assert any("--resume never, but it holds" in line for line in checked(config, run_dir, resume="never").problems)
 
 
 def test_that_a_complete_run_would_get_longer_is_told(tiny_config: MakeConfig, tmp_path: Path) -> None:
