@@ -238,10 +238,11 @@ class Run:
     def go(self) -> None:
         """Train up to the last update, or until somebody asks for a stop."""
         state, stop = self.state, self.stop
+        # First: a signal that ended the program behind the removal would leave neither the file nor a new one.
+        stop.finish_updates_first(self.run_dir, self.config.train.max_hours)
         with failing_together(self.accelerator, self.run_dir):
             if self.accelerator.is_main_process:
                 (self.run_dir / PREEMPTED_FILE).unlink(missing_ok=True)
-        stop.finish_updates_first(self.run_dir, self.config.train.max_hours)
         self._write_start()
         self.progress = Progress(state, is_main=self.accelerator.is_main_process)
         with self.progress:

@@ -127,6 +127,25 @@ def test_the_running_update_is_finished_and_the_run_goes_on_to_the_same_bytes(
     assert not states[0].validation_is_due
 
 
+def test_a_signal_behind_the_removal_of_preempted_leaves_it_again(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, unlink = tmp_path / "run", Path.unlink
+    with monkeypatch.context() as patch:
+        during_update(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        train(tiny_config(**SMALL), run_dir)
+    assert (run_dir / "PREEMPTED").exists()
+
+    def unlink_and_ask(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        if path.name == "PREEMPTED":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Path, "unlink", unlink_and_ask)
+    train(tiny_config(**SMALL), run_dir)
+    assert "stopped_by: SIGTERM" in (run_dir / "PREEMPTED").read_text()
+
+
 def test_a_stop_at_an_update_with_a_checkpoint_saves_once(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
