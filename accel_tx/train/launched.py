@@ -18,7 +18,7 @@ from accel_tx.model.gpu import check_gpu_build, told_cpu, uses_gpu
 from accel_tx.train import compiling, cuda_graphs, device
 from accel_tx.train.processes import n_launched, n_on_machine
 from accel_tx.train.sharding import check_can_shard
-from accel_tx.train.stopping import launcher_words
+from accel_tx.train.stopping import is_accelerate, launcher_words
 from accel_tx.train.trackers import check_installed
 
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -59,7 +59,7 @@ def check_processes() -> None:
 
 def processes_asked(words: Sequence[str]) -> int | None:
     """What an `accelerate launch` with this command line was told, on it or in its file; None if nothing tells."""
-    if not any("accelerate" in word for word in words[:3]):
+    if not is_accelerate(words):
         return None
     # What stands behind the name of the program is for that.
     own = words[: next((i for i, word in enumerate(words) if word == "accel_tx"), len(words))]

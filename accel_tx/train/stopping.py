@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -157,11 +157,18 @@ def launcher_words() -> list[str]:
         words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return []
-    names = {Path(word).name for word in words[:3]} | set(words[:3])
-    is_launcher = bool(names & {"accelerate", "accelerate-launch", "torchrun", "accelerate.commands.launch"}) or any(
-        word.startswith("torch.distributed.") for word in words
-    )
-    return words if is_launcher else []
+    is_torchs = "torchrun" in _names(words) or any(word.startswith("torch.distributed.") for word in words)
+    return words if is_torchs or is_accelerate(words) else []
+
+
+def is_accelerate(words: Sequence[str]) -> bool:
+    """Whether a command line is one of `accelerate launch`; a folder of any name may hold the program."""
+    return bool(_names(words) & {"accelerate", "accelerate-launch", "accelerate.commands.launch"})
+
+
+def _names(words: Sequence[str]) -> set[str]:
+    """Of the program; it may come behind the interpreter and `-m`."""
+    return {Path(word).name for word in words[:3]}
 
 
 def shield_worker(_: int) -> None:

@@ -35,6 +35,16 @@ def pretend_gpus(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
         ([*LAUNCH, *PROGRAM, "--num_processes", "8"], None),
         ([*LAUNCH, "--config_file", "missing.yaml", *PROGRAM], None),
         (["python", "/venv/bin/torchrun", "--nproc_per_node", "2", *PROGRAM], None),
+        (
+            [
+                "/home/u/accelerate-env/bin/python",
+                "/home/u/accelerate-env/bin/torchrun",
+                "--nproc-per-node=2",
+                *PROGRAM,
+            ],
+            None,
+        ),
+        (["/home/u/accelerate-env/bin/python", "-m", "torch.distributed.run", "--num_processes", "2", *PROGRAM], None),
         ([], None),
     ],
 )
