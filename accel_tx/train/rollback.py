@@ -38,7 +38,10 @@ def take_out(saved: TrainState, now: TrainState, update: int) -> None:
 
     What `now`, the state of the run until here, knows besides stays known.
     """
-    # What is in best/ now was validated, also if that was after the checkpoint.
+    # What is in best/ now was validated, also if that was after the checkpoint; and no validation of an update that is
+    # taken out comes again, so each counts once.
     saved.best_metric, saved.best_score, saved.best_update = now.best_metric, now.best_score, now.best_update
+    saved.patience_metric, saved.patience_score = now.patience_metric, now.patience_score
+    saved.n_without_gain = now.n_without_gain
     saved.n_bad_in_a_row, saved.validation_is_due = now.n_bad_in_a_row, False
     saved.passed_over = [*now.passed_over, [saved.update, update + 1]]

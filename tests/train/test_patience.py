@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 
 from accel_tx.config import ValidationConfig
 from accel_tx.train.patience import count_validation, has_run_out, in_words
+from accel_tx.train.rollback import take_out
 from accel_tx.train.state import TrainState
 
 
@@ -65,3 +67,15 @@ def test_it_says_what_to_change_to_go_on() -> None:
         "stopped early: chrf has not improved by more than 0.1 in 3 validation(s); "
         "to go on, give validation.patience above 3, or null"
     )
+
+
+def test_a_validation_before_the_run_went_back_counts_as_best_does() -> None:
+    config, saved = ValidationConfig(), TrainState("data", {}, n_updates=100, update=8)
+    count_validation(saved, 25.0, config)
+    now = dataclasses.replace(saved, update=12)
+    count_validation(now, 30.0, config)
+    count_validation(now, 28.0, config)
+    take_out(saved, now, update=12)
+    assert (saved.update, saved.n_without_gain) == (8, 1)
+    count_validation(saved, 29.0, config)
+    assert (saved.patience_score, saved.n_without_gain) == (30.0, 2)
