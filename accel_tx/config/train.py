@@ -151,7 +151,9 @@ class TrainConfig:
     save_every_updates: int = 1_000
     """Updates between two checkpoints."""
     keep_checkpoints: int = 2
-    """Newest checkpoints kept; the one of the best validation stays besides, where one was saved at that update."""
+    """Newest checkpoints kept. Besides stay the one of the best validation, where one was saved at that update, and,
+    where a stop made the oldest of the newest, the last regular one before it: a bad update goes back to regular ones.
+    """
     mirror_dir: str | None = None
     """Second folder, on another disk, that gets a copy of the run after every checkpoint, of whole ones only. A start
     goes on from whichever of the two is further along (null: none)."""

@@ -11,12 +11,12 @@ from accel_tx.train.state import TrainState
 
 
 def to_keep(folders: Sequence[Path], keep: int, every: int, best_update: int | None) -> set[Path]:
-    """Of good checkpoints, newest first: the `keep` newest, the one of the best validation, the newest regular one.
+    """Of good checkpoints, newest first: the `keep` newest, a regular one for them, the one of the best validation.
 
     A regular one was made by `every`, the run's save_every_updates, and not by a stop: a rollback goes there, so that
-    its end does not depend on the stops.
+    its end does not depend on the stops. Whichever of the newest a start goes on from, one is there that is no newer.
     """
-    regular = [path for path in folders if update_of(path) % every == 0]
+    regular = [path for path in folders[keep - 1 :] if update_of(path) % every == 0]
     return {*folders[:keep], *regular[:1], *(path for path in folders if update_of(path) == best_update)}
 
 

@@ -217,8 +217,8 @@ class Disk:
 def largest_numbers(n_updates: int, config: Config) -> tuple[int, int]:
     """Checkpoints, and copies of the weights beside them, that are on the disk at a time when most are.
 
-    The newest `keep_checkpoints`, that of the best validation, the regular one where a stop made the newest (see
-    `checkpoint_removal.py`), and the one that is being written; `best/` while it is replaced, `final/`, and for
+    The newest `keep_checkpoints`, that of the best validation, a regular one where a stop made the oldest of the newest
+    (see `checkpoint_removal.py`), and the one that is being written; `best/` while it is replaced, `final/`, and for
     `average_last` what every checkpoint may need (see `validated.py`).
     """
     n_saves = -(-n_updates // config.train.save_every_updates)

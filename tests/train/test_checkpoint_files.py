@@ -138,6 +138,13 @@ def test_rotation_and_pruning_keep_the_newest_the_best_and_the_one_for_a_rollbac
     assert checkpoint_removal.to_keep([], keep=1, every=5, best_update=None) == set()
 
 
+def test_a_start_from_any_of_the_newest_finds_a_checkpoint_for_a_rollback() -> None:
+    folders = [checkpoint.checkpoint_dir(Path("run"), update) for update in (150, 110, 100, 50)]
+    for keep, kept in ((1, [150]), (2, [150, 110, 100]), (3, [150, 110, 100]), (9, [150, 110, 100, 50])):
+        found = checkpoint_removal.to_keep(folders, keep, every=50, best_update=None)
+        assert sorted(map(checkpoint.update_of, found), reverse=True) == kept
+
+
 def test_a_damaged_checkpoint_takes_no_good_ones_place(tmp_path: Path) -> None:
     for update in (6, 8, 9, 10):
         make_checkpoint(tmp_path, update)
