@@ -25,6 +25,9 @@ from accel_tx.config import (
     out_of_use,
 )
 
+_FOLDERS = ("run_dir", "init_from", "train.mirror_dir", "tokenizer.from_run")
+"""Where `~` is expanded: a shell does so in `--run_dir ~/r`, but not in `--run_dir=~/r`, and YAML never."""
+
 
 def plain_parser(command: str, description: str) -> ArgumentParser:
     """A parser without the config's fields; no option may be abbreviated."""
@@ -73,6 +76,9 @@ def parse(parser: ArgumentParser, argv: list[str], **kwargs: Any) -> Namespace:
     name = _empty_one(parser, options)
     if name is not None:
         raise UserError(f"command line: --{name} is empty; expected a value (is a shell variable unset?)")
+    for name in _FOLDERS:
+        if options.get(name) is not None:
+            options[name] = os.path.expanduser(options[name])
     return options
 
 

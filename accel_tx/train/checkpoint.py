@@ -55,6 +55,19 @@ def usable_folders() -> Iterator[None]:
         ) from None
 
 
+def resolved(path: Path) -> Path:
+    """The path without links, which need not exist.
+
+    Raises: OSError for a loop of links; `Path.resolve` tells that by a RuntimeError, or since Python 3.13 not at all.
+    """
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise
+    return path.resolve()
+
+
 def checkpoint_dir(run_dir: Path, update: int) -> Path:
     """Folder of the checkpoint after this many updates."""
     return run_dir / "checkpoints" / f"update_{update:08d}"

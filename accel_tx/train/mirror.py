@@ -104,7 +104,7 @@ class Mirror:
 
 def check_mirror(config: Config, run_dir: Path, mirror_dir: Path, resume: Resume) -> None:
     """Raise UserError if the mirror cannot be written, or holds something else than a mirror of this run."""
-    run, mirror = run_dir.resolve(), mirror_dir.resolve()
+    run, mirror = checkpoint.resolved(run_dir), checkpoint.resolved(mirror_dir)
     if run.is_relative_to(mirror) or mirror.is_relative_to(run):
         raise UserError(f"train.mirror_dir is {mirror_dir}, --run_dir {run_dir}; expected two folders side by side")
     if not mirror.parent.is_dir():

@@ -67,6 +67,8 @@ def check_writable(run_dir: Path, option: str = "--run_dir") -> None:
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"{run_dir}: cannot be written (no permission in {place}); give another {option}")
     if not run_dir.exists():
+        if run_dir.is_symlink():
+            raise UserError(f"{run_dir}: is a link to a folder that is not there; make that, or give another {option}")
         # Where no permissions are asked, as of root, only trying tells that /proc takes no folders.
         try:
             tempfile.TemporaryDirectory(prefix=".writing_", dir=place).cleanup()
@@ -75,8 +77,8 @@ def check_writable(run_dir: Path, option: str = "--run_dir") -> None:
 
 
 def existing(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
-    path = path.resolve()
+    """The folder itself, or the nearest one above it that is there. Raises: OSError for a loop of links."""
+    path = checkpoint.resolved(path)
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accel_tx.config import UserError
+from accel_tx.train.checkpoint import resolved
 
 LOCK = ".lock"
 # What a file system without locks answers.
@@ -25,8 +26,11 @@ _held: dict[Path, int] = {}
 
 
 def holder(run_dir: Path) -> str | None:
-    """Who holds the lock of a run folder, in words; None if nobody does, or no one can tell. Changes nothing."""
-    path = run_dir.resolve() / LOCK
+    """Who holds the lock of a run folder, in words; None if nobody does, or no one can tell. Changes nothing.
+
+    Raises: OSError for a loop of links.
+    """
+    path = resolved(run_dir) / LOCK
     if path in _held:
         return _describe(path)
     try:
@@ -61,8 +65,8 @@ def locked(run_dir: Path) -> Iterator[str | None]:
     When it is released the lock file goes, and so does the folder if it was made here and is still empty.
     Raises: UserError if another process holds it, or the folder cannot be written.
     """
-    path, is_new = run_dir.resolve() / LOCK, not run_dir.exists()
     try:
+        path, is_new = resolved(run_dir) / LOCK, not run_dir.exists()
         run_dir.mkdir(parents=True, exist_ok=True)
         descriptor, warning = _acquire(path, run_dir)
     except OSError as error:

@@ -119,7 +119,7 @@ def check_origin(run_dir: Path, given: Path | None, has_checkpoint: bool) -> Non
         return
     if origin is None:
         raise UserError(f"{run_dir}: was begun without --init_from; leave it out to go on, or give another --run_dir")
-    if not Path(origin).is_relative_to(given.resolve()):
+    if not Path(origin).is_relative_to(checkpoint.resolved(given)):
         raise UserError(
             f"{run_dir}: was begun with --init_from {origin}, this start has {given}; "
             "give the same, or leave it out, to go on; or give another --run_dir"

@@ -77,6 +77,50 @@ def test_what_a_training_cannot_write_or_score_is_told_before_the_data_is_prepar
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.parametrize("below", ["", "/run"])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("train", "--run_dir"), ("train", "--train.mirror_dir"), ("check", "--run_dir"), ("find-lr", "--run_dir")],
+)
+def test_links_that_lead_in_a_circle_or_nowhere_are_one_line(
+    command: str,
+    option: str,
+    below: str,
+    tmp_path: Path,
+    tiny_config: Callable[..., Config],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "loop").symlink_to("back")
+    (tmp_path / "back").symlink_to("loop")
+    (tmp_path / "gone").symlink_to("nowhere")
+    given = ["--config", str(REPOSITORY / "configs" / "quickstart.yaml"), *as_options(tiny_config())]
+    for name, told in (
+        ("loop", "cannot be used (Too many levels of symbolic links)"),
+        ("gone", "is a link to a folder"),
+    ):
+        path = f"{tmp_path / name}{below if name == 'loop' else ''}"
+        run_dir = [] if option == "--run_dir" else ["--run_dir", str(tmp_path / "run")]
+        with pytest.raises(SystemExit) as ended:
+            main([command, *given, *run_dir, option, path])
+        assert ended.value.code == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert {f"accel_tx: {path}" in line and told in line for line in lines} == {True}
+        assert not (tmp_path / "run").exists()
+
+
+def test_the_home_of_the_user_may_be_written_short(
+    tmp_path: Path, tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tmp_path / "config.yaml"
+    config.write_text("train: {mirror_dir: ~/mirror}\n")
+    options = [word for word in as_options(tiny_config(train={"max_updates": 1})) if "mirror_dir" not in word]
+    main(["train", *options, "--config", str(config), "--run_dir=~/run"])
+    assert (tmp_path / "run" / "final").is_dir()
+    assert (tmp_path / "mirror" / "final").is_dir()
+    main(["checkpoints", "--run_dir=~/run"])
+
+
 @pytest.mark.parametrize("command", ["train", "check", "find-lr"])
 @pytest.mark.parametrize("option", ["--run_dir", "--init_from", "--train.mirror_dir"])
 def test_a_name_that_is_too_long_for_a_training_is_one_line(
