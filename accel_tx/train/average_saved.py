@@ -14,6 +14,7 @@ from accel_tx.inference.translator import load_run_config
 from accel_tx.inference.weights import SCORES
 from accel_tx.train import checkpoint, validated
 from accel_tx.train.averaging import mean_of_files
+from accel_tx.train.checkpoint_identity import run_identity
 from accel_tx.train.checkpoint_writer import save_weights
 
 
@@ -120,7 +121,7 @@ def _origin(folder: Path) -> dict[str, str]:
         if fault := checkpoint.find_fault(folder):
             raise UserError(f"{folder}: is damaged: {fault}; expected whole checkpoints")
         state = checkpoint.load_state(folder)
-        return {"run": checkpoint.run_identity(state), "data_sha256": state.data_sha256}
+        return {"run": run_identity(state), "data_sha256": state.data_sha256}
     scores = checkpoint.read_json(folder / SCORES)
     found = {name: scores.get(name) for name in ("run", "data_sha256")}
     if not all(isinstance(value, str) for value in found.values()):

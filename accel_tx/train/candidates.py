@@ -19,6 +19,7 @@ from accel_tx.model.transformer import Transformer
 from accel_tx.train import checkpoint, validated
 from accel_tx.train.agreement import broadcast
 from accel_tx.train.averaging import RunningAverage, Weights, mean_of_files, weights_in
+from accel_tx.train.checkpoint_identity import run_identity
 from accel_tx.train.checkpoint_writer import save_weights
 from accel_tx.train.progress import say
 from accel_tx.train.sharding import as_whole, is_sharded, whole, whole_weights
@@ -112,7 +113,7 @@ class Candidates:
     def _mean_of_last(self, own: Weights, state: TrainState, n: int) -> dict[str, Tensor]:
         folder = validated.folder_of(self.run_dir, state.update)
         folder.parent.mkdir(exist_ok=True)
-        values = {"update": state.update, "data_sha256": state.data_sha256, "run": checkpoint.run_identity(state)}
+        values = {"update": state.update, "data_sha256": state.data_sha256, "run": run_identity(state)}
         failed = save_weights(own, folder, values)
         if failed is not None:
             raise UserError(failed)

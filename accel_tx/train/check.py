@@ -28,6 +28,7 @@ from accel_tx.train import (
 )
 from accel_tx.train.agreement import check_same_everywhere
 from accel_tx.train.checkpoint_content import Content, Parts
+from accel_tx.train.checkpoint_identity import check_belongs
 from accel_tx.train.fresh import fresh_state, plan_of
 from accel_tx.train.host_memory import available_to_each
 from accel_tx.train.outlook import (
@@ -295,7 +296,7 @@ def _newest(run_dir: Path, parts: Parts | None, fresh: TrainState) -> tuple[Path
         return newest_that_fits(run_dir, parts, fresh)
     folder, passed_over = checkpoint.newest_valid(run_dir)
     if folder is not None:
-        checkpoint.check_belongs(checkpoint.load_state(folder), fresh, folder)
+        check_belongs(checkpoint.load_state(folder), fresh, folder)
     return folder, passed_over
 
 

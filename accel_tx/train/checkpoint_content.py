@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from accel_tx.train.averaging import RunningAverage
-from accel_tx.train.checkpoint import EMA, MODEL, OPTIMIZER, SCALER, SCHEDULER, identity
+from accel_tx.train.checkpoint import EMA, MODEL, OPTIMIZER, SCALER, SCHEDULER
+from accel_tx.train.checkpoint_identity import identity
 from accel_tx.train.sharding import laid_out_as, load_weights, whole
 from accel_tx.train.shortage import is_shortage
 from accel_tx.train.state import TrainState

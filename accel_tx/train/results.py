@@ -11,6 +11,7 @@ from torch import nn
 from accel_tx.inference.weights import SCORES
 from accel_tx.train import checkpoint
 from accel_tx.train.averaging import Weights
+from accel_tx.train.checkpoint_identity import run_identity
 from accel_tx.train.checkpoint_writer import save_weights
 from accel_tx.train.state import TrainState
 from accel_tx.train.validation import Validation
@@ -41,14 +42,14 @@ class Results:
     def has_final(self, state: TrainState) -> bool:
         """Whether `final/` has the weights of this update of this run."""
         scores = checkpoint.read_json(self.run_dir / "final" / SCORES)
-        return scores.get("update") == state.update and scores.get("run") == checkpoint.run_identity(state)
+        return scores.get("update") == state.update and scores.get("run") == run_identity(state)
 
     def write_final(self, state: TrainState, weights: Weights) -> str | None:
         """Write `final/`; None, or one line that says why it is what it was."""
         return self._save("final", {"update": state.update}, state, weights)
 
     def _save(self, name: str, values: dict[str, Any], state: TrainState, weights: Weights | None = None) -> str | None:
-        values = {**values, "data_sha256": self.data_sha256, "run": checkpoint.run_identity(state)}
+        values = {**values, "data_sha256": self.data_sha256, "run": run_identity(state)}
         return save_weights(self.model.state_dict() if weights is None else weights, self.run_dir / name, values)
 
 

@@ -11,6 +11,7 @@ from accel_tx.config import RunError, UserError
 from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.agreement import broadcast, end_everywhere_if
 from accel_tx.train.checkpoint_content import Parts, find_misfit, put_back, read_content
+from accel_tx.train.checkpoint_identity import check_belongs
 from accel_tx.train.progress import say
 from accel_tx.train.shortage import BEFORE_UPDATES, is_shortage, quoted
 from accel_tx.train.state import TrainState
@@ -54,7 +55,7 @@ def newest_that_fits(run_dir: Path, parts: Parts, fresh: TrainState) -> tuple[Pa
 
 
 def _misfit(folder: Path, saved: TrainState, parts: Parts, fresh: TrainState) -> str | None:
-    checkpoint.check_belongs(saved, fresh, folder)
+    check_belongs(saved, fresh, folder)
     try:
         return find_misfit(read_content(folder, saved), parts, saved)
     except ValueError as error:

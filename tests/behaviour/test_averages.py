@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from accel_tx.config import Config, UserError
 from accel_tx.train import averaging, checkpoint, validated
+from accel_tx.train.checkpoint_identity import check_belongs
 from accel_tx.train.loop import train
 from tests.behaviour.test_stopping import during_update
 from tests.ranks import train_on
@@ -204,10 +205,10 @@ def test_a_run_of_a_version_without_these_fields_goes_on(tiny_config: MakeConfig
     for name in ("train.ema_decay", "optim.schedule"):
         del state.settings[name]
     fresh = checkpoint.load_state(folder)
-    checkpoint.check_belongs(state, fresh, folder)
+    check_belongs(state, fresh, folder)
     fresh.settings["optim.schedule"] = "linear"
     with pytest.raises(UserError, match=r"optim\.schedule = one_cycle, this start has linear"):
-        checkpoint.check_belongs(state, fresh, folder)
+        check_belongs(state, fresh, folder)
 
 
 def test_scores_json_of_best_says_which_weights_and_which_run(tiny_config: MakeConfig, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import prepare_data
 from accel_tx.train import checkpoint
+from accel_tx.train.checkpoint_identity import run_identity
 from accel_tx.train.fresh import plan_of
 from accel_tx.train.loop import train
 from tests.run_folder import metrics, weights
@@ -176,7 +177,7 @@ def test_under_inverse_sqrt_a_complete_run_made_longer_is_that_run_from_the_star
     assert weights(tmp_path / "odd") == weights(tmp_path / "whole")
     states = [checkpoint.load_state(folder) for folder in checkpoint.checkpoint_dirs(tmp_path / "parts")]
     assert {20, 40, 50} == {state.n_updates for state in states}
-    assert len({checkpoint.run_identity(state) for state in states}) == 1  # as `average` wants it
+    assert len({run_identity(state) for state in states}) == 1  # as `average` wants it
     with pytest.raises(UserError, match="is of a run of 50 updates, this start has 40; give as many or more"):
         start("parts", 40)
 

@@ -16,6 +16,7 @@ import pytest
 from accel_tx.config import Config, UserError, what_is_learned
 from accel_tx.train import checkpoint, checkpoint_removal
 from accel_tx.train.checkpoint_content import read_content
+from accel_tx.train.checkpoint_identity import check_belongs
 from accel_tx.train.checkpoint_writer import write_checkpoint
 from accel_tx.train.loop import train
 from accel_tx.train.state import TrainState, Window
@@ -197,14 +198,14 @@ def test_a_run_begun_before_a_field_existed_goes_on_with_its_default_and_with_no
     fresh = TrainState("data", now, 9)
     for missing in ("optim.schedule", "optim.betas", "model.attention_dropout"):
         saved = replace(fresh, settings={name: value for name, value in now.items() if name != missing})
-        checkpoint.check_belongs(saved, fresh, Path("run"))
+        check_belongs(saved, fresh, Path("run"))
         changed = replace(fresh, settings={**now, missing: "another"})
         with pytest.raises(UserError, match=rf"was made with {missing} = .*, this start has another"):
-            checkpoint.check_belongs(saved, changed, Path("run"))
+            check_belongs(saved, changed, Path("run"))
     for needed in ("precision in effect", "train.max_updates"):
         saved = replace(fresh, settings={name: value for name, value in now.items() if name != needed})
         with pytest.raises(UserError, match=f"was made with {needed} = None"):
-            checkpoint.check_belongs(saved, fresh, Path("run"))
+            check_belongs(saved, fresh, Path("run"))
 
 
 def test_best_is_chosen_anew_when_another_metric_decides(run_dir: Path, tiny_config: Callable[..., Config]) -> None:
