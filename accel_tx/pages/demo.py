@@ -27,6 +27,7 @@ from accel_tx.pages.answers import (
     answer,
     attention_picture,
 )
+from accel_tx.pages.without_text import WithoutText
 
 # In the source languages that we can write; the page has no examples for others.
 EXAMPLES = {
@@ -47,7 +48,7 @@ EXAMPLES = {
     ],
 }
 _RIGHT_TO_LEFT = frozenset("ar arc dv fa he ku ps sd ug ur yi".split())
-_WRITING = frozenset(["upload", "process_recording", "deep_link"])
+_CLOSED = frozenset(["upload", "process_recording", "deep_link", "monitoring"])
 _MEAN = "mean of all"
 _LONGEST_CHOICE_CHARS = 70
 _N_SHOWN = 3
@@ -81,6 +82,7 @@ def serve(page: gr.Blocks, host: str, port: int, share: bool) -> str:
 
     Raises: UserError where the address cannot be used.
     """
+    WithoutText.install()
     try:
         _, local, public = page.launch(
             # Gradio makes a link of it.
@@ -107,7 +109,10 @@ def serve(page: gr.Blocks, host: str, port: int, share: bool) -> str:
 
 
 class _KeepsNothing:
-    """Refuses what Gradio has beside the page that writes to the disk: uploads, and links to what somebody wrote."""
+    """Refuses what Gradio has beside the page that keeps something.
+
+    Uploads, links to what somebody wrote, and counts of all calls, whose secret address would be printed here.
+    """
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
@@ -116,7 +121,7 @@ class _KeepsNothing:
         app = self.app
         if scope["type"] == "http":
             kind = dict(scope["headers"]).get(b"content-type", b"").lower()
-            if b"multipart" in kind or _WRITING & set(scope["path"].split("/")):
+            if b"multipart" in kind or _CLOSED & set(scope["path"].split("/")):
                 app = PlainTextResponse("This page keeps nothing.", 404)
         await app(scope, receive, send)
 

@@ -58,8 +58,8 @@ def address(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @contextlib.contextmanager
-def serving(run_dir: Path, temporary: Path, *options: str) -> Iterator[str]:
-    """The address of a page that the command itself serves."""
+def serving(run_dir: Path, temporary: Path, *options: str, told: list[str] | None = None) -> Iterator[str]:
+    """The address of a page that the command itself serves; `told` gets what it prints behind that on both streams."""
     pytest.importorskip("gradio", reason="gradio is not installed")
     port = str(free_port())
     command = [sys.executable, "-m", "accel_tx", "demo", "--run_dir", str(run_dir), "--port", port, *options]
@@ -72,7 +72,11 @@ def serving(run_dir: Path, temporary: Path, *options: str) -> Iterator[str]:
     assert f":{port}/ (Ctrl-C" in line, process.stderr.read()
     yield line.split(" at ")[1].split()[0]
     process.terminate()
-    assert process.communicate(timeout=30)[1] == "accel_tx: ended by SIGTERM\n"
+    out, err = process.communicate(timeout=30)
+    if told is None:
+        assert err == "accel_tx: ended by SIGTERM\n"
+    else:
+        told += [out, err]
 
 
 @pytest.mark.slow
@@ -121,6 +125,41 @@ def test_nothing_that_is_sent_is_kept(address: str) -> None:
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request)
         assert (refused.value.code, refused.value.read()) == (404, b"This page keeps nothing.")
+
+
+@pytest.mark.slow
+def test_neither_traffic_nor_what_cannot_be_read_is_told(run_dir: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    with serving(run_dir, tmp_path, told=told) as found:
+        for route in ("monitoring", "monitoring/", "monitoring/summary", "monitoring/a", "%6Donitoring"):
+            assert status_of(f"{found}{route}") == 404
+        event = json.load(urllib.request.urlopen(posted(f"{found}gradio_api/call/translate", {"data": ["my secret"]})))
+        with urllib.request.urlopen(f"{found}gradio_api/call/translate/{event['event_id']}") as content:
+            assert b"event: error" in content.read()
+        bad: list[dict[str, Any]] = [{"data": [{"my": "secret"}]}, {"data": ["my secret"] * 9}, {"data": "my secret"}]
+        for body in (*bad, {"fn_index": 99, "data": ["my secret"]}):
+            assert status_of(posted(f"{found}gradio_api/run/translate", body)) in (422, 500)
+        assert status_of(posted(f"{found}gradio_api/call/v2/translate", {"my secret": "my secret"})) == 500
+    out, err = told
+    assert out == ""
+    assert "secret" not in err
+    assert "Traceback" not in err
+    *calls, last = err.splitlines()
+    assert len(calls) >= 3
+    assert all("a call could not be answered (" in line for line in calls)
+    assert last == "accel_tx: ended by SIGTERM"
+
+
+def posted(address: str, body: dict[str, Any]) -> urllib.request.Request:
+    return urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+
+def status_of(request: str | urllib.request.Request) -> int:
+    try:
+        with urllib.request.urlopen(request) as answered:
+            return int(answered.status)
+    except urllib.error.HTTPError as refused:
+        return refused.code
 
 
 @pytest.mark.slow
