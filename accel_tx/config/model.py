@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,8 +30,8 @@ class TokenizerConfig:
     max_sentences: int | None = 2_000_000
     """Training pairs that the vocabulary is learned from, drawn by content hash where there are more (null: all)."""
     symbols: list[str] = field(default_factory=list)
-    """Words that are one token each, for tags in front of a text such as ["<2de>", "<BT>"]; counted in `vocab_size`.
-    A space before one inside a text is not kept."""
+    """Tags that are one token each, such as ["<2de>", "<2BT>"] in front of a text; counted in `vocab_size`. A space
+    before one inside a text is not kept."""
     from_run: str | None = None
     """Run folder whose vocabularies are taken in place of learning any, so that `--init_from` can go on to other text;
     `kind` and `joint` must be those of that run, the other fields do nothing then."""
@@ -47,12 +47,14 @@ class TokenizerConfig:
 
     def _check_symbols(self, floor: int) -> None:
         for symbol in self.symbols:
-            if not isinstance(symbol, str) or len(symbol.split()) != 1 or symbol != symbol.strip():
-                raise UserError(f"tokenizer.symbols has {symbol!r}; expected texts without spaces, such as <2de>")
+            # A word would be found inside of others; and byte-level vocabularies take other letters for bytes.
+            if not re.fullmatch(r"(?![a-zA-Z0-9])[!-~]+(?<![a-zA-Z0-9])", symbol):
+                raise UserError(
+                    f"tokenizer.symbols has {symbol!r}; expected ASCII without spaces, with neither a letter nor a "
+                    "digit at its ends, such as <2de>"
+                )
             if symbol in SPECIAL_TOKENS:
                 raise UserError(f"tokenizer.symbols has {symbol}, which every vocabulary has; leave it out")
-            if symbol != unicodedata.normalize("NFC", symbol):
-                raise UserError(f"tokenizer.symbols has {symbol!r}, which is not in Unicode NFC; text is")
         if len(set(self.symbols)) < len(self.symbols):
             raise UserError(f"tokenizer.symbols has {self.symbols}; expected each only once")
         if self.vocab_size - len(self.symbols) < floor:

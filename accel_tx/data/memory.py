@@ -212,9 +212,10 @@ def _loss_bytes(config: Config, n_tokens: int, vocab_size: int, device: Device, 
     narrow = 4 if precision == "no" else 2
     n_logits = min(n_tokens * vocab_size, logits_per_chunk(vocab_size, narrow, device))
     n_between = min(n_logits, LOGITS_PER_BLOCK[device])
-    # Logits and probabilities, which in float32 take the place of the products; of R-Drop besides the gradient, the
-    # difference of the logits and its product. All that comes after the product, and so after its own buffer.
-    n_copies = (4 if r_drop else 2) - (precision == "no")
+    # Logits and probabilities, which in float32 take the place of the products, unless the kernel for GPUs has twice as
+    # many of these; of R-Drop besides the gradient, the difference of the logits and its product. All that comes after
+    # the product, and so after its own buffer.
+    n_copies = (4 if r_drop else 2) - (precision == "no" and (device == "cpu" or r_drop))
     of_product = n_logits if device == "cpu" and precision == "bf16" and _widens_bfloat16() else 0
     logits = rounded + narrow * n_logits + 4 * max(n_copies * n_between, of_product)
     return logits, 4 * (vocab_size * config.model.d_model + 2 * hidden)

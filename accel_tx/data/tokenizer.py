@@ -17,6 +17,9 @@ from accel_tx.config import SPECIAL_TOKENS as SPECIAL_TOKENS
 from accel_tx.config import TokenizerConfig, UserError
 
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
+# As `str.strip`, to which the four separators of ASCII are space as well, but not to `normalizers.Strip`; ^ and $ would
+# be ends of lines here. The lookbehind and the possessive + keep it linear in long spaces inside a text.
+OUTER_SPACE = r"\A[\s\x1c-\x1f]+|(?<![\s\x1c-\x1f])[\s\x1c-\x1f]++\z"
 
 
 class Tokenizer:
@@ -163,16 +166,16 @@ def train_tokenizer(texts: Iterator[str] | Iterator[list[str]], config: Tokenize
     if config.symbols:
         fast.add_tokens([AddedToken(symbol, normalized=False) for symbol in config.symbols])
         # The text around a symbol comes apart, as a text of its own: without the spaces at its ends.
-        fast.normalizer = normalizers.Sequence([normalizers.Strip(), fast.normalizer])
+        fast.normalizer = normalizers.Sequence([normalizers.Replace(Regex(OUTER_SPACE), ""), fast.normalizer])
     return Tokenizer(fast)
 
 
 def _without(symbols: Sequence[str], texts: Iterator[str] | Iterator[list[str]]) -> Iterator[list[str]]:
     """The texts between symbols: no part of these is to be learned."""
     names = "|".join(map(re.escape, sorted(symbols, key=len, reverse=True)))
-    any_symbol = re.compile(rf"\s*(?:{names})\s*")
     for some in texts:
-        yield [any_symbol.sub(" ", text).strip() for text in ([some] if isinstance(some, str) else some)]
+        parts = (re.split(names, text) for text in ([some] if isinstance(some, str) else some))
+        yield [" ".join(part.strip() for part in of_text).strip() for of_text in parts]
 
 
 def _wordlevel(config: TokenizerConfig) -> tuple[FastTokenizer, trainers.Trainer]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Regex, decoders, models, normalizers, processors
 from tokenizers import Tokenizer as FastTokenizer
 
-from accel_tx.data.tokenizer import EOS_ID, SPECIAL_TOKENS, Tokenizer
+from accel_tx.data.tokenizer import EOS_ID, OUTER_SPACE, SPECIAL_TOKENS, Tokenizer
 
 EOS = SPECIAL_TOKENS[EOS_ID]
 SOURCE_FILE, TARGET_FILE = "source_tokenizer.json", "target_tokenizer.json"
@@ -17,9 +17,6 @@ _JOIN_WORDS = [
     (r"(?<=^[(\[{]| [(\[{]) ", ""),
     (r"(?<=\w) (?=['’]( |$))", ""),
 ]
-# As `str.strip`, to which the four separators of ASCII are space as well, but not to `normalizers.Strip`; ^ and $ would
-# be ends of lines here. The lookbehind and the possessive + keep it linear in long spaces inside a text.
-_OUTER_SPACE = (r"\A[\s\x1c-\x1f]+|(?<![\s\x1c-\x1f])[\s\x1c-\x1f]++\z", "")
 
 
 def stand_alone(tokenizer: Tokenizer) -> FastTokenizer:
@@ -29,15 +26,15 @@ def stand_alone(tokenizer: Tokenizer) -> FastTokenizer:
     has an end there.
     """
     fast = FastTokenizer.from_str(tokenizer.fast.to_str())
-    strip = normalizers.Replace(Regex(_OUTER_SPACE[0]), _OUTER_SPACE[1])
+    strip = normalizers.Replace(Regex(OUTER_SPACE), "")
     fast.normalizer = normalizers.Sequence([strip, *([fast.normalizer] if fast.normalizer else [])])
     fast.post_processor = processors.TemplateProcessing(single=f"$A {EOS}", special_tokens=[(EOS, EOS_ID)])
     if isinstance(fast.model, models.WordLevel):
         # This decoder puts a space before every token that does not begin with its prefix: none has a line feed.
         joined = [decoders.WordPiece(prefix="\n", cleanup=False), decoders.Fuse()]
-        fast.decoder = decoders.Sequence([*joined, *_replacing(_JOIN_WORDS), *_replacing([_OUTER_SPACE])])
+        fast.decoder = decoders.Sequence([*joined, *_replacing(_JOIN_WORDS), *_replacing([(OUTER_SPACE, "")])])
     else:
-        fast.decoder = decoders.Sequence([fast.decoder, decoders.Fuse(), *_replacing([_OUTER_SPACE])])
+        fast.decoder = decoders.Sequence([fast.decoder, decoders.Fuse(), *_replacing([(OUTER_SPACE, "")])])
     fast.encode_special_tokens = True
     return fast
 

@@ -122,7 +122,6 @@ class _PlainAttention(torch.autograd.Function):
             parts = [next(saved) for _ in sides]
             heads = parts if ctx.is_wide else [_wide_heads(part, d_model, n_heads) for part in parts]
             grads = [torch.empty_like(part) for part in heads]
-            (grad_heads,) = _wide_heads(rows, d_model, n_heads)
             (q, k, v), (grad_q, grad_k, grad_v) = _parts(heads), _parts(grads)
             (grad_heads,) = _wide_heads(rows, d_model, n_heads)
             torch.bmm(_dropped(weights, kept, ctx.dropout).transpose(1, 2), grad_heads, out=grad_v)

@@ -15,7 +15,7 @@ from accel_tx.data.budget import worst_shapes
 from accel_tx.data.collator import DataCollator, TokenPair
 from accel_tx.data.memory import activation_bytes, count_parameters, peak_memory
 from accel_tx.data.shapes import Shapes
-from accel_tx.model import transformer
+from accel_tx.model import loss, transformer
 from accel_tx.model.transformer import Transformer
 from tests.conftest import REPOSITORY
 from tests.data.test_shapes import COST
@@ -196,6 +196,16 @@ def test_the_peak_is_that_of_the_allocator(
     weights_gradients_and_moments = 16 * transformer.count_parameters(model)
     found = peak_memory(asked, shapes_of(lengths), 2000, 2000, "cpu", precision)
     assert found.total - found.program == pytest.approx(weights_gradients_and_moments + taken.max(), rel=0.08)
+
+
+@pytest.mark.parametrize(("precision", "n_bytes"), [("no", 4), ("bf16", 2)])
+def test_the_logits_of_the_kernel_for_gpus_are_counted(precision: str, n_bytes: int) -> None:
+    asked = build_config({"train": {"max_updates": 10, "max_tokens": 4096}})
+    n_tokens, vocab_size, d_model = N * TGT_WIDTH, 1 << 18, asked.model.d_model
+    assert n_tokens * vocab_size > loss._LOGITS_PER_CHUNK_IN_KERNEL
+    found = peak_memory(asked, one_shape(), vocab_size, vocab_size, "gpu", precision)
+    gradients = 4 * d_model * (vocab_size + 2 * n_tokens)
+    assert found.loss - gradients >= n_bytes * loss._LOGITS_PER_CHUNK_IN_KERNEL
 
 
 def test_a_running_average_takes_one_more_copy_of_the_weights() -> None:

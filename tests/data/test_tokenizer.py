@@ -121,6 +121,7 @@ def test_a_symbol_is_one_token_wherever_it_stands_and_nothing_of_it_is_learned(k
     assert [tokenizer.fast.token_to_id(symbol) for symbol in ("<2de>", "<BT>")] == [n, n + 1]
     assert tokenizer.vocab_size == n + 2
     (plain,) = without.encode(["le chat"])
+    assert tokenizer.encode([f"le{' ' * 200_000}chat"]) == without.encode([f"le{' ' * 200_000}chat"])
     for text, expected in [
         ("<2de> le chat", [n, *plain]),
         ("<2de>le chat <BT>", [n, *plain, n + 1]),

@@ -50,7 +50,9 @@ def test_a_text_has_our_ids_and_an_end(kind: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("text", ["<2de> The old man", "The <2de> man", " <2de>  <2de> man <2de> ", "old<2de>man"])
+@pytest.mark.parametrize(
+    "text", ["<2de> The old man", "The <2de> man", " <2de>  <2de> man <2de> ", "old<2de>man", "<2de> \x1cold"]
+)
 def test_a_symbol_stays_one(kind: str, text: str) -> None:
     config = TokenizerConfig(kind, 320, 1, symbols=["<2de>"])  # type: ignore[arg-type]
     tokenizer = train_tokenizer(iter(["The old man reads.", "<2de> My old sister (ten)."]), config)
