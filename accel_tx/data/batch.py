@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 
-@dataclass
+@dataclass(eq=False)
 class Block:
-    """Sentences of about one length that stand together in a batch: attention looks at them as (n, width)."""
+    """Sentences of about one length that stand together in a batch: attention looks at them as (n, width).
+
+    Equal to itself only, so that what is found out about one can be looked up by it.
+    """
 
     n_sentences: int
     width: int
@@ -56,7 +59,7 @@ class Block:
         return Block(self.n_sentences, self.width, positions, valid)
 
 
-@dataclass
+@dataclass(eq=False)
 class Packed(Block):
     """All sentences of a side one behind the other: attention finds them by where they begin, and pads nothing.
 

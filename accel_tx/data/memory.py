@@ -192,8 +192,8 @@ def _attention_bytes(
     plain = n_compared * h * (narrow + drops)
     if precision == "bf16":
         return plain
-    # Dropped by torch's own products: with the scores, the mask and both kinds of weights.
-    unfused = n_compared * h * (3 * narrow + 1 if drops else narrow)
+    # Dropped by torch's own products: with the weights, those that are left, and the mask as wide.
+    unfused = n_compared * h * narrow * (3 if drops else 1)
     if precision == "fp16":
         return unfused
     return np.where(n_compared <= FEW_PLACES * n_places, plain, unfused if drops else fused)
@@ -212,13 +212,17 @@ def _loss_bytes(config: Config, n_tokens: int, vocab_size: int, device: Device, 
     narrow = 4 if precision == "no" else 2
     n_logits = min(n_tokens * vocab_size, logits_per_chunk(vocab_size, narrow, device))
     n_between = min(n_logits, LOGITS_PER_BLOCK[device])
+    of_gradients = 4 * (vocab_size * config.model.d_model + 2 * hidden)
+    if device == "cpu" and precision == "no" and not r_drop:
+        # The probabilities take the place of the logits. The matrix with the bias beside it, and its gradient turned.
+        return rounded + 4 * n_logits + 2 * 4 * vocab_size * config.model.d_model, of_gradients
     # Logits and probabilities, which in float32 take the place of the products, unless the kernel for GPUs has twice as
     # many of these; of R-Drop besides the gradient, the difference of the logits and its product. All that comes after
     # the product, and so after its own buffer.
-    n_copies = (4 if r_drop else 2) - (precision == "no" and (device == "cpu" or r_drop))
+    n_copies = (4 if r_drop else 2) - (precision == "no" and r_drop)
     of_product = n_logits if device == "cpu" and precision == "bf16" and _widens_bfloat16() else 0
     logits = rounded + narrow * n_logits + 4 * max(n_copies * n_between, of_product)
-    return logits, 4 * (vocab_size * config.model.d_model + 2 * hidden)
+    return logits, of_gradients
 
 
 def logits_per_chunk(vocab_size: int, n_bytes: int, device: Device) -> int:

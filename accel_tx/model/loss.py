@@ -74,6 +74,8 @@ class _ChunkedLoss(torch.autograd.Function):
             # Our kernel computes in float32 and knows no R-Drop.
             if kernels.runs(hidden) and not r_drop and hidden.dtype != torch.float64:
                 loss, *grads = _loss_and_grads_by_kernel(*inputs, amp_dtype, needs_grad)
+            elif hidden.is_cpu and not r_drop and not amp_dtype:
+                loss, *grads = _loss_and_grads_in_place(*inputs, needs_grad)
             else:
                 loss, *grads = _loss_and_grads(*inputs, r_drop, amp_dtype, needs_grad)
         ctx.save_for_backward(*grads)
@@ -104,8 +106,7 @@ def _loss_and_grads(
     grad_weight, grad_bias = (torch.zeros_like(x) if needs_grad else None for x in (weight, bias))
     n_rows = 2 if r_drop else 1  # of a token: they stay together
     of_token = n_rows * vocab_size
-    n_chunk = max(1, logits_per_chunk(vocab_size, matrix.element_size(), device) // of_token) * n_rows
-    n_chunk = n_chunk - n_chunk % _ROWS or n_chunk
+    n_chunk = _rows_per_chunk(vocab_size, matrix.element_size(), device, n_rows)
     n_block = max(1, LOGITS_PER_BLOCK[device] // of_token) * n_rows
     # Memory that is new for every chunk would cost as much again as the products.
     all_products = matrix.new_empty(min(n_chunk, len(hidden)), vocab_size)
@@ -137,6 +138,47 @@ def _loss_and_grads(
         grad_weight -= share * of_all_states
         grad_bias -= share * len(hidden)
     return [loss, *(grad for grad in (grad_hidden, grad_weight, grad_bias) if grad is not None)]
+
+
+def _loss_and_grads_in_place(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float, needs_grad: bool
+) -> list[Tensor]:
+    """The same on a CPU in full precision, with fewer passes over the logits.
+
+    The probabilities take their place, and the bias is a column of the weight beside a state that is 1, so that neither
+    it nor its gradient needs a pass.
+    """
+    vocab_size = len(weight)
+    matrix = torch.cat([weight, bias[:, None]], 1)  # (V, D + 1)
+    states = F.pad(hidden, (0, 1), value=1.0)  # (N, D + 1)
+    grad_hidden = torch.empty_like(hidden) if needs_grad else None
+    grad_matrix = matrix.new_zeros(matrix.shape[::-1]) if needs_grad else None
+    n_chunk = _rows_per_chunk(vocab_size, matrix.element_size(), "cpu")
+    all_logits = matrix.new_empty(min(n_chunk, len(hidden)), vocab_size)
+    share, target_weight = smoothing / vocab_size, 1 - smoothing
+    of_all_rows, of_all_states = matrix.sum(0), states.sum(0)
+    loss = -share * (of_all_states @ of_all_rows)
+    for start in range(0, len(hidden), n_chunk):
+        rows = slice(start, start + n_chunk)
+        of_chunk, wanted = states[rows], targets[rows, None]
+        logits = torch.mm(of_chunk, matrix.t(), out=all_logits[: len(of_chunk)])
+        of_target = logits.gather(-1, wanted)
+        probs = torch.softmax(logits, -1, out=logits)
+        prob = probs.gather(-1, wanted)
+        log_norms = of_target - prob.log()
+        lost = (prob < torch.finfo(prob.dtype).tiny).flatten()  # has lost digits
+        if lost.any():
+            log_norms[lost] = (of_chunk[lost] @ matrix.t()).logsumexp(-1, keepdim=True)
+        loss += log_norms.sum() - target_weight * of_target.sum()
+        if grad_hidden is None or grad_matrix is None:
+            continue
+        grad = probs.scatter_add_(-1, wanted, probs.new_full(wanted.shape, -target_weight))
+        torch.addmm(-share * of_all_rows[:-1], grad, weight, out=grad_hidden[rows])
+        grad_matrix.addmm_(of_chunk.t(), grad)
+    if grad_hidden is None or grad_matrix is None:
+        return [loss]
+    grad_matrix -= share * of_all_states[:, None]
+    return [loss, grad_hidden, grad_matrix[:-1].t().contiguous(), grad_matrix[-1]]
 
 
 def _loss_and_grads_by_kernel(
@@ -172,6 +214,12 @@ def _loss_and_grads_by_kernel(
                 grad_weight += torch.mm(products.t(), states, out=weight_product)
             grad_bias += products.sum(0, dtype=grad_bias.dtype)
     return [loss, *grads]
+
+
+def _rows_per_chunk(vocab_size: int, n_bytes: int, device: Device, n_rows: int = 1) -> int:
+    """A multiple of `n_rows`, those of a token."""
+    n_chunk = max(1, logits_per_chunk(vocab_size, n_bytes, device) // (n_rows * vocab_size)) * n_rows
+    return n_chunk - n_chunk % _ROWS or n_chunk
 
 
 def _block_loss(

@@ -24,7 +24,7 @@ BASE = {"d_model": 64, "d_ff": 256, "n_heads": 4, "n_encoder_layers": 3, "n_deco
 N, SRC_WIDTH, TGT_WIDTH = 40, 17, 21
 ONE_LENGTH = [(SRC_WIDTH, TGT_WIDTH)] * N
 # In float32 attention of these goes through torch's kernel.
-LONG = [(70, 80)] * 9
+LONG = [(140, 150)] * 5
 # From long to short, as a plan has them; in several blocks, with padding.
 MANY_LENGTHS = [(n, max(2, n + (7 * n) % 5 - 2)) for n in range(60, 2, -1)]
 

@@ -66,7 +66,18 @@ def chunks_of(n_logits: int) -> Any:
     return mock.patch.multiple(loss_module, logits_per_chunk=lambda *_: n_logits, LOGITS_PER_BLOCK=blocks)
 
 
-@pytest.mark.parametrize("function", [vocabulary_loss, unchunked_loss])
+def general_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """As where logits and products are of two widths, which in full precision no CPU has."""
+
+    def general(*inputs: Any) -> list[Tensor]:
+        *of_loss, needs_grad = inputs
+        return loss_module._loss_and_grads(*of_loss, 0.0, None, needs_grad)
+
+    with mock.patch.object(loss_module, "_loss_and_grads_in_place", general):
+        return vocabulary_loss(hidden, weight, bias, targets, smoothing)
+
+
+@pytest.mark.parametrize("function", [vocabulary_loss, general_loss, unchunked_loss])
 @settings(max_examples=60)
 @given(
     n=st.integers(0, 9),
@@ -183,6 +194,16 @@ def test_sum_of_half_precision_logits_does_not_overflow(dtype: torch.dtype) -> N
     logits = torch.tensor([[15.0, 0.0]], dtype=dtype).expand(n, 2)
     loss = token_loss(logits, torch.ones(n, dtype=torch.int64), smoothing=0.0)
     assert loss.item() == pytest.approx(n * 15.0, rel=1e-4)  # beyond 65504, float16's largest number
+
+
+@pytest.mark.parametrize("function", [vocabulary_loss, general_loss, unchunked_loss])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_target_whose_probability_is_lost_has_its_loss(function: Callable[..., Tensor], dtype: torch.dtype) -> None:
+    hidden, weight, bias = torch.ones(3, 1), torch.tensor([[0.0], [95.0], [900.0]]), torch.zeros(3)
+    inputs = [x.to(dtype).requires_grad_() for x in (hidden, weight, bias)]
+    loss = function(*inputs, torch.tensor([0, 1, 2]), 0.0)
+    assert loss.item() == pytest.approx(900.0 + 805.0)
+    assert torch.autograd.grad(loss, inputs[2])[0].tolist() == [-1.0, -1.0, 2.0]
 
 
 def test_float16_gradient_passes_through_the_loss_scale() -> None:
