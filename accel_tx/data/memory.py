@@ -214,8 +214,8 @@ def _loss_bytes(config: Config, n_tokens: int, vocab_size: int, device: Device, 
     n_between = min(n_logits, LOGITS_PER_BLOCK[device])
     of_gradients = 4 * (vocab_size * config.model.d_model + 2 * hidden)
     if device == "cpu" and precision == "no" and not r_drop:
-        # The probabilities take the place of the logits. The matrix with the bias beside it, and its gradient turned.
-        return rounded + 4 * n_logits + 2 * 4 * vocab_size * config.model.d_model, of_gradients
+        # The probabilities take the place of the logits, and the matrix is there again with the bias beside it.
+        return rounded + 4 * n_logits + 4 * vocab_size * config.model.d_model, of_gradients
     # Logits and probabilities, which in float32 take the place of the products, unless the kernel for GPUs has twice as
     # many of these; of R-Drop besides the gradient, the difference of the logits and its product. All that comes after
     # the product, and so after its own buffer.

@@ -76,6 +76,9 @@ class _ChunkedLoss(torch.autograd.Function):
                 loss, *grads = _loss_and_grads_by_kernel(*inputs, amp_dtype, needs_grad)
             elif hidden.is_cpu and not r_drop and not amp_dtype:
                 loss, *grads = _loss_and_grads_in_place(*inputs, needs_grad)
+                if grads:  # here, where the logits are no longer in memory
+                    grad_hidden, grad_matrix = grads
+                    grads = [grad_hidden, grad_matrix[:-1].t().contiguous(), grad_matrix[-1].clone()]
             else:
                 loss, *grads = _loss_and_grads(*inputs, r_drop, amp_dtype, needs_grad)
         ctx.save_for_backward(*grads)
@@ -146,7 +149,7 @@ def _loss_and_grads_in_place(
     """The same on a CPU in full precision, with fewer passes over the logits.
 
     The probabilities take their place, and the bias is a column of the weight beside a state that is 1, so that neither
-    it nor its gradient needs a pass.
+    it nor its gradient needs a pass. Gives the gradients of hidden and of that matrix, turned: (D + 1, V).
     """
     vocab_size = len(weight)
     matrix = torch.cat([weight, bias[:, None]], 1)  # (V, D + 1)
@@ -178,7 +181,7 @@ def _loss_and_grads_in_place(
     if grad_hidden is None or grad_matrix is None:
         return [loss]
     grad_matrix -= share * of_all_states[:, None]
-    return [loss, grad_hidden, grad_matrix[:-1].t().contiguous(), grad_matrix[-1]]
+    return [loss, grad_hidden, grad_matrix]
 
 
 def _loss_and_grads_by_kernel(

@@ -67,11 +67,12 @@ def chunks_of(n_logits: int) -> Any:
 
 
 def general_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """As where logits and products are of two widths, which in full precision no CPU has."""
+    """As in bfloat16, where probabilities cannot take the place of the logits."""
 
     def general(*inputs: Any) -> list[Tensor]:
         *of_loss, needs_grad = inputs
-        return loss_module._loss_and_grads(*of_loss, 0.0, None, needs_grad)
+        loss, *grads = loss_module._loss_and_grads(*of_loss, 0.0, None, needs_grad)
+        return [loss, grads[0], torch.cat([grads[1].t(), grads[2][None]])] if grads else [loss]
 
     with mock.patch.object(loss_module, "_loss_and_grads_in_place", general):
         return vocabulary_loss(hidden, weight, bias, targets, smoothing)
