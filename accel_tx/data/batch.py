@@ -17,7 +17,7 @@ from torch import Tensor
 class Block:
     """Sentences of about one length that stand together in a batch: attention looks at them as (n, width).
 
-    Equal to itself only, so that what is found out about one can be looked up by it.
+    Equal to itself only, and not to be changed, so that what is found out about one can be looked up by it.
     """
 
     n_sentences: int

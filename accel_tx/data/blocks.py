@@ -13,7 +13,8 @@ _COST_IN_CHANNELS, _MOST_COST = 8192, 64
 # 2,048 and 8,192 with transformer_base. On a GPU of AMD it is not measured.
 _COST_ON_GPU = 4096
 # Places that a token looks at on average up to which plain products take less time than torch's kernel in float32 on a
-# CPU, and their weights little memory: 0.51 to 0.89 of its time up to 128, 0.74 to 1.24 of it at 256 (Xeon, AVX-512).
+# CPU, and their weights no more memory than what else attention keeps: with heads of 32 and 64 0.51 to 0.89 of its time
+# up to 128, 0.74 to 1.24 of it at 256 (Xeon, AVX-512).
 FEW_PLACES = 128
 
 

@@ -192,10 +192,10 @@ def _attention_bytes(
     plain = n_compared * h * (narrow + drops)
     if precision == "bf16":
         return plain
-    # Dropped by torch's own products: with the weights, those that are left, and the mask as wide.
-    unfused = n_compared * h * narrow * (3 if drops else 1)
+    # Dropped by torch's own products, in float32: the weights, those that are left, and the mask as wide.
+    unfused = n_compared * h * 3 * 4
     if precision == "fp16":
-        return unfused
+        return unfused if drops else fused
     return np.where(n_compared <= FEW_PLACES * n_places, plain, unfused if drops else fused)
 
 

@@ -169,9 +169,10 @@ def _loss_and_grads_in_place(
         probs = torch.softmax(logits, -1, out=logits)
         prob = probs.gather(-1, wanted)
         log_norms = of_target - prob.log()
-        lost = (prob < torch.finfo(prob.dtype).tiny).flatten()  # has lost digits
-        if lost.any():
-            log_norms[lost] = (of_chunk[lost] @ matrix.t()).logsumexp(-1, keepdim=True)
+        lost = (prob < torch.finfo(prob.dtype).tiny).flatten().nonzero().flatten()  # have lost digits
+        # Of a run that diverges these may be all rows; few at a time take little memory.
+        for few in torch.split(lost, _ROWS) if len(lost) else ():
+            log_norms[few] = (of_chunk[few] @ matrix.t()).logsumexp(-1, keepdim=True)
         loss += log_norms.sum() - target_weight * of_target.sum()
         if grad_hidden is None or grad_matrix is None:
             continue

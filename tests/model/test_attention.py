@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from accel_tx.config import ModelConfig
 from accel_tx.data.batch import Block, Packed
+from accel_tx.data.collator import DataCollator, TokenPair
 from accel_tx.model import attention
 from accel_tx.model.attention import attend, kernel_attention
-from accel_tx.model.plain_attention import plain_attention
+from accel_tx.model.plain_attention import _places_of, plain_attention
+from accel_tx.model.transformer import Transformer
 
 N_HEADS, D = 2, 10
 EXACT = {"rtol": 1e-11, "atol": 1e-13}
@@ -127,6 +131,18 @@ def test_autocast_changes_nothing(kind: str) -> None:
             found = attend(*rounded, *blocks, N_HEADS, 0.0, kind == "causal")
             results.append((found, *torch.autograd.grad(found, leaves, torch.ones_like(found))))
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+def test_all_layers_share_the_places_of_a_batch() -> None:
+    config = ModelConfig(d_model=16, d_ff=24, n_heads=4, n_encoder_layers=3, n_decoder_layers=2)
+    model = Transformer(config, 50, 50).train()
+    model.gradient_checkpointing = True  # asks again on the way back
+    lengths = ((5, 9), (11, 4), (7, 7))
+    batch = DataCollator(10)([TokenPair(*(np.full(n, 7, dtype=np.int32) for n in pair)) for pair in lengths])
+    _places_of.cache_clear()
+    model(batch, 0.1).backward()
+    # Of a side fused projections and results; of the target its queries to the source are places as the results.
+    assert _places_of.cache_info().misses == 5
 
 
 @pytest.mark.parametrize("gradients", [False, True])
