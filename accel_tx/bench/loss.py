@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from accel_tx.bench.children import end_with_the_command
 from accel_tx.bench.memory import watched_peak
 from accel_tx.bench.report import markdown_table
+from accel_tx.child_processes import end_with_the_command
 from accel_tx.config import UserError
 from accel_tx.model.loss import vocabulary_loss
 from accel_tx.model.precision import autocast

@@ -12,10 +12,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from accel_tx.bench.children import end_with_the_command
 from accel_tx.bench.memory import Peak
 from accel_tx.bench.turns import Turns
 from accel_tx.bench.workload import load_workload
+from accel_tx.child_processes import end_with_the_command
 from accel_tx.config import Config, UserError
 
 SYSTEMS = ("ours", "original", "original-before")

@@ -71,6 +71,7 @@ _COMMANDS = (
     "bench",
 )
 _THAT_SEARCH = ("evaluate", "translate")
+_WITH_PROCESSES_OF_ITS_OWN = ("evaluate", "translate", "score")
 _OF_SEVERAL_PROCESSES = ("data", "check", "find-lr", "train")
 
 
@@ -156,9 +157,10 @@ def _check_processes(command: str) -> None:
     """
     n_processes = os.environ.get("WORLD_SIZE", "1")
     if n_processes not in ("", "1") and command not in _OF_SEVERAL_PROCESSES:
+        several = f" --n_processes {n_processes}" if command in _WITH_PROCESSES_OF_ITS_OWN else " ..."
         raise UserError(
             f"{command} was launched as {n_processes} processes (WORLD_SIZE); expected one: run python -m accel_tx "
-            f"{command} ... without a launcher, and where the machine sets it, after `unset WORLD_SIZE`"
+            f"{command}{several} without a launcher, and where the machine sets it, after `unset WORLD_SIZE`"
         )
 
 

@@ -21,10 +21,12 @@ from accel_tx.cli.scored_text import (
 from accel_tx.cli.trained import (
     add_decode_options,
     add_ensemble_option,
+    add_processes_option,
     add_run_options,
+    check_n_processes,
     files_of_models,
-    load_translator,
     members,
+    opened_translator,
     warn_of_lengths,
 )
 from accel_tx.config import DecodeConfig, UserError
@@ -90,6 +92,7 @@ def _parser() -> ArgumentParser:
     )
     add_run_options(parser, required=False)
     add_ensemble_option(parser)
+    add_processes_option(parser)
     parser.add_argument(
         "--hyp", type=str, help="translations to score in place of a run's, one a line; - for standard input"
     )
@@ -124,6 +127,7 @@ def _parser() -> ArgumentParser:
 
 
 def _check_what_is_given(options: Namespace) -> None:
+    check_n_processes(options)
     own_sets = [] if options.valid_set is None else ["--valid_set"]
     own_sets += ["--test"] if options.test else []
     if own_sets and (options.hyp or options.ref or options.src):
@@ -138,7 +142,9 @@ def _check_what_is_given(options: Namespace) -> None:
             raise UserError("--hyp: --ref is missing; expected reference translations, line beside line")
         if options.output is not None:
             raise UserError("--output: the translations are in --hyp already; leave it out")
-        for name in (*(["ensemble"] if options.ensemble else []), *opt.given_fields(options, DecodeConfig)):
+        searched = {"ensemble": options.ensemble, "n_processes": options.n_processes > 1}
+        asked = [name for name, is_given in searched.items() if is_given]
+        for name in (*asked, *opt.given_fields(options, DecodeConfig)):
             raise UserError(f"--{name}: --hyp is translated already; leave it out")
         if "{src}" in (options.comet or "") and options.src is None:
             raise UserError("--comet: --src is missing; expected the source sentences, line beside line")
@@ -185,8 +191,8 @@ def _text_to_score(options: Namespace, translations: list[str] | None) -> Scored
 
 def _own_translations(options: Namespace, text: ScoredText) -> tuple[list[str], DecodeConfig]:
     """The run's translations, and how they were searched for."""
-    translator = load_translator(options)
-    translations = translator.translate(text.src)
+    with opened_translator(options) as translator:
+        translations = translator.translate(text.src)
     warn_of_lengths(translator)
     return translations, translator.decode
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -10,16 +10,25 @@ from typing import TYPE_CHECKING
 from accel_tx import options as opt
 from accel_tx.cli.outputs import check_outputs
 from accel_tx.cli.pipe import Progress, Remarks, warn_of_replaced, write_blocks
-from accel_tx.cli.trained import add_ensemble_option, add_run_options, files_of_models, load_translator
+from accel_tx.cli.trained import (
+    add_ensemble_option,
+    add_processes_option,
+    add_run_options,
+    blocks_ahead,
+    check_n_processes,
+    files_of_models,
+    opened_translator,
+)
 from accel_tx.config import UserError
+from accel_tx.inference.ahead import taken_ahead
 from accel_tx.inference.json_lines import dump_line
 from accel_tx.inference.stream import LINES_PER_BLOCK, Line, read_blocks, readable
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
+    from accel_tx.inference.line_translator import LineTranslator
     from accel_tx.inference.pair_scores import PairScore
-    from accel_tx.inference.translator import Translator
 
 # Of both sides: the tokens of a block take some fifty times as much memory.
 _CHARS_PER_BLOCK = 1 << 20
@@ -36,6 +45,7 @@ def run(argv: list[str]) -> None:
     )
     add_run_options(parser)
     add_ensemble_option(parser)
+    add_processes_option(parser)
     parser.add_argument("--src", type=str, required=True, help="source sentences, one a line; - for standard input")
     parser.add_argument("--tgt", type=str, required=True, help="their translations, line beside line; - likewise")
     parser.add_argument("--output", default="-", help="file for the scores; - for standard output")
@@ -51,14 +61,16 @@ def run(argv: list[str]) -> None:
         raise UserError("--src and --tgt: both are standard input; expected a file for one of them")
     outputs = {"--output": options.output}
     check_outputs(outputs, {"--src": options.src, "--tgt": options.tgt, **files_of_models(options)})
-    translator = load_translator(options)
+    check_n_processes(options)
     remarks, totals = Remarks(), _Totals()
-    with Progress([options.src, options.tgt], options.output) as progress:
+    with opened_translator(options) as translator, Progress([options.src, options.tgt], options.output) as progress:
 
         def answers() -> Iterator[list[str]]:
-            for src, tgt in _blocks_of_pairs(options.src, options.tgt, progress):
-                yield _answer(translator, options, src, tgt, remarks, totals)
-                progress.add(n_lines=len(src))
+            blocks = _blocks_of_pairs(options.src, options.tgt, progress)
+            begun = ((_begin(translator, options, *pairs, remarks, totals), len(pairs[0])) for pairs in blocks)
+            for finish, n_pairs in taken_ahead(begun, blocks_ahead(options)):
+                yield finish()
+                progress.add(n_lines=n_pairs)
 
         write_blocks(options.output, answers())
     remarks.sum_up()
@@ -119,29 +131,36 @@ def _lines(name: str, progress: Progress) -> Iterator[Line]:
         progress.add(n_bytes=block.n_bytes)
 
 
-def _answer(
-    translator: Translator, options: Namespace, src: list[Line], tgt: list[Line], remarks: Remarks, totals: _Totals
-) -> list[str]:
-    from accel_tx.inference.pair_scores import score_pairs
+def _begin(
+    translator: LineTranslator, options: Namespace, src: list[Line], tgt: list[Line], remarks: Remarks, totals: _Totals
+) -> Callable[[], list[str]]:
+    """Have a block scored; what is returned gives its lines of output."""
+    from accel_tx.inference.pair_scores import begin_scores
 
-    scores = score_pairs(
-        translator.model,
+    limit = translator.max_positions
+    scores = begin_scores(
         translator.tokenizers,
+        limit,
         [line.text for line in src],
         [line.text for line in tgt],
         translator.decode.max_tokens,
+        translator.log_probs_later,
     )
-    limit = translator.max_positions
-    for src_line, tgt_line, score in zip(src, tgt, scores, strict=True):
-        totals.add(score)
-        warn_of_replaced(remarks, options.src, src_line)
-        warn_of_replaced(remarks, options.tgt, tgt_line)
-        if score.log_prob is None:
-            text = f"is longer than the model's {limit} positions on a side (model.max_positions); not scored"
-            remarks.add("too long to score", f"line {tgt_line.number}", text)
-    if options.format == "text":
-        return [_as_text(score) for score in scores]
-    return [_as_json(*row) for row in zip(src, tgt, scores, strict=True)]
+
+    def finish() -> list[str]:
+        rows = list(zip(src, tgt, scores(), strict=True))
+        for src_line, tgt_line, score in rows:
+            totals.add(score)
+            warn_of_replaced(remarks, options.src, src_line)
+            warn_of_replaced(remarks, options.tgt, tgt_line)
+            if score.log_prob is None:
+                text = f"is longer than the model's {limit} positions on a side (model.max_positions); not scored"
+                remarks.add("too long to score", f"line {tgt_line.number}", text)
+        if options.format == "text":
+            return [_as_text(score) for _, _, score in rows]
+        return [_as_json(*row) for row in rows]
+
+    return finish
 
 
 def _as_text(score: PairScore) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accel_tx.cli.outputs import Inputs, files_of_run
-from accel_tx.config import DecodeConfig
+from accel_tx.config import DecodeConfig, UserError
 from accel_tx.inference.members import Member
 from accel_tx.options import add_section_options, given_fields
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+    from accel_tx.inference.line_translator import LineTranslator
     from accel_tx.inference.translator import Translator
+
+_MOST_PROCESSES = 1_000
 
 
 def add_run_options(parser: ArgumentParser, required: bool = True) -> None:
@@ -57,6 +62,43 @@ def add_decode_options(parser: ArgumentParser) -> None:
     add_section_options(parser, DecodeConfig, "Search (default of each: the run's config.yaml)")
 
 
+def add_processes_option(parser: ArgumentParser) -> None:
+    """`--n_processes`."""
+    parser.add_argument(
+        "--n_processes",
+        type=int,
+        default=1,
+        help="processes that share out the work, each with the model in memory; of several GPUs each takes one; on a "
+        "CPU one a core is fastest",
+    )
+
+
+def check_n_processes(options: Namespace) -> None:
+    """Raise UserError for what is no number of processes."""
+    if not 1 <= options.n_processes <= _MOST_PROCESSES:
+        raise UserError(f"--n_processes is {options.n_processes}; expected from 1 to {_MOST_PROCESSES:,}")
+
+
+def blocks_ahead(options: Namespace) -> int:
+    """Blocks of lines to begin before they are asked for, so that no process waits for the end of a block."""
+    return 0 if options.n_processes == 1 else 2 * options.n_processes
+
+
+@contextmanager
+def opened_translator(options: Namespace) -> Iterator[LineTranslator]:
+    """The model or ensemble that these options name, in `--n_processes` processes."""
+    if options.n_processes == 1:
+        yield load_translator(options)
+        return
+    from accel_tx.inference.model_processes import ModelProcesses, TranslatingProcesses, What
+    from accel_tx.inference.translator import Trained
+
+    what = What(Path(options.run_dir), options.weights, given_fields(options, DecodeConfig), members(options))
+    trained = Trained.read(what.run_dir, what.weights, what.decode, what.others)
+    with ModelProcesses(what, options.n_processes) as processes:
+        yield TranslatingProcesses(trained, processes)
+
+
 def load_translator(options: Namespace) -> Translator:
     """The model, or the ensemble, that these options name, on the best device."""
     from accel_tx.inference.translator import Translator, best_device
@@ -66,7 +108,7 @@ def load_translator(options: Namespace) -> Translator:
     return Translator.from_run_dir(run_dir, options.weights, best_device(), decode, others)
 
 
-def warn_of_lengths(translator: Translator) -> None:
+def warn_of_lengths(translator: LineTranslator) -> None:
     """Say on standard error how many lines were translated in parts, and how many translations were cut."""
     if translator.n_split:
         limit = translator.max_positions

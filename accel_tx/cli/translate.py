@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +12,24 @@ from accel_tx.cli.pipe import Progress, Remarks, warn_of_replaced, write_blocks
 from accel_tx.cli.trained import (
     add_decode_options,
     add_ensemble_option,
+    add_processes_option,
     add_run_options,
+    blocks_ahead,
+    check_n_processes,
     files_of_models,
-    load_translator,
+    opened_translator,
     warn_of_lengths,
 )
 from accel_tx.config import UserError
+from accel_tx.inference.ahead import taken_ahead
 from accel_tx.inference.json_lines import dump_line, optional_text, parse_line
 from accel_tx.inference.stream import LINES_PER_BLOCK, Line, read_blocks, readable
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
+    from accel_tx.inference.line_translator import LineTranslator
     from accel_tx.inference.parts import TranslatedLine
-    from accel_tx.inference.translator import Translator
 
 _N_EXAMPLES, _LONGEST_EXAMPLE_CHARS = 5, 30
 
@@ -40,6 +44,7 @@ def run(argv: list[str]) -> None:
     )
     add_run_options(parser)
     add_ensemble_option(parser)
+    add_processes_option(parser)
     parser.add_argument("--input", default="-", help="file with one sentence a line; - for standard input")
     parser.add_argument("--output", default="-", help="file for the translations; - for standard output")
     parser.add_argument(
@@ -65,31 +70,34 @@ def run(argv: list[str]) -> None:
     options = opt.parse(parser, argv)
     if options.block_lines < 1:
         raise UserError(f"--block_lines is {options.block_lines}; expected at least 1")
+    check_n_processes(options)
     if options.prefix_key is not None and options.input_format != "jsonl":
         raise UserError(f"--prefix_key {options.prefix_key}: the input has lines of text; add --input_format jsonl")
     if options.format == "text" and (options.get("n_best") or 1) > 1:
         raise UserError(f"--n_best is {options.n_best}, but a line of text holds one translation; add --format jsonl")
     outputs = {"--output": options.output}
     check_outputs(outputs, {"--input": options.input, **files_of_models(options)})
-    translator = load_translator(options)
-    remarks, found = Remarks(), _Found(translator.decode.unknown == "copy")
-    with Progress([options.input], options.output) as progress:
+    remarks, found = Remarks(), _Found()
+    with opened_translator(options) as translator, Progress([options.input], options.output) as progress:
 
         def answers() -> Iterator[list[str]]:
-            for block in read_blocks(options.input, options.block_lines):
-                yield _answer(translator, options, block.lines, remarks, found)
+            blocks = read_blocks(options.input, options.block_lines)
+            begun = ((_begin(translator, options, block.lines, remarks, found), block) for block in blocks)
+            for finish, block in taken_ahead(begun, blocks_ahead(options)):
+                yield finish()
                 progress.add(len(block.lines), block.n_bytes)
 
         write_blocks(options.output, answers())
     remarks.sum_up()
-    found.sum_up(remarks, options.prefix_key)
+    found.sum_up(remarks, options.prefix_key, unknown_are_copied=translator.decode.unknown == "copy")
     warn_of_lengths(translator)
 
 
-def _answer(
-    translator: Translator, options: Namespace, lines: list[Line], remarks: Remarks, found: _Found
-) -> list[str]:
-    from accel_tx.inference.translator import LongPrefixError
+def _begin(
+    translator: LineTranslator, options: Namespace, lines: list[Line], remarks: Remarks, found: _Found
+) -> Callable[[], list[str]]:
+    """Have a block translated; what is returned gives its lines of output."""
+    from accel_tx.inference.line_translator import LongPrefixError
 
     values: list[dict[str, Any]] = [{} for _ in lines]
     prefixes = None
@@ -102,15 +110,20 @@ def _answer(
     for line in lines:
         warn_of_replaced(remarks, options.input, line)
     try:
-        translated = translator.translate_lines([line.text for line in lines], prefixes)
+        translate = translator.begin([line.text for line in lines], prefixes)
     except LongPrefixError as error:
         where = f"{readable(options.input)}: line {lines[error.index].number}"
         raise UserError(f'{where} has "{options.prefix_key}" of {error.size}') from None
-    for of_line in translated:
-        found.add(of_line)
-    if options.format == "text":
-        return [of_line.translations[0].text for of_line in translated]
-    return [_as_json(*row, options.input) for row in zip(values, lines, translated, strict=True)]
+
+    def finish() -> list[str]:
+        translated = translate()
+        for of_line in translated:
+            found.add(of_line)
+        if options.format == "text":
+            return [of_line.translations[0].text for of_line in translated]
+        return [_as_json(*row, options.input) for row in zip(values, lines, translated, strict=True)]
+
+    return finish
 
 
 def _as_json(values: dict[str, Any], line: Line, found: TranslatedLine, name: str) -> str:
@@ -139,7 +152,6 @@ def _as_json(values: dict[str, Any], line: Line, found: TranslatedLine, name: st
 class _Found:
     """What there is to say at the end."""
 
-    unknown_are_copied: bool
     n_lines: int = 0
     n_with_prefix_key: int = 0
     n_with_unknown: int = 0
@@ -157,13 +169,13 @@ class _Found:
             if len(self.examples) < _N_EXAMPLES and example not in self.examples:
                 self.examples.append(example)
 
-    def sum_up(self, remarks: Remarks, prefix_key: str | None) -> None:
+    def sum_up(self, remarks: Remarks, prefix_key: str | None, unknown_are_copied: bool) -> None:
         if prefix_key is not None and self.n_lines and not self.n_with_prefix_key:
             remarks.say(
                 f'no line has the key "{prefix_key}" (--prefix_key), so no translation had to begin with anything'
             )
         if self.n_words:
-            copied = f", {self.n_copied:,} of them copied into the translation" if self.unknown_are_copied else ""
+            copied = f", {self.n_copied:,} of them copied into the translation" if unknown_are_copied else ""
             remarks.say(
                 f"{self.n_with_unknown:,} line(s) with {self.n_words:,} word(s) that the vocabulary lacks{copied} "
                 f"(such as {', '.join(self.examples)})"

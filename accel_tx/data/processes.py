@@ -1,6 +1,13 @@
-"""How many processes a pass over a corpus takes."""
+"""How many cores there are, and how many processes a pass over a corpus takes."""
 
 from __future__ import annotations
+
+import os
+
+
+def n_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processes_for(n_rows: int, n_procs: int) -> int | None:

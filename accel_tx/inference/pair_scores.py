@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,27 +39,47 @@ class PairScore:
         return None if self.log_prob is None else self.log_prob / self.n_tokens
 
 
-def score_pairs(
-    model: Model, tokenizers: TokenizerPair, src: Sequence[str], tgt: Sequence[str], max_tokens: int
-) -> list[PairScore]:
-    """Score target i given source i, in the order asked, in batches of at most `max_tokens` padded tokens on a side.
+def begin_scores(
+    tokenizers: TokenizerPair,
+    max_positions: int,
+    src: Sequence[str],
+    tgt: Sequence[str],
+    max_tokens: int,
+    log_probs_later: Callable[[list[TokenPair]], Callable[[], list[float]]],
+) -> Callable[[], list[PairScore]]:
+    """Have target i scored given source i; what is returned gives the scores, in the order asked.
 
-    Texts are stripped and encoded as in training, so the sum over a validation set is its loss with the sign turned.
-    The model must be in eval mode. Raises: ValueError if the numbers of texts differ; RunError where the
-    model gives a text that fits no finite score.
+    Batches have at most `max_tokens` padded tokens on a side. Texts are stripped and encoded as in training, so the sum
+    over a validation set is its loss with the sign turned. `log_probs_later` takes a batch; what it returns gives what
+    `log_probs` gives.
+    Raises: ValueError if the numbers of texts differ.
     """
     if len(src) != len(tgt):
         raise ValueError(f"{len(src)} sources and {len(tgt)} targets; expected as many")
     src_ids = tokenizers.src.encode([text.strip() for text in src])
     tgt_ids = tokenizers.tgt.encode([text.strip() for text in tgt])
-    longest = max_positions_of(model) - 1
+    longest = max_positions - 1
     fits = [i for i in range(len(src)) if max(len(src_ids[i]), len(tgt_ids[i])) <= longest]
     pairs = [TokenPair(np.array(src_ids[i], np.int32), np.array(tgt_ids[i], np.int32)) for i in fits]
-    log_probs: dict[int, float] = {}
-    for rows in _batches(pairs, max_tokens):
-        found = _log_probs(model, [pairs[row] for row in rows])
-        log_probs.update(zip((fits[row] for row in rows), found, strict=True))
-    return [PairScore(log_probs.get(i), len(ids) + 1, ids.count(UNK_ID)) for i, ids in enumerate(tgt_ids)]
+    begun = [(rows, log_probs_later([pairs[row] for row in rows])) for rows in _batches(pairs, max_tokens)]
+
+    def finish() -> list[PairScore]:
+        found = {fits[row]: log_prob for rows, answer in begun for row, log_prob in zip(rows, answer(), strict=True)}
+        return [PairScore(found.get(i), len(ids) + 1, ids.count(UNK_ID)) for i, ids in enumerate(tgt_ids)]
+
+    return finish
+
+
+def score_pairs(
+    model: Model, tokenizers: TokenizerPair, src: Sequence[str], tgt: Sequence[str], max_tokens: int
+) -> list[PairScore]:
+    """The scores of `begin_scores` by a model in eval mode.
+
+    Raises: ValueError as there; RunError where the model gives a text that fits no finite score.
+    """
+    return begin_scores(
+        tokenizers, max_positions_of(model), src, tgt, max_tokens, lambda pairs: lambda: log_probs(model, pairs)
+    )()
 
 
 def _batches(pairs: list[TokenPair], max_tokens: int) -> list[list[int]]:
@@ -71,7 +91,11 @@ def _batches(pairs: list[TokenPair], max_tokens: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def _log_probs(model: Model, pairs: list[TokenPair]) -> list[float]:
+def log_probs(model: Model, pairs: list[TokenPair]) -> list[float]:
+    """The log-probability of each target given its source: nats, summed over the target's tokens and EOS.
+
+    Raises: RunError where one is not finite.
+    """
     device = device_of(model)
     batch = DataCollator(is_packed=packs(device.type == "cuda"))(pairs).to(device)
     of_members = [_target_log_probs(one, one.hidden(batch), batch.tgt_out) for one in members_of(model)]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from accel_tx.config import Config, DecodeConfig, ModelConfig, UserError, build_config, load_yaml
-from accel_tx.data.collator import pad_sources
+from accel_tx.data.collator import TokenPair, pad_sources
 from accel_tx.data.tokenizer import UNK_ID, TokenizerPair
-from accel_tx.inference.batches import similar_lengths
 from accel_tx.inference.ensemble import Ensemble, Model, device_of, max_positions_of
 from accel_tx.inference.hypotheses import Hypothesis
+from accel_tx.inference.line_translator import Answer, LineTranslator, PartBatch
 from accel_tx.inference.members import Member, check_apart, check_same_tokenizers
-from accel_tx.inference.parts import Part, TranslatedLine, Translation, joined, one_line, parts_of
+from accel_tx.inference.pair_scores import log_probs
+from accel_tx.inference.parts import Translation, one_line
 from accel_tx.inference.search import search
 from accel_tx.inference.unknown import Answered, words_for
 from accel_tx.inference.weights import MODEL, check_is_run, load_weights, weights_folder
@@ -25,28 +27,38 @@ from accel_tx.model.gpu import check_gpu_build, leave_out_planned_attention, use
 from accel_tx.model.transformer import Transformer
 
 
-class LongPrefixError(UserError):
-    """A prefix leaves no room within the model's positions."""
+@dataclass(frozen=True)
+class Trained:
+    """What runs say of their models, without the weights."""
 
-    def __init__(self, index: int, n_tokens: int, max_positions: int) -> None:
-        self.index = index
-        """Of the line among those given."""
-        self.size = f"{n_tokens} tokens; expected fewer than model.max_positions = {max_positions}"
-        super().__init__(f"the prefix of line {index + 1} has {self.size}")
+    tokenizers: TokenizerPair
+    decode: DecodeConfig
+    models: list[tuple[ModelConfig, Path]]
+    """Of a run, or of the members of an ensemble: the model, and the folder with its weights."""
+
+    @classmethod
+    def read(
+        cls, run_dir: Path, weights: str, decode: Mapping[str, Any] | None = None, others: Sequence[Member] = ()
+    ) -> Trained:
+        """See `Translator.from_run_dir`. Raises: UserError as there, but for what is wrong with the weights."""
+        config = load_run_config(run_dir)
+        settings = dataclasses.replace(config.decode, **(decode or {}))
+        tokenizers = TokenizerPair.load(run_dir / "tokenizer")
+        if others:
+            check_apart(Member(run_dir, weights), others)
+        for other in others:
+            check_same_tokenizers(run_dir, tokenizers, other.run_dir, TokenizerPair.load(other.run_dir / "tokenizer"))
+        models = [(config.model, weights_folder(run_dir, weights))]
+        models += [(load_run_config(other.run_dir).model, other.folder()) for other in others]
+        return cls(tokenizers, settings, models)
+
+    @property
+    def max_positions(self) -> int:
+        """That every model has."""
+        return min(config.max_positions for config, _ in self.models)
 
 
-class Prefix(NamedTuple):
-    """What a translation begins with."""
-
-    ids: list[int]
-    unknown: list[str]
-    """Words for the UNKs among them."""
-
-
-_NO_PREFIX = Prefix([], [])
-
-
-class Translator:
+class Translator(LineTranslator):
     """A model, or an ensemble of them, with its tokenizers, ready to translate."""
 
     def __init__(
@@ -57,14 +69,9 @@ class Translator:
         poll: Callable[[], None] | None = None,
     ) -> None:
         """`poll` is called before every position of a search; it may raise, to abandon the translation."""
+        super().__init__(tokenizers, decode, max_positions_of(model))
         self.model = model
-        self.tokenizers = tokenizers
-        self.decode = decode
         self.poll = poll
-        self.n_split = 0
-        """Lines so far that were longer than the model's positions and so were translated in parts."""
-        self.n_cut = 0
-        """Lines so far whose best translation reached its length limit."""
 
     @classmethod
     def from_run_dir(
@@ -83,18 +90,10 @@ class Translator:
         members of an ensemble do not.
         """
         leave_out_planned_attention()
-        config = load_run_config(run_dir)
-        settings = dataclasses.replace(config.decode, **(decode or {}))
-        tokenizers = TokenizerPair.load(run_dir / "tokenizer")
-        if others:
-            check_apart(Member(run_dir, weights), others)
-        for other in others:
-            check_same_tokenizers(run_dir, tokenizers, other.run_dir, TokenizerPair.load(other.run_dir / "tokenizer"))
-        found = [(config.model, weights_folder(run_dir, weights))]
-        found += [(load_run_config(other.run_dir).model, other.folder()) for other in others]
-        dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-        models = [_load_model(its_config, folder, tokenizers).to(device, dtype) for its_config, folder in found]
-        return cls(Ensemble(tuple(models)) if others else models[0], tokenizers, settings)
+        trained = Trained.read(run_dir, weights, decode, others)
+        dtype = torch.bfloat16 if trained.decode.precision == "bfloat16" else torch.float32
+        models = [_load_model(*its, trained.tokenizers).to(device, dtype) for its in trained.models]
+        return cls(Ensemble(tuple(models)) if others else models[0], trained.tokenizers, trained.decode)
 
     @property
     def transformer(self) -> Transformer:
@@ -103,83 +102,31 @@ class Translator:
             raise ValueError(f"the model is an ensemble of {len(self.model.members)}; expected a single one")
         return self.model
 
-    @property
-    def max_positions(self) -> int:
-        """Of the model; of an ensemble the fewest."""
-        return max_positions_of(self.model)
+    def answer_later(self, batch: PartBatch) -> Callable[[], Answer]:
+        """The search itself, when the answer is asked for."""
+        return lambda: self.answer(batch)
 
-    def translate(self, lines: Sequence[str]) -> list[str]:
-        """The best translation of each line, in the order asked; a line without words gives an empty one."""
-        return [found[0].text for found in self.n_best(lines)]
+    def answer(self, batch: PartBatch) -> Answer:
+        """The translations of each part, best first."""
+        sources = [np.array(part.ids, dtype=np.int32) for part in batch.parts]
+        found = self._search(sources, [prefix.ids for prefix in batch.prefixes], batch.allow_unknown)
+        return self._to_text(batch, found)
 
-    def n_best(self, lines: Sequence[str], prefixes: Sequence[str] | None = None) -> list[list[Translation]]:
-        """The `decode.n_best` translations of each line, see `translate_lines`."""
-        return [line.translations for line in self.translate_lines(lines, prefixes)]
+    def log_probs_later(self, pairs: list[TokenPair]) -> Callable[[], list[float]]:
+        """Likewise."""
+        return lambda: self.log_probs(pairs)
 
-    def translate_lines(self, lines: Sequence[str], prefixes: Sequence[str] | None = None) -> list[TranslatedLine]:
-        """The `decode.n_best` translations of each line, best first, in the order asked.
+    def log_probs(self, pairs: list[TokenPair]) -> list[float]:
+        """Of each target given its source, see `pair_scores`."""
+        return log_probs(self.model, pairs)
 
-        A line without words gives one empty translation, with nothing to its score. A line that is longer than the
-        model's positions is translated in parts. No translation holds a character that ends a line anywhere.
-        `prefixes` are texts that the translations begin with, one a line; empty: with anything.
-        Raises: LongPrefixError.
-        """
-        parts = parts_of(lines, self.tokenizers.src, self.max_positions)
-        self.n_split += sum(len(of_line) > 1 for of_line in parts)
-        forced = self._encode_prefixes(prefixes, len(lines))
-        flat = [part for of_line in parts for part in of_line]
-        begins = [
-            prefix if i == 0 else _NO_PREFIX
-            for prefix, of_line in zip(forced, parts, strict=True)
-            for i in range(len(of_line))
-        ]
-        copies = self.decode.unknown == "copy"
-        is_copied = [copies and part.is_all_unknown and not b.ids for part, b in zip(flat, begins, strict=True)]
-        found = iter(self._translate_parts(flat, begins, is_copied))
-        copied = iter(is_copied)
-        translated = []
-        for of_line in parts:
-            choices = [next(found) for _ in of_line]
-            translated.append(
-                TranslatedLine(
-                    joined(choices, self.decode.n_best, ranked=not self.decode.sampling),
-                    n_parts=len(of_line),
-                    unknown=[word for part in of_line for _, word in part.unknown],
-                    n_searched=sum(not next(copied) for _ in of_line),
-                )
-            )
-        self.n_cut += sum(of_line.translations[0].is_cut for of_line in translated)
-        return translated
-
-    def _translate_parts(
-        self, parts: list[Part], prefixes: list[Prefix], is_copied: list[bool]
-    ) -> list[list[Translation]]:
-        translations = [
-            [Translation(one_line(part.text), 0.0, 0.0, copied=tuple(word for _, word in part.unknown))]
-            for part in parts
-        ]
-        # Apart, because only those with unknown words may have such in their translations.
-        for has_unknown in (False, True):
-            wanted = [i for i, part in enumerate(parts) if not is_copied[i] and bool(part.unknown) == has_unknown]
-            allow_unknown = has_unknown and self.decode.unknown != "guess"
-            sources = [np.array(parts[i].ids, dtype=np.int32) for i in wanted]
-            for batch in self._batches(sources, [prefixes[i] for i in wanted]):
-                numbers = [wanted[j] for j in batch]
-                found = self._search([sources[j] for j in batch], [prefixes[i].ids for i in numbers], allow_unknown)
-                texts = self._to_text([parts[i] for i in numbers], [prefixes[i] for i in numbers], found)
-                for i, translated in zip(numbers, texts, strict=True):
-                    translations[i] = translated
-        return translations
-
-    def _to_text(
-        self, parts: list[Part], prefixes: list[Prefix], found: list[list[Hypothesis]]
-    ) -> list[list[Translation]]:
+    def _to_text(self, batch: PartBatch, found: list[list[Hypothesis]]) -> Answer:
         flat = [one for of_part in found for one in of_part]
         texts = self.tokenizers.tgt.decode([one.ids for one in flat])
         copied: list[tuple[str, ...]] = [()] * len(flat)
         answered = [
             Answered(part.ids, part.unknown, one.ids, prefix.unknown)
-            for part, prefix, of_part in zip(parts, prefixes, found, strict=True)
+            for part, prefix, of_part in zip(batch.parts, batch.prefixes, found, strict=True)
             for one in of_part
         ]
         rows = [i for i, one in enumerate(flat) if UNK_ID in one.ids]
@@ -192,28 +139,6 @@ class Translator:
             for text, one, of_source in zip(texts, flat, copied, strict=True)
         )
         return [[next(translations) for _ in of_part] for of_part in found]
-
-    def _encode_prefixes(self, prefixes: Sequence[str] | None, n_lines: int) -> list[Prefix]:
-        if prefixes is None:
-            return [_NO_PREFIX] * n_lines
-        if len(prefixes) != n_lines:
-            raise ValueError(f"{len(prefixes)} prefixes for {n_lines} lines; expected as many")
-        texts = [prefix.strip() for prefix in prefixes]
-        encoded = self.tokenizers.tgt.encode(texts)
-        for index, ids in enumerate(encoded):
-            if len(ids) >= self.max_positions:
-                raise LongPrefixError(index, len(ids), self.max_positions)
-        unknown = (self.tokenizers.tgt.unknown_words(text) for text in texts)
-        return [Prefix(ids, [word for _, word in words]) for ids, words in zip(encoded, unknown, strict=True)]
-
-    def _batches(self, sources: list[np.ndarray], prefixes: list[Prefix]) -> Iterator[list[int]]:
-        if not sources:
-            return
-        lengths = np.array([len(source) + 1 for source in sources], dtype=np.int64)
-        # A translation takes at least the positions of its prefix, and the cache is as long as its longest row.
-        least = np.array([len(prefix.ids) + 1 for prefix in prefixes], dtype=np.int64)
-        for batch in similar_lengths(lengths, least, self.decode.max_tokens // self.decode.n_places):
-            yield batch.tolist()
 
     def _search(
         self, sources: list[np.ndarray], prefixes: list[list[int]], allow_unknown: bool

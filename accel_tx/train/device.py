@@ -16,6 +16,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs, TorchDynamoPlugin
 
 from accel_tx.config import TrainConfig, UserError
+from accel_tx.data.processes import n_cores
 from accel_tx.model.gpu import leave_out_planned_attention, uses_gpu
 from accel_tx.model.precision import computes_bfloat16
 from accel_tx.train import host_memory, sharding
@@ -75,11 +76,6 @@ def set_cpu_threads(threads: int | None) -> int:
         threads = max(1, n_cores() // n_on_machine())
     torch.set_num_threads(threads)
     return threads
-
-
-def n_cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _bound_kernel_caches() -> None:

@@ -15,8 +15,8 @@ from accel_tx.config import RunError
 from accel_tx.data.batch import Batch
 from accel_tx.data.batching import BatchPlan, MicroBatchSampler
 from accel_tx.data.collator import DataCollator
+from accel_tx.data.processes import n_cores
 from accel_tx.data.token_pairs import TokenPairs
-from accel_tx.train import device
 from accel_tx.train.stopping import shield_worker, signals_wait
 
 
@@ -64,10 +64,10 @@ def load_updates(
 
 def worker_lines(n_workers: int) -> list[str]:
     """What to say of more workers than there are cores."""
-    n_cores = device.n_cores()
-    if n_workers <= n_cores:
+    n = n_cores()
+    if n_workers <= n:
         return []
-    return [f"train.loader_workers is {n_workers}, but there are {n_cores} core(s): some will wait for others"]
+    return [f"train.loader_workers is {n_workers}, but there are {n} core(s): some will wait for others"]
 
 
 def _next(batches: Iterator[Batch]) -> Batch:

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "accel_tx"
 PLACES = {
     "accel_tx": 0,
     "config": 1,
+    "child_processes": 1,
     "signal_handlers": 1,
     "data": 2,
     "model": 3,

@@ -1,4 +1,4 @@
-"""What a process that the bench starts owes to the command."""
+"""What a process that a command starts owes to it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 
 def end_with_the_command() -> None:
-    """However the command ends, this process does not work on without it: its turn may need minutes and gigabytes."""
+    """However the command ends, this process does not work on without it: its work may need minutes and gigabytes."""
     command = multiprocessing.parent_process()
     if command is None:
         return
