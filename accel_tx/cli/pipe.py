@@ -41,6 +41,13 @@ class Remarks:
                 self.say(f"… and {count - _N_NAMED:,} more line(s) {kind}")
 
 
+class Silent(Remarks):
+    """Warnings that have been given before."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
 class Progress:
     """A bar on standard error: shown on a terminal, for an input of known size, where no answers go to a terminal."""
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from accel_tx import options as opt
+from accel_tx.cli.continued_output import blocks_left, check_is_file, opened_to_go_on
 from accel_tx.cli.outputs import check_outputs
-from accel_tx.cli.pipe import Progress, Remarks, warn_of_replaced, write_blocks
+from accel_tx.cli.pipe import Progress, Remarks, Silent, warn_of_replaced, write_blocks
 from accel_tx.cli.trained import (
     add_decode_options,
     add_ensemble_option,
@@ -23,10 +25,10 @@ from accel_tx.cli.trained import (
 from accel_tx.config import UserError
 from accel_tx.inference.ahead import taken_ahead
 from accel_tx.inference.json_lines import dump_line, optional_text, parse_line
-from accel_tx.inference.stream import LINES_PER_BLOCK, Line, read_blocks, readable
+from accel_tx.inference.stream import LINES_PER_BLOCK, Block, Line, read_blocks, readable
 
 if TYPE_CHECKING:
-    from jsonargparse import Namespace
+    from jsonargparse import ArgumentParser, Namespace
 
     from accel_tx.inference.line_translator import LineTranslator
     from accel_tx.inference.parts import TranslatedLine
@@ -36,6 +38,49 @@ _N_EXAMPLES, _LONGEST_EXAMPLE_CHARS = 5, 30
 
 def run(argv: list[str]) -> None:
     """Parse the options and do it."""
+    options = opt.parse(_parser(), argv)
+    if options.block_lines < 1:
+        raise UserError(f"--block_lines is {options.block_lines}; expected at least 1")
+    check_n_processes(options)
+    if options.resume:
+        check_is_file(options.output)
+    if options.prefix_key is not None and options.input_format != "jsonl":
+        raise UserError(f"--prefix_key {options.prefix_key}: the input has lines of text; add --input_format jsonl")
+    if options.format == "text" and (options.get("n_best") or 1) > 1:
+        raise UserError(f"--n_best is {options.n_best}, but a line of text holds one translation; add --format jsonl")
+    outputs = {"--output": options.output}
+    check_outputs(outputs, {"--input": options.input, **files_of_models(options)})
+    remarks, found = Remarks(), _Found()
+    with opened_translator(options) as translator, Progress([options.input], options.output) as progress:
+
+        def answers(blocks: Iterable[tuple[Block, int]]) -> Iterator[list[str]]:
+            begun = (
+                (_begin(translator, options, block.lines, remarks, found), block, n_done) for block, n_done in blocks
+            )
+            for finish, block, n_done in taken_ahead(begun, blocks_ahead(options)):
+                yield finish()[n_done:]
+                progress.add(len(block.lines) - n_done, block.n_bytes)
+
+        blocks = read_blocks(options.input, options.block_lines)
+        if options.resume:
+            with opened_to_go_on(options.output) as output:
+                if output.n_lines:
+                    remarks.say(f"{options.output} has {output.n_lines:,} line(s); going on behind them")
+
+                def check(lines: list[Line]) -> None:
+                    now = _begin(translator, options, lines, Silent(), _Found())()
+                    output.check(now, lambda line: _text_of(line, options.format))
+
+                for lines in answers(blocks_left(blocks, output, options.input, check)):
+                    output.append(lines)
+        else:
+            write_blocks(options.output, answers((block, 0) for block in blocks))
+    remarks.sum_up()
+    found.sum_up(remarks, options.prefix_key, unknown_are_copied=translator.decode.unknown == "copy")
+    warn_of_lengths(translator)
+
+
+def _parser() -> ArgumentParser:
     parser = opt.plain_parser(
         "translate",
         "Translate line by line; the order is kept, and an empty line stays empty. A block of lines is translated when "
@@ -65,32 +110,15 @@ def run(argv: list[str]) -> None:
         type=str,
         help="with --input_format jsonl: the key of words that the translation of that line has to begin with",
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a file that an earlier command has begun: --output is written in place, block by block, "
+        "behind the lines that it has",
+    )
     parser.add_argument("--block_lines", type=int, default=LINES_PER_BLOCK, help="lines in a full block")
     add_decode_options(parser)
-    options = opt.parse(parser, argv)
-    if options.block_lines < 1:
-        raise UserError(f"--block_lines is {options.block_lines}; expected at least 1")
-    check_n_processes(options)
-    if options.prefix_key is not None and options.input_format != "jsonl":
-        raise UserError(f"--prefix_key {options.prefix_key}: the input has lines of text; add --input_format jsonl")
-    if options.format == "text" and (options.get("n_best") or 1) > 1:
-        raise UserError(f"--n_best is {options.n_best}, but a line of text holds one translation; add --format jsonl")
-    outputs = {"--output": options.output}
-    check_outputs(outputs, {"--input": options.input, **files_of_models(options)})
-    remarks, found = Remarks(), _Found()
-    with opened_translator(options) as translator, Progress([options.input], options.output) as progress:
-
-        def answers() -> Iterator[list[str]]:
-            blocks = read_blocks(options.input, options.block_lines)
-            begun = ((_begin(translator, options, block.lines, remarks, found), block) for block in blocks)
-            for finish, block in taken_ahead(begun, blocks_ahead(options)):
-                yield finish()
-                progress.add(len(block.lines), block.n_bytes)
-
-        write_blocks(options.output, answers())
-    remarks.sum_up()
-    found.sum_up(remarks, options.prefix_key, unknown_are_copied=translator.decode.unknown == "copy")
-    warn_of_lengths(translator)
+    return parser
 
 
 def _begin(
@@ -124,6 +152,16 @@ def _begin(
         return [_as_json(*row, options.input) for row in zip(values, lines, translated, strict=True)]
 
     return finish
+
+
+def _text_of(line: str, written_as: str) -> str | None:
+    """The best translation in a line of output; None where the line is none."""
+    if written_as == "text":
+        return line
+    try:
+        return str(json.loads(line)["translations"][0]["text"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _as_json(values: dict[str, Any], line: Line, found: TranslatedLine, name: str) -> str:
