@@ -25,7 +25,7 @@ from accel_tx.config import (
     out_of_use,
 )
 
-_FOLDERS = ("run_dir", "init_from", "train.mirror_dir", "tokenizer.from_run")
+_PATHS = ("run_dir", "init_from", "train.mirror_dir", "tokenizer.from_run", "tokenizer.sentencepiece")
 """Where `~` is expanded: a shell does so in `--run_dir ~/r`, but not in `--run_dir=~/r`, and YAML never."""
 
 
@@ -76,9 +76,11 @@ def parse(parser: ArgumentParser, argv: list[str], **kwargs: Any) -> Namespace:
     name = _empty_one(parser, options)
     if name is not None:
         raise UserError(f"command line: --{name} is empty; expected a value (is a shell variable unset?)")
-    for name in _FOLDERS:
-        if options.get(name) is not None:
-            options[name] = os.path.expanduser(options[name])
+    for name in _PATHS:
+        if isinstance(given := options.get(name), list):
+            options[name] = [os.path.expanduser(path) for path in given]
+        elif given is not None:
+            options[name] = os.path.expanduser(given)
     return options
 
 

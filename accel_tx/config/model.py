@@ -35,6 +35,10 @@ class TokenizerConfig:
     from_run: str | None = None
     """Run folder whose vocabularies are taken in place of learning any, so that `--init_from` can go on to other text;
     `kind` and `joint` must be those of that run, the other fields do nothing then."""
+    sentencepiece: list[str] = field(default_factory=list)
+    """`.model` files of SentencePiece whose vocabularies are taken in place of learning any: one with `joint`, else
+    that of the source and that of the target. `kind` must be theirs; `vocab_size`, `min_frequency` and `max_sentences`
+    do nothing then, and `symbols` get ids behind theirs."""
 
     def __post_init__(self) -> None:
         all_usable("tokenizer", self)
@@ -44,6 +48,27 @@ class TokenizerConfig:
         at_most("tokenizer", self, _LARGEST_VOCABULARY, "vocab_size")
         at_least("tokenizer", self, 1, "min_frequency", "max_sentences")
         self._check_symbols(floor)
+        if self.sentencepiece:
+            self._check_sentencepiece()
+
+    def _check_sentencepiece(self) -> None:
+        n_files = len(self.sentencepiece)
+        if self.from_run is not None:
+            raise UserError(
+                f"tokenizer.sentencepiece is {self.sentencepiece}, but tokenizer.from_run {self.from_run} names "
+                "vocabularies too; leave one of them out"
+            )
+        if n_files > 2:
+            raise UserError(
+                f"tokenizer.sentencepiece has {n_files} files; expected one, or one for each language with "
+                "tokenizer.joint false"
+            )
+        if n_files != (1 if self.joint else 2):
+            raise UserError(
+                f"tokenizer.sentencepiece has {n_files} file{'s' if n_files > 1 else ''}, but tokenizer.joint is "
+                f"{str(self.joint).lower()}; expected {'one file' if self.joint else 'two'}, or "
+                f"--tokenizer.joint {str(not self.joint).lower()}"
+            )
 
     def _check_symbols(self, floor: int) -> None:
         for symbol in self.symbols:

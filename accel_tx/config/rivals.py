@@ -12,13 +12,15 @@ _IN_PLACE_OF = {
     "train.epochs": ("train.max_updates",),
     "train.max_updates": ("train.epochs",),
     "train.max_tokens": ("train.batch_size",),
+    "tokenizer.from_run": ("tokenizer.sentencepiece",),
+    "tokenizer.sentencepiece": ("tokenizer.from_run",),
     "train.batch_size": ("train.max_tokens", "train.tokens_per_update"),
 }
 
 
 def out_of_use(key: str, value: Any) -> tuple[str, ...]:
     """The fields, as `section.field`, that mean nothing beside this one with this value."""
-    if value is None:
+    if value in (None, []):
         return ()
     if key == "optim.schedule":
         return tuple(f"optim.{name}" for name, schedules in USED_BY.items() if value not in schedules)
