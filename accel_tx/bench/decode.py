@@ -51,7 +51,7 @@ def measure_decode(
     Every system has a turn in each round; what a turn measures is text to text, tokenizing included.
     Raises: UserError for what cannot be compared.
     """
-    data = prepare_data(config)
+    data = prepare_data(config, run_dir)
     lines, references = data.valid_src.to_pylist(), data.valid_tgt.to_pylist()
     systems = [_ours(config, run_dir, weights, precision) for precision in precisions]
     if peer == "hf":

@@ -84,7 +84,7 @@ def _sentences(options: Namespace, trained: Trained) -> Sentences:
     from accel_tx.data.dataset import prepare_data
 
     try:
-        data = prepare_data(trained.config)
+        data = prepare_data(trained.config, trained.run_dir)
     except UserError as error:
         raise UserError(f"{error}; or give --sentences FILE") from None
     return Sentences("the run's validation text", data.valid_src.to_pylist(), data.valid_tgt.to_pylist())

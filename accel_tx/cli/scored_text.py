@@ -126,7 +126,7 @@ def _data_of(run_dir: Path, weights: str, outputs: Mapping[str, str | None]) -> 
     trained_on = load_scores(folder).get("data_sha256")
     if trained_on is None:
         raise UserError(f"{folder}: does not say what its weights were trained on (data_sha256); give --src and --ref")
-    data = prepare_data(config)
+    data = prepare_data(config, run_dir)
     if data.sha256 != trained_on:
         raise UserError(f"{run_dir}: its corpus has changed since the training; give --src and --ref")
     return config, data

@@ -152,8 +152,12 @@ def _flat(config: Config, sections: Sequence[str], left_out: Set[str]) -> dict[s
 def default_of(key: str) -> Any:
     """The default of `section.field`; None where there is none, or no such field."""
     section, _, name = key.partition(".")
-    fields = {f.name: f.default for f in dataclasses.fields(SECTIONS[section])} if section in SECTIONS else {}
-    default = fields.get(name)
+    fields = {f.name: f for f in dataclasses.fields(SECTIONS[section])} if section in SECTIONS else {}
+    if name not in fields:
+        return None
+    make, default = fields[name].default_factory, fields[name].default
+    if make is not dataclasses.MISSING:
+        return make()
     return None if default is dataclasses.MISSING else list(default) if isinstance(default, tuple) else default
 
 

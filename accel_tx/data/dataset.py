@@ -61,9 +61,10 @@ class PreparedData:
     """Their references."""
 
 
-def prepare_data(config: Config) -> PreparedData:
+def prepare_data(config: Config, run_dir: Path | None = None) -> PreparedData:
     """Load the prepared data from the cache, or make it first.
 
+    A run that is in `run_dir` has its vocabularies, should the files that they were converted from be gone.
     Of several processes that want the same data, of one launch or of many, one makes it and the others wait.
     Raises: UserError for input that cannot be used.
     """
@@ -75,11 +76,22 @@ def prepare_data(config: Config) -> PreparedData:
 
         prepare(config, empty)
 
+    if run_dir is not None:
+        config = _with_vocabulary_of(run_dir, config)
     folder = cache_folder(config)
     make_once(folder, make)
     give_back_memory()
     data = load_prepared(folder)
     return _in_both_directions(data) if config.data.both_directions else data
+
+
+def _with_vocabulary_of(run_dir: Path, config: Config) -> Config:
+    """The config, with the run's own vocabularies where `tokenizer.sentencepiece` names a file that is gone."""
+    files, has_own = config.tokenizer.sentencepiece, (run_dir / "tokenizer").is_dir()
+    if all(Path(path).is_file() for path in files) or not has_own:
+        return config
+    own = dataclasses.replace(config.tokenizer, sentencepiece=[], from_run=str(run_dir))
+    return dataclasses.replace(config, tokenizer=own)
 
 
 def cache_folder(config: Config) -> Path:
@@ -101,10 +113,15 @@ def cache_folder(config: Config) -> Path:
 
 
 def _identity_of(config: TokenizerConfig) -> dict[str, Any]:
-    """What decides the vocabularies: of those of a run what they are, not where they lie."""
+    """What decides the vocabularies: of those of a run or of files what they are, not where they lie."""
+    if config.sentencepiece:
+        from accel_tx.data.sentencepiece_file import sha256_of
+
+        return {"sentencepiece": sha256_of(config), "kind": config.kind, "symbols": config.symbols}
     if config.from_run is None:
         values = dataclasses.asdict(config)
-        left_out = {"from_run"} if config.symbols else {"from_run", "symbols"}  # as earlier versions had it
+        # As earlier versions had it.
+        left_out = {"from_run", "sentencepiece"} if config.symbols else {"from_run", "sentencepiece", "symbols"}
         return {name: value for name, value in values.items() if name not in left_out}
     from accel_tx.data.tokenizer import tokenizers_of_run
 

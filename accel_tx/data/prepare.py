@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -17,11 +18,12 @@ import numpy as np
 import pyarrow as pa
 
 from accel_tx.config import Config, TokenizerConfig, UserError
+from accel_tx.data import sentencepiece_file
 from accel_tx.data.allocator import give_back_memory
 from accel_tx.data.clean import HeldOut, Part, check_rules_can_run, clean_pairs
 from accel_tx.data.clean_report import N_EXAMPLES, CleanReport
 from accel_tx.data.corpus import Corpus, load_corpus
-from accel_tx.data.coverage import describe_tokens
+from accel_tx.data.coverage import describe_tokens, sampled
 from accel_tx.data.duplicates import TOO_SHORT
 from accel_tx.data.encode import BYTES_PER_POSITION, check_text_lengths, encode, short_enough, train_tokenizers
 from accel_tx.data.keys import Keys
@@ -33,6 +35,8 @@ from accel_tx.data.statistics import describe_text
 from accel_tx.data.token_pairs import TokenPairs, open_table
 from accel_tx.data.tokenizer import TokenizerPair, tokenizers_of_run
 
+# Sentences, of both sides together, in which ids are compared with those of SentencePiece.
+_N_COMPARED = 20_000
 _TEXT = pa.schema([("src", pa.string()), ("tgt", pa.string())])
 
 
@@ -70,9 +74,16 @@ def prepare(config: Config, folder: Path) -> None:
 
 
 def _vocabularies(epoch: Sequence[Segment], config: TokenizerConfig) -> tuple[TokenizerPair, list[str]]:
-    """Learned, or those of another run; and a note where they do not come from all the pairs."""
+    """Learned, or those of files or another run; and a note where they do not come from all the pairs."""
     if config.from_run is not None:
         return tokenizers_of_run(config), ["vocabulary of another run (tokenizer.from_run)"]
+    if config.sentencepiece:
+        pairs = [segment.pairs for segment in epoch]
+        tokenizers, agreement = sentencepiece_file.convert(config, lambda side: sampled(pairs, side, _N_COMPARED // 2))
+        note = f"vocabulary of {' and '.join(config.sentencepiece)}: {agreement.told}"
+        if agreement.differing is not None:
+            sys.stderr.write(f"accel_tx: {note}\n")
+        return tokenizers, [note]
     tokenizers, n_learned_from = train_tokenizers(epoch, config)
     n_epoch = sum(len(segment.pairs) * segment.times for segment in epoch)
     note = f"vocabulary learned from {n_learned_from:,} of {n_epoch:,} training pairs"

@@ -6,10 +6,8 @@ The ids are ours: the four special tokens come first, then all other pieces in t
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from accel_tx.config import SPECIAL_TOKENS, TokenizerConfig, UserError
 from accel_tx.config.extras import lack_of
 from accel_tx.data.sentencepiece_text import SPACE, kept_apart, space_normalizers, table_normalizers
-from accel_tx.data.tokenizer import OUTER_SPACE, UNK_ID, Tokenizer, TokenizerPair
+from accel_tx.data.tokenizer import UNK_ID, Tokenizer, TokenizerPair
 
 FIELD = "tokenizer.sentencepiece"
 _PACKAGES = ("sentencepiece", "protobuf")
@@ -83,14 +81,19 @@ class SentencePieceFile:
         normalizer = self._proto.normalizer_spec
         if self.kind not in ("unigram", "bpe"):
             raise UserError(f"{self.where}: is a {self.kind} model; expected a unigram or bpe one")
-        if self._proto.trainer_spec.treat_whitespace_as_suffix:
-            raise UserError(f"{self.where}: has spaces at the end of words (treat_whitespace_as_suffix), which is not supported")
-        if not normalizer.escape_whitespaces:
-            raise UserError(f"{self.where}: has spaces that are not ▁ (escape_whitespaces false), which is not supported")
-        if self._proto.denormalizer_spec.precompiled_charsmap:
-            raise UserError(f"{self.where}: has rules to change decoded text (denormalizer_spec), which is not supported")
-        if self.kind == "bpe" and any(piece.type == _UNUSED for piece in self.pieces):
-            raise UserError(f"{self.where}: has unused pieces, which is not supported for bpe")
+        unsupported = {
+            "spaces at the end of words (treat_whitespace_as_suffix)": (
+                self._proto.trainer_spec.treat_whitespace_as_suffix
+            ),
+            "spaces that are not ▁ (escape_whitespaces false)": not normalizer.escape_whitespaces,
+            "rules that change decoded text (denormalizer_spec)": self._proto.denormalizer_spec.precompiled_charsmap,
+            "unused pieces, of which bpe makes others": (
+                self.kind == "bpe" and any(piece.type == _UNUSED for piece in self.pieces)
+            ),
+        }
+        for what, has_it in unsupported.items():
+            if has_it:
+                raise UserError(f"{self.where}: has {what}, which cannot be taken over; expected a model without")
         for piece in self.kept():
             if piece.text in SPECIAL_TOKENS:
                 raise UserError(
@@ -103,7 +106,7 @@ class SentencePieceFile:
         return [piece for piece in self.pieces if piece.type in (_NORMAL, _USER_DEFINED, _BYTE)]
 
     def our_ids(self) -> list[int]:
-        """Our id of each piece of the file; of control symbols and unused pieces, which no text becomes, that of UNK."""
+        """Our id of each piece of the file; that of UNK for what no text becomes: control symbols, unused pieces."""
         numbers = iter(range(len(SPECIAL_TOKENS), len(self.pieces) + len(SPECIAL_TOKENS)))
         kept = (_NORMAL, _USER_DEFINED, _BYTE)
         return [next(numbers) if piece.type in kept else UNK_ID for piece in self.pieces]
@@ -167,6 +170,54 @@ class SentencePieceFile:
         return pre_tokenizers.Split(Regex(patterns), "merged_with_previous")
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """Whether a tokenizer gives the ids of SentencePiece."""
+
+    n: int
+    """Sentences compared."""
+    n_same: int
+    differing: str | None
+    """The first that differs and how; None where there is none."""
+
+    @classmethod
+    def of(cls, file: SentencePieceFile, tokenizer: Tokenizer, batches: Iterable[Sequence[str]]) -> Agreement:
+        """Compare in texts, some at a time."""
+        processor, our_ids = file.processor(), file.our_ids()
+        n = n_same = 0
+        differing = None
+        for texts in batches:
+            theirs = [[our_ids[i] for i in ids] for ids in processor.encode(list(texts))]
+            for text, expected, found in zip(texts, theirs, tokenizer.encode(texts), strict=True):
+                n += 1
+                n_same += expected == found
+                if expected != found and differing is None:
+                    differing = _difference(text, expected, found, tokenizer)
+        return cls(n, n_same, differing)
+
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(self.n + other.n, self.n_same + other.n_same, self.differing or other.differing)
+
+    @property
+    def told(self) -> str:
+        """In a line."""
+        line = f"{self.n_same:,} of {self.n:,} sentences get the ids of SentencePiece"
+        return line if self.differing is None else f"{line}; one that does not: {self.differing}"
+
+
+def _difference(text: str, expected: Sequence[int], found: Sequence[int], tokenizer: Tokenizer) -> str:
+    first = next((i for i, pair in enumerate(zip(expected, found)) if pair[0] != pair[1]), 0)
+    theirs, ours = (
+        " ".join(tokenizer.piece(i) for i in ids[first : first + _N_SHOWN_PIECES]) for ids in (expected, found)
+    )
+    shown = text if len(text) <= _LONGEST_SHOWN_CHARS else f"{text[:_LONGEST_SHOWN_CHARS]}…"
+    return f"{shown!r} has {theirs!r} there and {ours!r} here"
+
+
+_N_SHOWN_PIECES = 4
+_LONGEST_SHOWN_CHARS = 80
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -192,3 +243,47 @@ def _merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
         for at in range(len(piece.text) - 1, 0, -1)
         if piece.text[:at] in texts and piece.text[at:] in texts
     ]
+
+
+def files_of(config: TokenizerConfig) -> tuple[SentencePieceFile, SentencePieceFile]:
+    """The files of source and target, one object twice where the vocabulary is joint.
+
+    Raises: UserError for one that cannot be used, or is of another kind than the config says.
+    """
+    files = [SentencePieceFile(Path(path)) for path in config.sentencepiece]
+    for file in files:
+        if file.kind != config.kind:
+            raise UserError(
+                f"{file.where}: is a {file.kind} model, but tokenizer.kind is {config.kind}; expected the same, so add "
+                f"--tokenizer.kind {file.kind}"
+            )
+        taken = {piece.text for piece in file.kept()} & set(config.symbols)
+        if taken:
+            raise UserError(f"{file.where}: has {sorted(taken)[0]} itself; leave it out of tokenizer.symbols")
+    src, tgt = files[0], files[-1]
+    if tgt is not src and tgt.bytes == src.bytes:
+        raise UserError(f"{FIELD}: the two files are the same; expected it once, with --tokenizer.joint true")
+    return src, tgt
+
+
+def convert(
+    config: TokenizerConfig, texts: Callable[[str], Iterable[Sequence[str]]]
+) -> tuple[TokenizerPair, Agreement]:
+    """The vocabularies of the files in `config.sentencepiece`, and whether they give the ids of SentencePiece.
+
+    `texts` gives those of a side, `src` or `tgt`, to compare, some at a time. Symbols of the config are no part of it.
+    """
+    src, tgt = files_of(config)
+    ours = [src.tokenizer()]
+    if tgt is not src:
+        ours.append(tgt.tokenizer())
+    agreement = Agreement.of(src, ours[0], texts("src")) + Agreement.of(tgt, ours[-1], texts("tgt"))
+    if config.symbols:
+        for tokenizer in ours:
+            tokenizer.add_symbols(config.symbols)
+    return TokenizerPair(ours[0], ours[-1]), agreement
+
+
+def sha256_of(config: TokenizerConfig) -> list[str]:
+    """Of the content of each file."""
+    return [hashlib.sha256(_read(Path(path))).hexdigest() for path in config.sentencepiece]

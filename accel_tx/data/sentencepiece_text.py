@@ -20,8 +20,8 @@ from tokenizers import Regex, normalizers
 SPACE = "▁"
 # Of no text: code points that are no characters and never will be.
 _APART, _HELD = "\ufdd0", "\ufdd1"
-# Second characters of graphemes: marks, Thai and Lao am, joiners, half-width voice marks, tags, skin tones. What a grapheme of one
-# more than 5 bytes is made of, `Precompiled` looks at one by one anyhow.
+# Second characters of graphemes: marks, Thai and Lao am, joiners, half-width voice marks, skin tones, tags. Those of
+# graphemes of more than 5 bytes need not be here: `Precompiled` looks at their characters one by one.
 _JOINING = r"\p{M}\x{e33}\x{eb3}\x{200c}\x{200d}\x{ff9e}\x{ff9f}\x{1f3fb}-\x{1f3ff}\x{e0020}-\x{e007f}"
 _PREPENDED = r"\x{600}-\x{605}\x{6dd}\x{70f}\x{890}\x{891}\x{8e2}\x{d4e}"
 
@@ -145,9 +145,7 @@ def _held_apart(singles: Mapping[str, str]) -> str:
     order has the other way round.
     """
     chars = {*singles, *(char for char in map(chr, range(0xA0, 0x20000)) if unicodedata.decomposition(char))}
-    composed = sorted(
-        ord(char) for char in chars if len(unicodedata.normalize("NFD", singles.get(char, char))) > 1
-    )
+    composed = sorted(ord(char) for char in chars if len(unicodedata.normalize("NFD", singles.get(char, char))) > 1)
     joined = r"\p{M}\x{11a8}-\x{11c2}\x{ff9e}\x{ff9f}\x{ffa0}-\x{ffdc}"
     hangul = r"\x{ac00}-\x{d7a3}"
     return rf"(?<=[{hangul}{_ranges(composed)}])(?=[{joined}])|{_reordered_marks()}"

@@ -33,6 +33,11 @@ class Tokenizer:
         """Entries, special tokens included."""
         return self.fast.get_vocab_size()
 
+    @property
+    def is_of_sentencepiece(self) -> bool:
+        """Whether the vocabulary was converted from a `.model` file: it normalizes and decodes as that says."""
+        return isinstance(self.fast.decoder, decoders.Sequence)
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without BOS and EOS."""
         # Without this, a text that contains "<eos>" would end there. Not in the file, and lost in pickling to workers.
@@ -49,9 +54,11 @@ class Tokenizer:
 
     def piece(self, token_id: int) -> str:
         """A token as a person reads it; ▁ stands for the space before it, where the vocabulary knows of spaces."""
-        raw = self.fast.id_to_token(token_id)
+        raw = str(self.fast.id_to_token(token_id))
         if raw in SPECIAL_TOKENS or not isinstance(self.fast.model, models.BPE):
-            return str(raw)
+            return raw
+        if self.is_of_sentencepiece and len(raw) > 1:
+            return raw  # a symbol is one character, which stands for its name
         # Bytes that are a part of a character only show as U+FFFD.
         text: str = self.fast.decode([token_id], skip_special_tokens=False)
         return text.replace(" ", "▁")
@@ -59,8 +66,9 @@ class Tokenizer:
     def unknown_words(self, text: str) -> list[tuple[int, str]]:
         """The text's tokens that the vocabulary lacks: where each stands among the ids, and what the text has there."""
         self.fast.encode_special_tokens = True
-        # As the vocabulary's own normalizer does; its offsets into other text may miss an accent.
-        text = unicodedata.normalize("NFC", text)
+        if not self.is_of_sentencepiece:
+            # As the vocabulary's own normalizer does; its offsets into other text may miss an accent.
+            text = unicodedata.normalize("NFC", text)
         encoding = self.fast.encode(text)
         return [
             (i, text[start:end])
@@ -84,6 +92,14 @@ class Tokenizer:
             return join_words(" ".join(tokens))
         return self.fast.decoder.decode(tokens).strip()  # type: ignore[no-any-return]
 
+    def add_symbols(self, symbols: Sequence[str]) -> None:
+        """Give each an id of its own, behind all others.
+
+        The text around a symbol comes apart, as a text of its own: without the spaces at its ends.
+        """
+        self.fast.add_tokens([AddedToken(symbol, normalized=False) for symbol in symbols])
+        self.fast.normalizer = normalizers.Sequence([normalizers.Replace(Regex(OUTER_SPACE), ""), self.fast.normalizer])
+
     def save(self, path: Path) -> None:
         """Write the JSON file of the `tokenizers` library."""
         self.fast.save(str(path))
@@ -97,7 +113,7 @@ class Tokenizer:
             fast = FastTokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{path}: is not a tokenizer file ({error})") from None
-        if isinstance(fast.model, models.Unigram):
+        if isinstance(fast.model, models.Unigram) and isinstance(fast.pre_tokenizer, pre_tokenizers.Metaspace):
             fast.pre_tokenizer = _unigram_words()  # that of earlier versions let a text spell a special token
         return cls(fast)
 
@@ -163,11 +179,10 @@ def train_tokenizer(texts: Iterator[str] | Iterator[list[str]], config: Tokenize
         raise UserError(f"tokenizer.vocab_size {config.vocab_size}: no {config.kind} vocabulary ({error})") from None
     if config.kind == "unigram":
         fast = _settle_unigram(fast)
+    tokenizer = Tokenizer(fast)
     if config.symbols:
-        fast.add_tokens([AddedToken(symbol, normalized=False) for symbol in config.symbols])
-        # The text around a symbol comes apart, as a text of its own: without the spaces at its ends.
-        fast.normalizer = normalizers.Sequence([normalizers.Replace(Regex(OUTER_SPACE), ""), fast.normalizer])
-    return Tokenizer(fast)
+        tokenizer.add_symbols(config.symbols)
+    return tokenizer
 
 
 def _without(symbols: Sequence[str], texts: Iterator[str] | Iterator[list[str]]) -> Iterator[list[str]]:

@@ -74,7 +74,7 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None, resume: 
             check_tokenizer(config)
     data = None
     with found.problem_told():
-        data = prepare_data(config)
+        data = prepare_data(config, begun_in)
         with checkpoint.usable_folders():
             is_new = not checkpoint.has_checkpoint(begun_in)
             source = warm_start.find_source(init_from) if is_new and init_from is not None else None

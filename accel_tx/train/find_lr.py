@@ -58,7 +58,7 @@ def find_lr(config: Config, run_dir: Path, ramp: Ramp, init_from: Path | None = 
         if not config.train.scale_with_processes:  # else the run's updates may be those of more processes
             config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)
         source = None if init_from is None else warm_start.find_source(init_from)
-    data = prepare_data(config)
+    data = prepare_data(config, run_dir)
     if source is not None:
         warm_start.check_fits(source, config, data.tokenizers)
     with device.accelerator_for(config.train) as accelerator:

@@ -96,7 +96,7 @@ def train(
         is_new = not checkpoint.has_checkpoint(run_dir)
         warm_start.check_origin(run_dir, init_from, has_checkpoint=not is_new)
         source = warm_start.find_source(init_from) if is_new and init_from is not None else None
-    data = prepare_data(config)
+    data = prepare_data(config, run_dir)
     if source is not None:
         warm_start.check_fits(source, config, data.tokenizers)
     with contextlib.ExitStack() as stack:
