@@ -148,15 +148,13 @@ class SentencePieceFile:
             of_table = table_normalizers(spec.precompiled_charsmap)
         except ValueError as error:
             raise UserError(f"{self.where}: {error}") from None
-        changed = normalizers.Sequence(of_table)
-        # The table does not touch symbols.
-        hidden = {text: char for text, char in stand_ins.items() if changed.normalize_str(text) != text}
+        # Out of the table's reach, which would change some, and put a mark behind one to its last letter.
+        hidden = stand_ins if of_table else {}
         before = [normalizers.Replace(text, char) for text, char in hidden.items()]
         spaces = space_normalizers(spec.remove_extra_whitespaces, spec.add_dummy_prefix)
-        if self.kind == "unigram":
-            after = [normalizers.Replace(char, text) for text, char in hidden.items()]
-        else:
-            after = [normalizers.Replace(text, char) for text, char in stand_ins.items() if text not in hidden]
+        after = [normalizers.Replace(char, text) for text, char in hidden.items()]
+        if self.kind == "bpe":  # those that the table made, too
+            after += [normalizers.Replace(text, char) for text, char in stand_ins.items()]
         if not spec.remove_extra_whitespaces and spec.add_dummy_prefix:
             # In front of what becomes nothing, too.
             of_table.insert(0, spaces.pop(0))

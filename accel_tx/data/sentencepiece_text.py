@@ -14,6 +14,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import chain, pairwise
 
 from tokenizers import Regex, normalizers
 
@@ -139,31 +140,43 @@ _LARGE_TABLE = 1 << 17
 
 
 def _held_apart(singles: Mapping[str, str]) -> str:
-    """A regular expression for the places over which NFC would compose characters and SentencePiece does not.
+    """A regular expression for the places over which NFC might work and SentencePiece does not.
 
-    They stand behind a character that is composed already, or becomes several, and between two marks that canonical
-    order has the other way round.
+    The table has sequences only of what a character decomposes into as far as it goes, each as it is or as a character
+    that becomes it: neither an accent behind a letter that has one already, nor one that stands in unusual order.
     """
-    chars = {*singles, *(char for char in map(chr, range(0xA0, 0x20000)) if unicodedata.decomposition(char))}
-    composed = sorted(ord(char) for char in chars if len(unicodedata.normalize("NFD", singles.get(char, char))) > 1)
-    joined = r"\p{M}\x{11a8}-\x{11c2}\x{ff9e}\x{ff9f}\x{ffa0}-\x{ffdc}"
-    hangul = r"\x{ac00}-\x{d7a3}"
-    return rf"(?<=[{hangul}{_ranges(composed)}])(?=[{joined}])|{_reordered_marks()}"
+    becoming: dict[str, list[int]] = {}
+    for char in {*singles, *chain.from_iterable(_decompositions())}:
+        becoming.setdefault(singles.get(char, char), []).append(ord(char))
+    before: dict[str, set[int]] = {}
+    for parts in _decompositions():
+        for first, second in pairwise(parts):
+            before.setdefault(second, set()).update(becoming.get(first, []))
+    # Many have the same in front of them, such as all vowels of Hangul.
+    together: dict[tuple[int, ...], list[int]] = {}
+    for second, firsts in before.items():
+        if firsts and second in becoming:
+            together.setdefault(tuple(sorted(firsts)), []).extend(becoming[second])
+    known = sorted(chain.from_iterable(together.values()))
+    beginning = [ord(char) for char, text in singles.items() if text and (text[0] in before or _is_mark(text[0]))]
+    others = rf"\p{{M}}{_ranges(sorted({*known, *beginning}))}"
+    rules = [f"(?<![{_ranges(list(firsts))}])(?=[{_ranges(sorted(own))}])" for firsts, own in together.items()]
+    return rf"(?!\A)(?=[{others}])(?:(?![{_ranges(known)}])|{'|'.join(rules)})"
+
+
+def _is_mark(char: str) -> bool:
+    return unicodedata.combining(char) > 0
 
 
 @cache
-def _reordered_marks() -> str:
-    by_class: dict[int, list[int]] = {}
-    for code in range(0x300, 0x20000):
-        if mark_class := unicodedata.combining(chr(code)):
-            by_class.setdefault(mark_class, []).append(code)
-    found = sorted(by_class)
-    higher = [f"(?<=[{_ranges(by_class[c])}])(?=[{_ranges(_below(by_class, c))}])" for c in found[1:]]
-    return rf"(?<=\p{{M}})(?=\p{{M}})(?:{'|'.join(higher)})"
-
-
-def _below(by_class: Mapping[int, list[int]], limit: int) -> list[int]:
-    return sorted(code for mark_class, codes in by_class.items() if mark_class < limit for code in codes)
+def _decompositions() -> list[str]:
+    """What NFC composes, decomposed as far as it goes."""
+    found = []
+    for char in map(chr, chain(range(0xA0, 0xD800), range(0xE000, 0x20000))):
+        parts = unicodedata.normalize("NFD", char)
+        if len(parts) > 1 and unicodedata.is_normalized("NFC", char):
+            found.append(parts)
+    return found
 
 
 def _ranges(codes: list[int]) -> str:
