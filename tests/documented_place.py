@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import shutil
 import sys
 from itertools import islice
@@ -13,6 +14,7 @@ import yaml
 
 from accel_tx.data.phrasebook import iter_pairs
 from tests.conftest import REPOSITORY, TINY
+from tests.spm_models import write_model
 
 # What differs from the configs of the repository.
 _SMALL: dict[str, dict[str, Any]] = {
@@ -87,5 +89,7 @@ def _write_texts(folder: Path) -> None:
         texts |= {f"{prepared}.en": en[:n], f"{prepared}.fr": fr[:n]}
     for name, lines in texts.items():
         (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if importlib.util.find_spec("sentencepiece") is not None:
+        write_model(folder / "path" / "to" / "joint.model", "unigram")
     with gzip.open(folder / "path" / "to" / "help.tsv.gz", "wt", encoding="utf-8") as file:
         file.writelines(f"{src}\t{tgt}\n" for src, tgt in [("en", "fr"), *pairs])

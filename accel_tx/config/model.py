@@ -17,10 +17,14 @@ SPECIAL_TOKENS = ["<pad>", "<unk>", "<bos>", "<eos>"]
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """How text becomes token ids. Tokenizers are trained on the training split only, or taken from another run."""
+    """How text becomes token ids.
+
+    Tokenizers are trained on the training split only, or taken from another run or from SentencePiece.
+    """
 
     kind: Literal["wordlevel", "bpe", "unigram"] = "bpe"
-    """`wordlevel`: words and punctuation; `bpe`: byte-level, never an unknown token; `unigram`: SentencePiece-like."""
+    """`wordlevel`: words and punctuation; `bpe`: byte-level, never an unknown token; `unigram`: SentencePiece-like. Of a
+    model in `sentencepiece` it is that one's own."""
     vocab_size: int = 10_000
     """Largest number of entries of a vocabulary, special tokens included."""
     min_frequency: int = 2

@@ -23,7 +23,7 @@ SPACE = "▁"
 _APART, _HELD = "\ufdd0", "\ufdd1"
 # Second characters of graphemes: marks, Thai and Lao am, joiners, half-width voice marks, skin tones, tags. Those of
 # graphemes of more than 5 bytes need not be here: `Precompiled` looks at their characters one by one.
-_JOINING = r"\p{M}\x{e33}\x{eb3}\x{200c}\x{200d}\x{ff9e}\x{ff9f}\x{1f3fb}-\x{1f3ff}\x{e0020}-\x{e007f}"
+_JOINING = r"\p{M}\x{1ab0}-\x{1aff}\x{e33}\x{eb3}\x{200c}\x{200d}\x{ff9e}\x{ff9f}\x{1f3fb}-\x{1f3ff}\x{e0020}-\x{e007f}"
 _PREPENDED = r"\x{600}-\x{605}\x{6dd}\x{70f}\x{890}\x{891}\x{8e2}\x{d4e}"
 
 

@@ -38,6 +38,13 @@ class Tokenizer:
         """Whether the vocabulary was converted from a `.model` file: it normalizes and decodes as that says."""
         return isinstance(self.fast.decoder, decoders.Sequence)
 
+    @property
+    def knows_every_text(self) -> bool:
+        """Whether no text has an unknown token: what is no piece is bytes."""
+        if self.is_of_sentencepiece:
+            return self.fast.token_to_id("<0x00>") is not None
+        return isinstance(self.fast.model, models.BPE)
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without BOS and EOS."""
         # Without this, a text that contains "<eos>" would end there. Not in the file, and lost in pickling to workers.

@@ -70,6 +70,7 @@ def _model(trained: Trained) -> str:
         if tokenizers.src is tokenizers.tgt
         else f"{tokenizers.src.vocab_size:,} entries (source) and {tokenizers.tgt.vocab_size:,} (target)"
     )
+    origin = " of SentencePiece" if tokenizers.src.is_of_sentencepiece else ""
     rows = [
         ("parameters", f"{count_parameters(trained.model):,}"),
         ("layers executed", f"{model.n_encoder_layers} + {model.n_decoder_layers}"),
@@ -83,7 +84,7 @@ def _model(trained: Trained) -> str:
         ("embeddings tied", model.tie_embeddings),
         *([("trained for", "products of 8-bit integers")] if model.quantization == "int8" else []),
         ("longest text", f"{model.max_positions - 1:,} tokens"),
-        ("vocabulary", f"{trained.config.tokenizer.kind}, {vocabularies}"),
+        ("vocabulary", f"{trained.config.tokenizer.kind}{origin}, {vocabularies}"),
     ]
     return "A Transformer with encoder and decoder, trained with accel_tx.\n\n" + _table(("", ""), rows)
 
@@ -190,7 +191,7 @@ def _limits(trained: Trained) -> str:
         "A translation can be fluent and wrong. Have a person check what matters.",
         f"A text of more than {longest:,} tokens does not fit: accel_tx splits it, other programs fail or cut it off.",
     ]
-    if trained.config.tokenizer.kind != "bpe":
+    if not trained.tokenizers.src.knows_every_text:
         lines.append("Words or characters that the vocabulary lacks are unknown to it; only accel_tx copies them.")
     return "\n".join(f"- {line}" for line in lines)
 

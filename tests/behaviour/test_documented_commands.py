@@ -139,6 +139,7 @@ def needs(shown: Shown) -> None:
     if "bench" in shown.own_words and "bf16" in shown.text and not computes_bfloat16(torch.device("cpu")):
         pytest.skip("this CPU emulates bfloat16, which takes minutes here")
     wanted = {"--format ctranslate2": "ctranslate2", " attention ": "matplotlib", "--peer hf": "transformers"}
+    wanted["--tokenizer.sentencepiece"] = "sentencepiece"
     for words, package in wanted.items():
         if words in shown.text and importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")

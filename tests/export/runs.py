@@ -54,8 +54,18 @@ def tokenizer_pair(kind: str, joint: bool) -> TokenizerPair:
 
 
 @torch.no_grad()
-def make_run(folder: Path, kind: str = "bpe", joint: bool = True, seed: int = 1, **model_fields: Any) -> Path:
-    """A run folder whose weights in `best/` are drawn so large that no two logits come near each other."""
+def make_run(
+    folder: Path,
+    kind: str = "bpe",
+    joint: bool = True,
+    seed: int = 1,
+    tokenizers: TokenizerPair | None = None,
+    **model_fields: Any,
+) -> Path:
+    """A run folder whose weights in `best/` are drawn so large that no two logits come near each other.
+
+    Without `tokenizers` it has those of `tokenizer_pair`.
+    """
     fields = {"dropout": 0.1, "tie_embeddings": "all" if joint else "none", "max_positions": 128, **model_fields}
     sections = {
         **TINY,
@@ -63,7 +73,7 @@ def make_run(folder: Path, kind: str = "bpe", joint: bool = True, seed: int = 1,
         "tokenizer": {**TINY["tokenizer"], "kind": kind, "vocab_size": 320, "joint": joint},
     }
     config = build_config({**sections, "model": {**TINY["model"], **fields}})
-    tokenizers = tokenizer_pair(kind, joint)
+    tokenizers = tokenizer_pair(kind, joint) if tokenizers is None else tokenizers
     torch.manual_seed(seed)
     model = Transformer(config.model, tokenizers.src.vocab_size, tokenizers.tgt.vocab_size).eval()
     for parameter in model.parameters():

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import pytest
 import torch
 
 from accel_tx.config import UserError
-from accel_tx.data.tokenizer import EOS_ID
+from accel_tx.data.tokenizer import EOS_ID, TokenizerPair
 from accel_tx.export.command import export
 from accel_tx.export.formats import Format, find_format
 from accel_tx.export.proof import Sentences, prove
 from accel_tx.export.source import Trained
 from accel_tx.inference.pair_scores import score_pairs
 from tests.export.runs import make_run, pairs, sentences
+from tests.spm_models import write_model
 
 N, N_ROUNDED = 12, 100
 SRC_IDS = torch.tensor([[5, 6, 7, 3], [8, 9, 3, 0]])
@@ -84,12 +86,14 @@ def written(trained: Trained, format_name: str, folder: Path, quantization: str 
     return form
 
 
-def exported(run_dir: Path, format_name: str, output: Path, quantization: str | None = None) -> str:
-    """Export, and give the card."""
+def exported(
+    run_dir: Path, format_name: str, output: Path, quantization: str | None = None, odd: Sequence[str] = ()
+) -> str:
+    """Export, and give the card; `odd` sentences are translated too."""
     torch.set_num_threads(1)
     trained = Trained.load(run_dir, "best")
-    found = export(trained, format_name, output, Sentences("test", sentences(N)), quantization)
-    assert found.proof.n_sentences == N
+    found = export(trained, format_name, output, Sentences("test", [*sentences(N), *odd]), quantization)
+    assert found.proof.n_sentences == N + len(odd)
     assert len({*found.proof.ours}) > 2
     return (output / "README.md").read_text(encoding="utf-8")
 
@@ -127,6 +131,22 @@ def test_a_format_translates_identically_and_as_its_card_says(
     capsys.readouterr()
     run_python_of(card, tmp_path, monkeypatch)
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(("kind", "features"), [("unigram", "all folded"), ("bpe", "bytes")])
+@pytest.mark.parametrize("format_name", ["safetensors", "transformers", "ctranslate2"])
+def test_a_vocabulary_of_sentencepiece_goes_with_the_model(
+    format_name: str, kind: str, features: str, tmp_path: Path
+) -> None:
+    need(format_name)
+    pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
+    from accel_tx.data.sentencepiece_file import SentencePieceFile
+
+    tokenizer = SentencePieceFile(write_model(tmp_path / "a.model", kind, features)).tokenizer()
+    run_dir = make_run_in(tmp_path, kind=kind, seed=2, tokenizers=TokenizerPair(tokenizer, tokenizer))
+    card = exported(run_dir, format_name, tmp_path / "out", odd=["Le <sep> <BT> ①", "<eos> <pad> the old man", "ﬁn"])
+    assert f"| {kind} of SentencePiece, one of {tokenizer.vocab_size:,} entries for both languages |" in card
+    assert ("that the vocabulary lacks are unknown" in card) == (features != "bytes")
 
 
 @pytest.mark.slow
