@@ -23,8 +23,8 @@ class TokenizerConfig:
     """
 
     kind: Literal["wordlevel", "bpe", "unigram"] = "bpe"
-    """`wordlevel`: words and punctuation; `bpe`: byte-level, never an unknown token; `unigram`: SentencePiece-like. Of a
-    model in `sentencepiece` it is that one's own."""
+    """`wordlevel`: words and punctuation; `bpe`: byte-level, never an unknown token; `unigram`: SentencePiece-like. Of
+    files in `sentencepiece` the kind that they are."""
     vocab_size: int = 10_000
     """Largest number of entries of a vocabulary, special tokens included."""
     min_frequency: int = 2
