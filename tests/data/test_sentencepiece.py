@@ -197,6 +197,14 @@ def test_words_that_the_vocabulary_lacks_are_those_of_the_text_and_can_be_put_ba
         assert left_out == " ".join(plain.replace("☃", "").replace("☄", "").split())
 
 
+def test_an_accent_of_its_own_is_no_part_of_a_letter_where_the_model_leaves_text_as_it_is() -> None:
+    for kind in KINDS:
+        _, tokenizer, _ = of_model(kind, "as it is")
+        (ids,) = tokenizer.encode(["e\u0301e\u0301 ☃"])
+        assert tokenizer.unknown_words("e\u0301e\u0301 ☃")[-1] == (len(ids) - 1, "☃")
+        assert ids != tokenizer.encode(["éé ☃"])[0]
+
+
 def test_bytes_are_characters_again_and_one_is_named() -> None:
     for kind in KINDS:
         _, tokenizer, _ = of_model(kind, "bytes")
@@ -271,6 +279,8 @@ def test_a_table_of_characters_can_be_read_and_one_with_sequences_of_its_own_is_
     assert text == "ayye\u0301", "what the table does not know is left as it is"
     with pytest.raises(ValueError, match="replaces 'xy' by a rule of its own; expected rules for single characters"):
         table_normalizers(table_of("78 79\t7A\n"))
+    with pytest.raises(ValueError, match="replaces 'e\u0301' by a rule of its own"):
+        table_normalizers(table_of("65 301\tE9\n"))
     with pytest.raises(ValueError, match="has a damaged table of characters"):
         table_normalizers(table[:-3])
 
@@ -326,6 +336,23 @@ def test_models_that_cannot_be_taken_over_say_why(tmp_path: Path) -> None:
         (tmp_path / "a.model").write_bytes(model_bytes(kind))
         with pytest.raises(UserError, match=f"is a {kind} model; expected a unigram or bpe one"):
             SentencePieceFile(tmp_path / "a.model")
+
+
+def test_scores_are_those_of_sentencepiece_for_what_is_a_symbol_or_unknown(tmp_path: Path) -> None:
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model_bytes("unigram"))
+    next(piece for piece in proto.pieces if piece.piece == "▁the").type = 4
+    # Better an unknown ☃ and WX than ☃W and X, as unknown is 10 below the least.
+    for text, score in (("☃W", -30.0), ("WX", -1.0), ("X", -30.0)):
+        proto.pieces.add(piece=text, score=score, type=1)
+    (tmp_path / "a.model").write_bytes(proto.SerializeToString())
+    file = SentencePieceFile(tmp_path / "a.model")
+    tokenizer = file.tokenizer()
+    texts = ["the ☃WX", "then", "athe the"]
+    found = tokenizer.encode(texts)
+    assert found == expected_ids(file, file.processor(), texts)
+    assert [tokenizer.piece(i) for i in found[0]] == ["▁the", "▁", "<unk>", "WX"]
 
 
 def test_an_unused_piece_of_a_unigram_model_is_never_used(tmp_path: Path) -> None:
