@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from accel_tx.config import SPECIAL_TOKENS, TokenizerConfig, UserError
 from accel_tx.config.extras import lack_of
-from accel_tx.data.sentencepiece_text import SPACE, kept_apart, space_normalizers, table_normalizers
+from accel_tx.data.sentencepiece_text import SPACE, cut_inside, space_normalizers, table_normalizers
 from accel_tx.data.tokenizer import UNK_ID, Tokenizer, TokenizerPair
 
 FIELD = "tokenizer.sentencepiece"
@@ -164,8 +164,7 @@ class SentencePieceFile:
         """Cuts texts that spell the name of a piece which stands for something else."""
         texts = [piece.text for piece in self.pieces if piece.type in (_NORMAL, _USER_DEFINED)]
         names = [*SPECIAL_TOKENS, *(piece.text for piece in self.pieces if piece.type == _BYTE)]
-        patterns = "|".join(dict.fromkeys(kept_apart(name, texts) for name in names))
-        return pre_tokenizers.Split(Regex(patterns), "merged_with_previous")
+        return pre_tokenizers.Split(Regex(cut_inside(names, texts)), "merged_with_previous")
 
 
 @dataclass(frozen=True)

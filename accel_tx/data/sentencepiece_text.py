@@ -12,7 +12,8 @@ import re
 import struct
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import chain, pairwise
 
@@ -59,14 +60,14 @@ def table_normalizers(table: bytes) -> list[normalizers.Normalizer]:
 
 def space_normalizers(removes_extra: bool, adds_prefix: bool) -> list[normalizers.Normalizer]:
     """Spaces as SentencePiece has them behind its table: single ones, none at the ends, one in front; shown as ▁."""
-    chain: list[normalizers.Normalizer] = []
+    steps: list[normalizers.Normalizer] = []
     if removes_extra:
-        chain.append(normalizers.Replace(Regex(" {2,}"), " "))
-        chain.append(normalizers.Replace(Regex(r"\A +"), ""))
-        chain.append(normalizers.Replace(Regex(rf"(?<![ {SPACE}])[ {SPACE}]++\z"), ""))
+        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
+        steps.append(normalizers.Replace(Regex(r"\A +"), ""))
+        steps.append(normalizers.Replace(Regex(rf"(?<![ {SPACE}])[ {SPACE}]++\z"), ""))
     if adds_prefix:
-        chain.append(normalizers.Prepend(SPACE))
-    return [*chain, normalizers.Replace(" ", SPACE)]
+        steps.append(normalizers.Prepend(SPACE))
+    return [*steps, normalizers.Replace(" ", SPACE)]
 
 
 def table_entries(table: bytes, longest: int | None = None) -> Iterator[tuple[str, str]]:
@@ -110,10 +111,14 @@ def _is_whole(key: bytes) -> bool:
 
 
 def _composes(singles: Mapping[str, str]) -> bool:
-    """Whether the table does to every character at least what NFC does, as those for NFKC do."""
-    return all(
+    """Whether the table does to a character at least what NFC does, as those for NFKC do.
+
+    It may not know of some that Unicode has had for less long.
+    """
+    n_kept = sum(
         singles.get(char, char) == "".join(singles.get(c, c) for c in composed) for char, composed in _changed_by_nfc()
     )
+    return n_kept > 0.99 * len(_changed_by_nfc())
 
 
 @cache
@@ -192,13 +197,17 @@ def _ranges(codes: list[int]) -> str:
     return "".join(parts)
 
 
-def kept_apart(name: str, pieces: list[str]) -> str:
-    """A regular expression for a character of a token's name behind which a text that spells the name is to be cut.
+def cut_inside(names: Iterable[str], pieces: Iterable[str]) -> str:
+    """A regular expression for the characters behind which texts that spell the names of tokens are to be cut.
 
     Where a vocabulary has the name of a token among its pieces, such as `<pad>`, the text would become that token. No
     piece spans the cut, if there is such a place, so all other pieces are found as they were.
     """
-    spanning = {at: sum(name[at - 1 : at + 1] in piece for piece in pieces) for at in range(1, len(name))}
-    at = min(spanning, key=lambda place: (spanning[place], place))
+    n_with = Counter(first + second for piece in pieces for first, second in pairwise(piece))
+    return "|".join(dict.fromkeys(_cut(name, n_with) for name in names))
+
+
+def _cut(name: str, n_with: Mapping[str, int]) -> str:
+    at = min(range(1, len(name)), key=lambda place: (n_with.get(name[place - 1 : place + 1], 0), place))
     before, char, behind = (re.escape(part) for part in (name[: at - 1], name[at - 1], name[at:]))
     return f"{f'(?<={before})' if before else ''}{char}(?={behind})"
