@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 
@@ -226,7 +227,8 @@ def _read(path: Path) -> bytes:
 
 def _score(piece: Piece) -> float:
     if piece.type == _USER_DEFINED:
-        return _BONUS * (len(piece.text.encode()) - 1)
+        # As a float32, like the others: sums of such are exact, so that what ties by them does.
+        return float(np.float32(_BONUS * (len(piece.text.encode()) - 1)))
     return piece.score if piece.type == _NORMAL else 0.0
 
 

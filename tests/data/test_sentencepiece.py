@@ -346,10 +346,11 @@ def test_scores_are_those_of_sentencepiece_for_what_is_a_symbol_or_unknown(tmp_p
     # Better an unknown ☃ and WX than ☃W and X, as unknown is 10 below the least.
     for text, score in (("☃W", -30.0), ("WX", -1.0), ("X", -30.0)):
         proto.pieces.add(piece=text, score=score, type=1)
+    proto.pieces.add(piece="bbb", type=4)
     (tmp_path / "a.model").write_bytes(proto.SerializeToString())
     file = SentencePieceFile(tmp_path / "a.model")
     tokenizer = file.tokenizer()
-    texts = ["the ☃WX", "then", "athe the"]
+    texts = ["the ☃WX", "then", "athe the", "bbbbbbbb", "bbbbbbbbbbb"]
     found = tokenizer.encode(texts)
     assert found == expected_ids(file, file.processor(), texts)
     assert [tokenizer.piece(i) for i in found[0]] == ["▁the", "▁", "<unk>", "WX"]
