@@ -82,7 +82,7 @@ def test_another_run_takes_the_vocabulary_over_and_a_flag_takes_its_place(
     assert (tmp_path / "run" / name).read_bytes() == (place / "run" / name).read_bytes()
 
 
-def test_text_is_translated_drawn_scored_and_exported(
+def test_text_is_translated_scored_and_exported(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = ["--run_dir", str(place / "run")]
