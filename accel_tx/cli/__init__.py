@@ -17,7 +17,7 @@ from accel_tx.config import RunError, UserError, nearest_of
 USAGE = """\
 usage: python -m accel_tx COMMAND ...
        accelerate launch [--config_file launch/X.yaml] -m accel_tx COMMAND ...
-       (with several processes: data, check, find-lr and train)
+       (may be launched as several processes: data, check, find-lr and train)
 
 Train encoder-decoder Transformers for machine translation on HuggingFace Accelerate.
 
@@ -105,7 +105,9 @@ def _run_and_tell(argv: list[str]) -> None:
 
         if not is_shortage(error):
             raise
-        smaller = ", or give a lower --max_tokens or --beam_size" if argv[0] in _THAT_SEARCH else ""
+        options = ["--max_tokens", "--beam_size"] if argv[0] in _THAT_SEARCH else []
+        options += ["--n_processes"] if any(word.startswith("--n_processes") for word in argv) else []
+        smaller = f", or give a lower {' or '.join(options)}" if options else ""
         advice = f"end other programs that hold memory, take a device with more{smaller}"
         print(f"accel_tx: out of memory ({quoted(error)}); {advice}", file=sys.stderr)
         sys.exit(1)
@@ -157,17 +159,18 @@ def _check_processes(command: str) -> None:
     """
     n_processes = os.environ.get("WORLD_SIZE", "1")
     if n_processes not in ("", "1") and command not in _OF_SEVERAL_PROCESSES:
-        several = f" --n_processes {n_processes}" if command in _WITH_PROCESSES_OF_ITS_OWN else " ..."
+        n_here = os.environ.get("LOCAL_WORLD_SIZE") or n_processes
+        several = f" --n_processes {n_here}" if command in _WITH_PROCESSES_OF_ITS_OWN else ""
         raise UserError(
             f"{command} was launched as {n_processes} processes (WORLD_SIZE); expected one: run python -m accel_tx "
-            f"{command}{several} without a launcher, and where the machine sets it, after `unset WORLD_SIZE`"
+            f"{command} ...{several} without a launcher, and where the machine sets it, after `unset WORLD_SIZE`"
         )
 
 
 def _keep_standard_descriptors() -> None:
     """Where one was closed by whoever started us, no file of ours may take its number and be written to as output."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+        os.set_inheritable(descriptor, True)  # nor one of a process that the command starts
     os.close(descriptor)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:

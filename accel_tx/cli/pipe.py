@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -61,14 +60,12 @@ class Progress:
             total=sum(known), unit="B", unit_scale=True, disable=hidden, file=sys.stderr, dynamic_ncols=True
         )
         self._n_lines = 0
-        self._lock = threading.Lock()  # lines may be read in another thread than they are answered in
 
     def add(self, n_lines: int = 0, n_bytes: int = 0) -> None:
         """So much of the input is done."""
-        with self._lock:
-            self._n_lines += n_lines
-            self._bar.set_postfix_str(f"{self._n_lines:,} lines", refresh=False)
-            self._bar.update(n_bytes)
+        self._n_lines += n_lines
+        self._bar.set_postfix_str(f"{self._n_lines:,} lines", refresh=False)
+        self._bar.update(n_bytes)
 
     def __enter__(self) -> Progress:
         return self

@@ -66,11 +66,14 @@ def run(argv: list[str]) -> None:
     with opened_translator(options) as translator, Progress([options.src, options.tgt], options.output) as progress:
 
         def answers() -> Iterator[list[str]]:
-            blocks = _blocks_of_pairs(options.src, options.tgt, progress)
-            begun = ((_begin(translator, options, *pairs, remarks, totals), len(pairs[0])) for pairs in blocks)
-            for finish, n_pairs in taken_ahead(begun, blocks_ahead(options)):
+            blocks = _blocks_of_pairs(options.src, options.tgt)
+            begun = (
+                (_begin(translator, options, src, tgt, remarks, totals), len(src), n_bytes)
+                for src, tgt, n_bytes in blocks
+            )
+            for finish, n_pairs, n_bytes in taken_ahead(begun, blocks_ahead(options)):
                 yield finish()
-                progress.add(n_lines=n_pairs)
+                progress.add(n_pairs, n_bytes)
 
         write_blocks(options.output, answers())
     remarks.sum_up()
@@ -100,8 +103,10 @@ class _Totals:
         return f"{self.n_scored:,}{too_long} pairs scored, {self.n_tokens:,} target tokens{unknown}{per_token}"
 
 
-def _blocks_of_pairs(src_name: str, tgt_name: str, progress: Progress) -> Iterator[tuple[list[Line], list[Line]]]:
-    src_lines, tgt_lines = _lines(src_name, progress), _lines(tgt_name, progress)
+def _blocks_of_pairs(src_name: str, tgt_name: str) -> Iterator[tuple[list[Line], list[Line], int]]:
+    """Lines of both sides, and how many bytes have been read since the block before."""
+    n_bytes_read: list[int] = []
+    src_lines, tgt_lines = _lines(src_name, n_bytes_read), _lines(tgt_name, n_bytes_read)
     src: list[Line] = []
     tgt: list[Line] = []
     n_chars = 0
@@ -119,16 +124,17 @@ def _blocks_of_pairs(src_name: str, tgt_name: str, progress: Progress) -> Iterat
         tgt.append(theirs)
         n_chars += len(ours.text) + len(theirs.text)
         if len(src) == LINES_PER_BLOCK or n_chars >= _CHARS_PER_BLOCK:
-            yield src, tgt
+            yield src, tgt, sum(n_bytes_read)
             src, tgt, n_chars = [], [], 0
+            n_bytes_read.clear()
     if src:
-        yield src, tgt
+        yield src, tgt, sum(n_bytes_read)
 
 
-def _lines(name: str, progress: Progress) -> Iterator[Line]:
+def _lines(name: str, n_bytes_read: list[int]) -> Iterator[Line]:
     for block in read_blocks(name):
+        n_bytes_read.append(block.n_bytes)
         yield from block.lines
-        progress.add(n_bytes=block.n_bytes)
 
 
 def _begin(

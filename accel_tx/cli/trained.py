@@ -81,7 +81,7 @@ def check_n_processes(options: Namespace) -> None:
 
 def blocks_ahead(options: Namespace) -> int:
     """Blocks of lines to begin before they are asked for, so that no process waits for the end of a block."""
-    return 0 if options.n_processes == 1 else 2 * options.n_processes
+    return 0 if options.n_processes == 1 else 2 + options.n_processes
 
 
 @contextmanager
@@ -90,12 +90,18 @@ def opened_translator(options: Namespace) -> Iterator[LineTranslator]:
     if options.n_processes == 1:
         yield load_translator(options)
         return
+    from accel_tx.data.processes import n_cores
     from accel_tx.inference.model_processes import ModelProcesses, TranslatingProcesses, What
     from accel_tx.inference.translator import Trained
+    from accel_tx.model.gpu import uses_gpu
 
+    n = options.n_processes
+    if not uses_gpu() and n > n_cores():
+        told = f"--n_processes is {n}, but there are {n_cores()} core(s): some will wait for others"
+        print(f"accel_tx: {told}", file=sys.stderr)
     what = What(Path(options.run_dir), options.weights, given_fields(options, DecodeConfig), members(options))
     trained = Trained.read(what.run_dir, what.weights, what.decode, what.others)
-    with ModelProcesses(what, options.n_processes) as processes:
+    with ModelProcesses(what, n) as processes:
         yield TranslatingProcesses(trained, processes)
 
 

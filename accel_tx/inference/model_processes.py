@@ -6,16 +6,19 @@ would wait for its slowest thread. Of several GPUs each process takes the next o
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import pickle
 import queue
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,11 +31,15 @@ from accel_tx.child_processes import end_with_the_command
 from accel_tx.config import RunError
 from accel_tx.data.collator import TokenPair
 from accel_tx.data.processes import n_cores
+from accel_tx.inference.ensemble import members_of
 from accel_tx.inference.line_translator import Answer, LineTranslator, PartBatch
 from accel_tx.inference.members import Member
 from accel_tx.inference.translator import Trained, Translator, best_device
 from accel_tx.model.gpu import uses_gpu
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_THREADS_ARE_TOLD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_PATIENCE_S = 1.0
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
 
@@ -51,7 +58,10 @@ class ModelProcesses:
     """So many processes, each with the model; to be used as a context, at whose end they are gone."""
 
     def __init__(self, what: What, n_processes: int) -> None:
-        """Start them, and wait until each has its model. Raises: what `Translator.from_run_dir` raises."""
+        """Start them, and wait until each has its model.
+
+        Raises: what `Translator.from_run_dir` raises; RunError where not all can be started, or weights differ.
+        """
         self.n_processes = n_processes
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(n_processes)
@@ -59,8 +69,10 @@ class ModelProcesses:
         try:
             for number in range(n_processes):
                 self._workers.append(_Worker(what, number, n_processes))
+            fingerprints = {worker.receive() for worker in self._workers}
+            if len(fingerprints) > 1:  # a training that runs puts new weights in the place of the best so far
+                raise RunError(f"{what.run_dir}: its weights changed while they were loaded; run the command again")
             for worker in self._workers:
-                worker.receive()
                 self._idle.put(worker)
         except BaseException:
             self.close()
@@ -124,13 +136,18 @@ class _Worker:
     """The handle on one process."""
 
     def __init__(self, what: What, number: int, n_processes: int) -> None:
+        """Raises: RunError where the system starts no more of them."""
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process: BaseProcess = context.Process(
-            target=_serve, args=(theirs, what, number, n_processes), daemon=True
-        )
-        self._process.start()
-        theirs.close()
+        try:
+            self._connection, theirs = context.Pipe()
+            self._process: BaseProcess = context.Process(
+                target=_serve, args=(theirs, what, number, n_processes), daemon=True
+            )
+            with theirs, _signals_blocked():
+                self._process.start()
+        except OSError as error:
+            which = f"process {number + 1} of {n_processes}"
+            raise RunError(f"{which} cannot be started ({error.strerror}); give a lower --n_processes") from None
 
     def send(self, task: Any) -> None:
         with self._told_of_its_end():
@@ -158,48 +175,78 @@ class _Worker:
         try:
             yield
         except (EOFError, OSError):
-            self._process.join()
+            self._process.join(_PATIENCE_S)
+            self.kill()
             status = self._process.exitcode
-            raise RunError(
-                f"one of the processes that hold the model ended with status {status} (-9: out of memory?); where the "
-                "memory is short give a lower --n_processes"
-            ) from None
+            if status == -signal.SIGTERM:
+                time.sleep(_PATIENCE_S)  # it went to the whole group: the command's own handler has the word
+            if status == -signal.SIGKILL:
+                how = "was killed, as where memory runs out: a lower --n_processes needs less"
+            else:
+                how = f"ended with status {status}; what it printed stands above"
+            raise RunError(f"one of the processes that hold the model {how}") from None
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Inside, a process that starts gets Ctrl-C and SIGTERM only once it says what to do then."""
+    resource_tracker.ensure_running()  # its start would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(connection: Connection, what: What, number: int, n_processes: int) -> None:
-    # The command is told, and ends its processes.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command gets it too, and ends its processes
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     os.dup2(2, 1)  # the output is the command's alone
     end_with_the_command()
     with suppress(EOFError, BrokenPipeError):  # the command is gone
-        try:
-            translator = _load(what, number, n_processes)
-        except Exception as error:
-            _send(connection, None, error)
-            return
-        _send(connection, None, None)
-        while True:
+        translator = _answered(connection, lambda: _load(what, number, n_processes), _fingerprint)
+        while translator is not None:
             function, given = connection.recv()
-            try:
-                found = function(translator, given)
-            except Exception as error:
-                _send(connection, None, error)
-            else:
-                _send(connection, found, None)
+            _answered(connection, lambda: function(translator, given), lambda found: found)  # noqa: B023
 
 
-def _send(connection: Connection, found: Any, error: Exception | None) -> None:
-    trace = "" if error is None else "".join(traceback.format_exception(error))
+def _answered(connection: Connection, make: Callable[[], _Found], shown: Callable[[_Found], Any]) -> _Found | None:
+    """Make something and send what is to be shown of it, or the error that came instead; None then."""
     try:
-        connection.send((found, error, trace))
-    except (TypeError, AttributeError, pickle.PicklingError):  # not every error can be sent
-        connection.send((None, RuntimeError(str(error)), trace))
+        found = make()
+        message = pickle.dumps((shown(found), None, ""))
+    except Exception as error:
+        connection.send((None, _sendable(error), "".join(traceback.format_exception(error))))
+        return None
+    connection.send_bytes(message)
+    return found
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, if it is of a kind that means the same in the command, and comes out as it went in."""
+    # There an OSError would be one of the command's own files.
+    if not isinstance(error, OSError):
+        with suppress(Exception):
+            if str(pickle.loads(pickle.dumps(error))) == str(error):
+                return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _load(what: What, number: int, n_processes: int) -> Translator:
-    if "OMP_NUM_THREADS" not in os.environ:
+    if not any(os.environ.get(name) for name in _THREADS_ARE_TOLD):
         torch.set_num_threads(max(1, n_cores() // n_processes))
-    if uses_gpu():
-        torch.cuda.set_device(number % torch.cuda.device_count())
-    return Translator.from_run_dir(what.run_dir, what.weights, best_device(), what.decode, what.others)
+    gpu = number % torch.cuda.device_count() if uses_gpu() else 0
+    device = best_device(gpu)
+    if device.type == "cuda":
+        torch.cuda.set_device(gpu)
+    return Translator.from_run_dir(what.run_dir, what.weights, device, what.decode, what.others)
+
+
+def _fingerprint(translator: Translator) -> str:
+    """SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for model in members_of(translator.model):
+        for tensor in model.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

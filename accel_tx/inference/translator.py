@@ -189,10 +189,12 @@ def load_run_config(run_dir: Path) -> Config:
         raise UserError(f"{run_dir}/config.yaml: {error}") from None
 
 
-def best_device() -> torch.device:
-    """The GPU where there is one and ACCELERATE_USE_CPU does not ask for the CPU, else the CPU.
+def best_device(index: int | None = None) -> torch.device:
+    """The GPU where there is one and ACCELERATE_USE_CPU does not ask for the CPU, else the CPU; of several `index`.
 
     Raises: UserError where the installed torch has no code for that GPU.
     """
-    check_gpu_build()
-    return torch.device("cuda" if uses_gpu() else "cpu")
+    check_gpu_build(index)
+    if not uses_gpu():
+        return torch.device("cpu")
+    return torch.device("cuda" if index is None else f"cuda:{index}")

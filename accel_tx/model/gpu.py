@@ -28,11 +28,14 @@ def uses_gpu() -> bool:
     return not told_cpu() and torch.cuda.is_available()
 
 
-def check_gpu_build() -> None:
-    """Raise UserError where the installed torch has no code for the GPU of this process, naming what to install."""
+def check_gpu_build(index: int | None = None) -> None:
+    """Raise UserError where the installed torch has no code for a GPU, by default that of this process of a launcher.
+
+    It names what to install.
+    """
     if not uses_gpu() or torch.version.hip:
         return
-    index = int(os.environ.get("LOCAL_RANK", "0"))
+    index = int(os.environ.get("LOCAL_RANK", "0")) if index is None else index
     major, minor = torch.cuda.get_device_capability(index)
     built_for = torch.cuda.get_arch_list()
     if not build_drives(built_for, major, minor):

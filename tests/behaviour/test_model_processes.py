@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import pickle
 import select
 import signal
 import subprocess
@@ -12,11 +14,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
+import torch
 
 from accel_tx.cli import main
+from accel_tx.config import RunError, UserError
+from accel_tx.inference import model_processes
+from accel_tx.inference.model_processes import ModelProcesses, What, _fingerprint, _sendable
+from accel_tx.inference.translator import Translator
 from tests.conftest import REPOSITORY
 from tests.export.runs import make_run, pairs, sentences
 
@@ -79,7 +87,7 @@ def test_scores_are_those_of_one_process(run_dir: Path, tmp_path: Path, capsys: 
     [
         (["translate", "--n_processes", "0"], "--n_processes is 0; expected from 1 to 1,000"),
         (["score", "--src", "a", "--tgt", "b", "--n_processes", "-1"], "--n_processes is -1; expected from 1 to"),
-        (["translate", "--n_processes", "2", "--weights", "final"], "final"),
+        (["translate", "--n_processes", "2", "--weights", "final"], "final: holds no weights; "),
         pytest.param(
             *(["translate", "--n_processes", "2", "--input", "nothing"], "nothing: cannot be read (No such file"),
             marks=pytest.mark.slow,
@@ -129,16 +137,14 @@ def test_a_model_without_a_finite_score_ends_as_in_one_process(
 
 def spoil(weights: Path) -> None:
     """Make every weight as large as a float can be."""
-    import torch
     from safetensors.torch import load_file, save_file
 
     save_file({name: torch.full_like(values, 3e38) for name, values in load_file(weights).items()}, weights)
 
 
 @contextlib.contextmanager
-def translating(run_dir: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
-    """A command whose two processes have answered a line, and wait for the next; with an older file in its place."""
-    (tmp_path / "out").write_text("older")
+def translating(run_dir: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
+    """A command whose two processes have answered a line, and wait for the next."""
     command = [sys.executable, "-m", "accel_tx", "translate", "--run_dir", str(run_dir), "--n_processes", "2"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -158,15 +164,15 @@ def translating(run_dir: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Pope
 
 
 @pytest.mark.slow
-def test_a_process_that_was_killed_is_told(run_dir: Path, tmp_path: Path) -> None:
-    with translating(run_dir, tmp_path) as (command, workers):
+def test_a_process_that_was_killed_is_told(run_dir: Path) -> None:
+    with translating(run_dir) as (command, workers):
         for worker in workers:
             worker.kill()
         _, error = command.communicate(b"We eat.\n", timeout=_PATIENCE_S)
         assert command.returncode == 1
         assert error.decode() == (
-            "accel_tx: one of the processes that hold the model ended with status -9 (-9: out of memory?); where the "
-            "memory is short give a lower --n_processes\n"
+            "accel_tx: one of the processes that hold the model was killed, as where memory runs out: a lower "
+            "--n_processes needs less\n"
         )
 
 
@@ -178,8 +184,8 @@ def test_a_process_that_was_killed_is_told(run_dir: Path, tmp_path: Path) -> Non
         pytest.param(signal.SIGKILL, -9, b"", marks=pytest.mark.slow),
     ],
 )
-def test_processes_end_with_the_command(number: int, status: int, error: bytes, run_dir: Path, tmp_path: Path) -> None:
-    with translating(run_dir, tmp_path) as (command, workers):
+def test_processes_end_with_the_command(number: int, status: int, error: bytes, run_dir: Path) -> None:
+    with translating(run_dir) as (command, workers):
         for process in (
             (*workers, command) if number != signal.SIGKILL else (command,)
         ):  # as a terminal and `timeout` do
@@ -191,3 +197,138 @@ def test_processes_end_with_the_command(number: int, status: int, error: bytes, 
             time.sleep(0.05)
         assert command.stderr is not None
         assert command.stderr.read() == error
+
+
+@pytest.mark.slow
+def test_a_signal_while_processes_start_is_one_line(run_dir: Path) -> None:
+    command = [sys.executable, "-m", "accel_tx", "translate", "--run_dir", str(run_dir), "--n_processes", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, start_new_session=True
+    ) as process:
+        ends_at_s = time.monotonic() + _PATIENCE_S
+        while not any("spawn_main" in " ".join(one.cmdline()) for one in children_of(process)):
+            assert time.monotonic() < ends_at_s
+            time.sleep(0.01)
+        time.sleep(0.5)  # while it imports torch
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=_PATIENCE_S)
+    assert (process.returncode, error) == (130, b"accel_tx: interrupted\n")
+
+
+def children_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        return [one for one in psutil.Process(process.pid).children() if one.status() != psutil.STATUS_ZOMBIE]
+    return []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_are_not_taken_for_others(closed: str, run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("We read.\nWe eat.\n")
+    files = f'--input "{tmp_path / "in"}" --output "{tmp_path / "out"}"'
+    command = f'"$0" -m accel_tx translate --run_dir "$1" --n_processes 2 {files} {closed}'
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, str(run_dir)], capture_output=True, env=environment, timeout=240
+    )
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert (tmp_path / "out").read_text().count("\n") == 2
+
+
+class Pretended:
+    """A process that has loaded what `fingerprints` says next."""
+
+    fingerprints: ClassVar[list[str]] = []
+    n_alive: ClassVar[int] = 0
+
+    def __init__(self, *_: object) -> None:
+        Pretended.n_alive += 1
+
+    def receive(self) -> str:
+        return self.fingerprints.pop(0)
+
+    def kill(self) -> None:
+        Pretended.n_alive -= 1
+
+    def close(self) -> None:
+        pass
+
+
+def test_processes_that_hold_other_weights_than_each_other_are_refused(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_processes, "_Worker", Pretended)
+    what = What(run_dir, "best", {}, ())
+    monkeypatch.setattr(Pretended, "fingerprints", ["a", "a"])
+    with ModelProcesses(what, 2):
+        assert Pretended.n_alive == 2
+    monkeypatch.setattr(Pretended, "fingerprints", ["a", "b"])
+    with pytest.raises(RunError, match="its weights changed while they were loaded; run the command again"):
+        ModelProcesses(what, 2)
+    assert Pretended.n_alive == 0
+
+
+def test_a_fingerprint_tells_weights_apart(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    other = make_run(tmp_path / "run", kind="wordlevel", seed=2)
+    found = [
+        _fingerprint(Translator.from_run_dir(folder, "best", torch.device("cpu"), {"precision": precision}))
+        for folder, precision in ((run_dir, "float32"), (run_dir, "float32"), (run_dir, "bfloat16"), (other, "float32"))
+    ]
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_a_refused_start_leaves_no_process(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(*_: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", start)
+    with pytest.raises(SystemExit) as ended:
+        main(["translate", "--run_dir", str(run_dir), "--n_processes", "2"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "accel_tx: process 1 of 2 cannot be started (Resource temporarily unavailable); give a lower --n_processes\n"
+    )
+
+
+class TakesTwoError(Exception):
+    """One that pickles, and does not come out again."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+@pytest.mark.parametrize(
+    ("error", "sent"),
+    [
+        (UserError("expected a word"), UserError("expected a word")),
+        (MemoryError("9 GiB"), MemoryError("9 GiB")),
+        (TakesTwoError("this", "that"), RuntimeError("TakesTwoError: this and that")),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), RuntimeError("BrokenPipeError: [Errno 32] Broken pipe")),
+    ],
+)
+def test_an_error_comes_out_as_what_it_means(error: Exception, sent: Exception) -> None:
+    found = pickle.loads(pickle.dumps(_sendable(error)))
+    assert (type(found), str(found)) == (type(sent), str(sent))
+
+
+@pytest.mark.parametrize(("n_gpus", "expected"), [(0, []), (1, [0, 0, 0]), (2, [0, 1, 0])])
+def test_each_process_takes_the_next_gpu(
+    n_gpus: int, expected: list[int], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    devices: list[torch.device] = []
+    monkeypatch.setattr(model_processes, "uses_gpu", lambda: n_gpus > 0)
+    monkeypatch.setattr("accel_tx.inference.translator.uses_gpu", lambda: n_gpus > 0)
+    monkeypatch.setattr("accel_tx.inference.translator.check_gpu_build", lambda index: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(Translator, "from_run_dir", lambda run, weights, device, *_: devices.append(device))
+    for number in range(3):
+        model_processes._load(What(run_dir, "best", {}, ()), number, 3)
+    assert taken == expected
+    assert devices == ([torch.device("cuda", i) for i in expected] or [torch.device("cpu")] * 3)

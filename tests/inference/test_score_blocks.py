@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from accel_tx.cli import score
-from accel_tx.cli.pipe import Progress
 from accel_tx.config import UserError
 
 
@@ -15,9 +14,9 @@ def blocks(tmp_path: Path, src: list[str], tgt: list[str]) -> list[tuple[list[st
     names = [str(tmp_path / side) for side in ("src", "tgt")]
     for name, lines in zip(names, (src, tgt)):
         Path(name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    with Progress(names, "-") as progress:
-        found = list(score._blocks_of_pairs(*names, progress))
-    return [([line.text for line in ours], [line.text for line in theirs]) for ours, theirs in found]
+    found = list(score._blocks_of_pairs(*names))
+    assert sum(n_bytes for _, _, n_bytes in found) == sum(Path(name).stat().st_size for name in names)
+    return [([line.text for line in ours], [line.text for line in theirs]) for ours, theirs, _ in found]
 
 
 def test_a_block_ends_at_so_many_pairs_or_characters_of_both_sides(
