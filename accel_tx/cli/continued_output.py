@@ -95,10 +95,11 @@ def blocks_left(
         n_read += len(block.lines)
         if n_done < len(block.lines):
             yield block, n_done
-    if n_read < output.n_lines:
+    n_begun = output.n_lines + output.has_rest
+    if n_read < n_begun:
         raise UserError(
-            f"{output.path}: has {output.n_lines:,} lines and {readable(name)} only {n_read:,}; expected the output of "
-            "the same input, or another --output"
+            f"{output.path}: has {n_begun:,} lines and {readable(name)} only {n_read:,}; expected the output of the "
+            "same input, or another --output"
         )
 
 

@@ -91,7 +91,9 @@ def test_what_this_command_would_not_have_written_is_refused_and_stays(
     assert "not what" in refused(capsys, "--run_dir", str(run_dir), *files, "--format", "jsonl")
     source.write_text("".join(f"{sentence}\n" for sentence in sentences(12)))
     line = refused(capsys, "--run_dir", str(run_dir), *files)
-    assert f"out: has 20 lines and {source} only 12; expected the output of the same input" in line
+    assert f"out: has 21 lines and {source} only 12; expected the output of the same input" in line
+    source.write_text("".join(f"{sentence}\n" for sentence in sentences(20)))
+    assert f"out: has 21 lines and {source} only 20; " in refused(capsys, "--run_dir", str(run_dir), *files)
     assert output.read_bytes() == begun
 
 
