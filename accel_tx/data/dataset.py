@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,8 +88,8 @@ def prepare_data(config: Config, run_dir: Path | None = None) -> PreparedData:
 
 def _with_vocabulary_of(run_dir: Path, config: Config) -> Config:
     """The config, with the run's own vocabularies where `tokenizer.sentencepiece` names a file that is gone."""
-    files, has_own = config.tokenizer.sentencepiece, (run_dir / "tokenizer").is_dir()
-    if all(Path(path).is_file() for path in files) or not has_own:
+    is_whole = all(os.path.isfile(path) for path in config.tokenizer.sentencepiece)
+    if is_whole or not os.path.isdir(run_dir / "tokenizer"):
         return config
     own = dataclasses.replace(config.tokenizer, sentencepiece=[], from_run=str(run_dir))
     return dataclasses.replace(config, tokenizer=own)
