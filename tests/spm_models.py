@@ -69,7 +69,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "split_by_whitespace": False,
         "pad_id": 3,
     },
-    "spaces kept": {"remove_extra_whitespaces": False},
+    "spaces kept": {"remove_extra_whitespaces": False, "user_defined_symbols": ["▁▁", "▁▁▁", "New▁York"]},
     "as it is, bare": {
         "normalization_rule_name": "identity",
         "add_dummy_prefix": False,

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from accel_tx.inference.parts import TranslatedLine
 
 _N_EXAMPLES, _LONGEST_EXAMPLE_CHARS = 5, 30
+Check = Callable[[list[Line], list[str]], None]
+"""Gets lines of the input that are done, and what would be written for them now."""
 
 
 def run(argv: list[str]) -> None:
@@ -53,28 +55,39 @@ def run(argv: list[str]) -> None:
     remarks, found = Remarks(), _Found()
     with opened_translator(options) as translator, Progress([options.input], options.output) as progress:
 
-        def answers(blocks: Iterable[tuple[Block, int]]) -> Iterator[list[str]]:
+        def answers(blocks: Iterable[tuple[Block, int]], check_done: Check | None = None) -> Iterator[list[str]]:
             begun = (
                 (_begin(translator, options, block.lines, remarks, found), block, n_done) for block, n_done in blocks
             )
             for finish, block, n_done in taken_ahead(begun, blocks_ahead(options)):
-                yield finish()[n_done:]
+                lines = finish()
+                if n_done and check_done is not None:
+                    check_done(block.lines[:n_done], lines[:n_done])
+                yield lines[n_done:]
                 progress.add(len(block.lines) - n_done, block.n_bytes)
 
         blocks = read_blocks(options.input, options.block_lines)
-        if options.resume:
-            with opened_to_go_on(options.output) as output:
-                if output.n_lines:
-                    remarks.say(f"{options.output} has {output.n_lines:,} line(s); going on behind them")
-
-                def check(lines: list[Line]) -> None:
-                    now = _begin(translator, options, lines, Silent(), _Found())()
-                    output.check(now, lambda line: _text_of(line, options.format))
-
-                for lines in answers(blocks_left(blocks, output, options.input, check)):
-                    output.append(lines)
-        else:
+        if not options.resume:
             write_blocks(options.output, answers((block, 0) for block in blocks))
+        else:
+            with opened_to_go_on(options.output) as output:
+                if output.told:
+                    remarks.say(output.told)
+
+                def check_done(done: list[Line], now: list[str]) -> None:
+                    numbers = [line.number for line in done]
+                    output.check(dict(zip(numbers, now, strict=True)), lambda line: _content_of(line, options.format))
+
+                def check(done: list[Line]) -> None:
+                    before = translator.n_split, translator.n_cut
+                    check_done(done, _begin(translator, options, done, Silent(), _Found())())
+                    translator.n_split, translator.n_cut = before
+
+                def pass_over(block: Block) -> None:
+                    progress.add(0, block.n_bytes)
+
+                for lines in answers(blocks_left(blocks, output, options.input, check, pass_over), check_done):
+                    output.append(lines)
     remarks.sum_up()
     found.sum_up(remarks, options.prefix_key, unknown_are_copied=translator.decode.unknown == "copy")
     warn_of_lengths(translator)
@@ -154,13 +167,14 @@ def _begin(
     return finish
 
 
-def _text_of(line: str, written_as: str) -> str | None:
-    """The best translation in a line of output; None where the line is none."""
+def _content_of(line: str, written_as: str) -> object:
+    """What is told by a line of output, without its numbers; None where the line is none."""
     if written_as == "text":
         return line
     try:
-        return str(json.loads(line)["translations"][0]["text"])
-    except (ValueError, LookupError, TypeError):
+        values = json.loads(line)
+        return values["source"], [found["text"] for found in values["translations"]]
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

@@ -86,7 +86,7 @@ class TokenizerConfig:
                 raise UserError(f"tokenizer.symbols has {symbol}, which every vocabulary has; leave it out")
         if len(set(self.symbols)) < len(self.symbols):
             raise UserError(f"tokenizer.symbols has {self.symbols}; expected each only once")
-        if self.vocab_size - len(self.symbols) < floor:
+        if not self.sentencepiece and self.vocab_size - len(self.symbols) < floor:
             raise UserError(
                 f"tokenizer.vocab_size is {self.vocab_size}, with {len(self.symbols)} symbols among them; "
                 f"expected {floor} more than symbols"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,12 +59,14 @@ class PreparedData:
     """Sources of the test text as they stand in the input, mapped from disk; None where there is no test text."""
     test_tgt: pa.ChunkedArray | None = None
     """Their references."""
+    sentencepiece_sha256: list[str] | None = None
+    """Of the files that the vocabularies were converted from."""
 
 
 def prepare_data(config: Config, run_dir: Path | None = None) -> PreparedData:
     """Load the prepared data from the cache, or make it first.
 
-    A run that is in `run_dir` has its vocabularies, should the files that they were converted from be gone.
+    A run that is in `run_dir` has its vocabularies: the SentencePiece files that they are of are not needed any more.
     Of several processes that want the same data, of one launch or of many, one makes it and the others wait.
     Raises: UserError for input that cannot be used.
     """
@@ -75,28 +76,34 @@ def prepare_data(config: Config, run_dir: Path | None = None) -> PreparedData:
     def make(empty: Path) -> None:
         from accel_tx.data.prepare import prepare
 
-        prepare(config, empty)
+        prepare(config, empty, own)
 
-    if run_dir is not None:
-        config = _with_vocabulary_of(run_dir, config)
-    folder = cache_folder(config)
+    sha256, own = _sentencepiece_of(config.tokenizer, run_dir)
+    folder = cache_folder(config, sha256)
     make_once(folder, make)
     give_back_memory()
-    data = load_prepared(folder)
+    data = dataclasses.replace(load_prepared(folder), sentencepiece_sha256=sha256)
     return _in_both_directions(data) if config.data.both_directions else data
 
 
-def _with_vocabulary_of(run_dir: Path, config: Config) -> Config:
-    """The config, with the run's own vocabularies where `tokenizer.sentencepiece` names a file that is gone."""
-    is_whole = all(os.path.isfile(path) for path in config.tokenizer.sentencepiece)
-    if is_whole or not os.path.isdir(run_dir / "tokenizer"):
-        return config
-    own = dataclasses.replace(config.tokenizer, sentencepiece=[], from_run=str(run_dir))
-    return dataclasses.replace(config, tokenizer=own)
+def _sentencepiece_of(config: TokenizerConfig, run_dir: Path | None) -> tuple[list[str] | None, Path | None]:
+    """The SHA-256 of the files in `config.sentencepiece`, and the folder where a run has their vocabularies already."""
+    if not config.sentencepiece:
+        return None, None
+    from accel_tx.data import sentencepiece_file
+
+    if run_dir is not None:
+        recorded = sentencepiece_file.recorded_sha256(config, run_dir / "tokenizer")
+        if recorded is not None:
+            return recorded, run_dir / "tokenizer"
+    return sentencepiece_file.sha256_of(config), None
 
 
-def cache_folder(config: Config) -> Path:
-    """Where the prepared data of this input and these settings stands, whether or not it is there yet."""
+def cache_folder(config: Config, sentencepiece_sha256: Sequence[str] | None = None) -> Path:
+    """Where the prepared data of this input and these settings stands, whether or not it is there yet.
+
+    Files in `tokenizer.sentencepiece` are read, unless their SHA-256 are given.
+    """
     from accel_tx.data.corpus import input_fingerprint
 
     key = {
@@ -106,19 +113,20 @@ def cache_folder(config: Config) -> Path:
         "corpora": [
             (entry.name, entry.weight, entry.clean_config(config.clean).rules()) for entry in config.data.entries()
         ],
-        "tokenizer": _identity_of(config.tokenizer),
+        "tokenizer": _identity_of(config.tokenizer, sentencepiece_sha256),
         "max_positions": config.model.max_positions,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return Path(config.data.cache_dir).expanduser() / digest[:20]
 
 
-def _identity_of(config: TokenizerConfig) -> dict[str, Any]:
+def _identity_of(config: TokenizerConfig, sentencepiece_sha256: Sequence[str] | None) -> dict[str, Any]:
     """What decides the vocabularies: of those of a run or of files what they are, not where they lie."""
     if config.sentencepiece:
         from accel_tx.data.sentencepiece_file import sha256_of
 
-        return {"sentencepiece": sha256_of(config), "kind": config.kind, "symbols": config.symbols}
+        sha256 = sentencepiece_sha256 or sha256_of(config)
+        return {"sentencepiece": sha256, "kind": config.kind, "symbols": config.symbols}
     if config.from_run is None:
         values = dataclasses.asdict(config)
         # As earlier versions had it.

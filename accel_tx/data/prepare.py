@@ -40,8 +40,11 @@ _N_COMPARED = 20_000
 _TEXT = pa.schema([("src", pa.string()), ("tgt", pa.string())])
 
 
-def prepare(config: Config, folder: Path) -> None:
-    """Fill the folder: `train_N.arrow` and `valid.arrow`, the tokenizers, and `meta.json`."""
+def prepare(config: Config, folder: Path, converted: Path | None = None) -> None:
+    """Fill the folder: `train_N.arrow` and `valid.arrow`, the tokenizers, and `meta.json`.
+
+    `converted` is a folder with the tokenizers of `tokenizer.sentencepiece`, where they have been converted before.
+    """
     entries = config.data.entries()
     for entry in entries:
         check_rules_can_run(entry.clean_config(config.clean), config.data.src_lang, config.data.tgt_lang)
@@ -55,7 +58,7 @@ def prepare(config: Config, folder: Path) -> None:
         train, valid, n_split_off, report, notes = _split(cleaned, corpus.valid, config, report)
         give_back_memory()
         epoch = weighted_segments(names, train, [e.weight for e in entries])
-        tokenizers, vocabulary_note = _vocabularies(epoch, config.tokenizer)
+        tokenizers, vocabulary_note = _vocabularies(epoch, config.tokenizer, converted)
         tokenizers.save(folder / "tokenizer")
         meta, report = _encode_all(epoch, valid, n_split_off, tokenizers, config, report, folder)
         meta |= _encode_valid_sets(corpus.valid_sets, tokenizers, config, folder, meta["sha256"])
@@ -73,10 +76,15 @@ def prepare(config: Config, folder: Path) -> None:
     (folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
-def _vocabularies(epoch: Sequence[Segment], config: TokenizerConfig) -> tuple[TokenizerPair, list[str]]:
+def _vocabularies(
+    epoch: Sequence[Segment], config: TokenizerConfig, converted: Path | None
+) -> tuple[TokenizerPair, list[str]]:
     """Learned, or those of files or another run; and a note where they do not come from all the pairs."""
     if config.from_run is not None:
         return tokenizers_of_run(config), ["vocabulary of another run (tokenizer.from_run)"]
+    if converted is not None:
+        names = " and ".join(config.sentencepiece)
+        return TokenizerPair.load(converted), [f"vocabulary of {names}, as it was converted for the run"]
     if config.sentencepiece:
         pairs = [segment.pairs for segment in epoch]
         tokenizers, agreement = sentencepiece_file.convert(config, lambda side: sampled(pairs, side, _N_COMPARED // 2))

@@ -6,6 +6,8 @@ The ids are ours: the four special tokens come first, then all other pieces in t
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +66,8 @@ class SentencePieceFile:
             proto.ParseFromString(self.bytes)
         except DecodeError:
             proto.Clear()
-        if not proto.pieces or not proto.HasField("trainer_spec") or not proto.HasField("normalizer_spec"):
+        is_whole = proto.HasField("trainer_spec") and proto.HasField("normalizer_spec")
+        if not proto.pieces or not is_whole or not all(isinstance(piece.piece, str) for piece in proto.pieces):
             raise UserError(f"{self.where}: is no SentencePiece model, or a damaged one; expected a .model file")
         try:
             self.processor()
@@ -121,7 +124,8 @@ class SentencePieceFile:
         fast.normalizer = self._normalizer(stand_ins)
         if self.kind == "unigram":
             fast.pre_tokenizer = self._cut_names()
-        shown = [] if self.kind == "unigram" else [decoders.Replace(char, text) for text, char in stand_ins.items()]
+        stood_for = {char: symbol.replace(SPACE, " ") for symbol, char in stand_ins.items()}
+        shown = [] if self.kind == "unigram" else [decoders.Replace(char, text) for char, text in stood_for.items()]
         of_bytes = [decoders.ByteFallback()] if self._proto.trainer_spec.byte_fallback else []
         fast.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), *of_bytes, *shown, decoders.Fuse()])
         fast.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
@@ -147,8 +151,8 @@ class SentencePieceFile:
         spec = self._proto.normalizer_spec
         try:
             of_table = table_normalizers(spec.precompiled_charsmap)
-        except ValueError as error:
-            raise UserError(f"{self.where}: {error}") from None
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"{self.where}: has a table of characters that is damaged or too large ({error})") from None
         # Out of the table's reach, which would change some, and put a mark behind one to its last letter.
         hidden = stand_ins if of_table else {}
         before = [normalizers.Replace(text, char) for text, char in hidden.items()]
@@ -259,10 +263,7 @@ def files_of(config: TokenizerConfig) -> tuple[SentencePieceFile, SentencePieceF
         taken = {piece.text for piece in file.kept()} & set(config.symbols)
         if taken:
             raise UserError(f"{file.where}: has {sorted(taken)[0]} itself; leave it out of tokenizer.symbols")
-    src, tgt = files[0], files[-1]
-    if tgt is not src and tgt.bytes == src.bytes:
-        raise UserError(f"{FIELD}: the two files are the same; expected it once, with --tokenizer.joint true")
-    return src, tgt
+    return files[0], files[-1]
 
 
 def convert(
@@ -276,6 +277,8 @@ def convert(
     ours = [src.tokenizer()]
     if tgt is not src:
         ours.append(tgt.tokenizer())
+        if ours[0].fast.to_str() == ours[1].fast.to_str():
+            raise UserError(f"{FIELD}: the two files are the same; expected it once, with --tokenizer.joint true")
     agreement = Agreement.of(src, ours[0], texts("src")) + Agreement.of(tgt, ours[-1], texts("tgt"))
     if config.symbols:
         for tokenizer in ours:
@@ -285,4 +288,40 @@ def convert(
 
 def sha256_of(config: TokenizerConfig) -> list[str]:
     """Of the content of each file."""
-    return [hashlib.sha256(_read(Path(path))).hexdigest() for path in config.sentencepiece]
+    return [_sha256_of(path) for path in config.sentencepiece]
+
+
+RECORD = "sentencepiece.json"
+"""In the folder of a run's tokenizers: what they were converted from."""
+
+
+def record_of(config: TokenizerConfig, sha256: Sequence[str]) -> str:
+    """The text of that file."""
+    return json.dumps({**_said_of(config), "sha256": list(sha256)}, indent=1)
+
+
+def recorded_sha256(config: TokenizerConfig, folder: Path) -> list[str] | None:
+    """Of the files of `config.sentencepiece`, if the tokenizers in this folder were converted from them.
+
+    A file that is gone, or not to be found from here, is the one that was recorded under its name.
+    """
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        recorded = list(map(str, record.pop("sha256")))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    there = [_sha256_of(path) if os.path.isfile(path) else None for path in config.sentencepiece]
+    said = _said_of(config)
+    if None not in there:
+        said["files"] = record.get("files")
+    if record != said or len(recorded) != len(there):
+        return None
+    return recorded if all(found in (None, known) for found, known in zip(there, recorded, strict=True)) else None
+
+
+def _said_of(config: TokenizerConfig) -> dict[str, Any]:
+    return {"files": config.sentencepiece, "kind": config.kind, "symbols": config.symbols}
+
+
+def _sha256_of(path: str) -> str:
+    return hashlib.sha256(_read(Path(path))).hexdigest()

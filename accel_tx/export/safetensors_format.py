@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 
 from accel_tx import __version__
 from accel_tx.config import dump_yaml
+from accel_tx.data.sentencepiece_file import RECORD
 from accel_tx.export.source import Trained
 from accel_tx.inference.weights import MODEL, SCORES, sha256_of
 
@@ -22,6 +24,8 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
     """Fill the folder: a run folder with the weights at its top, and nothing of the training."""
     save_file(trained.model.state_dict(), folder / MODEL)
     trained.tokenizers.save(folder / "tokenizer")
+    if (record := trained.run_dir / "tokenizer" / RECORD).is_file():
+        shutil.copyfile(record, folder / "tokenizer" / RECORD)
     (folder / "config.yaml").write_text(dump_yaml(trained.config), encoding="utf-8")
     scores = {**trained.scores, "sha256": sha256_of(folder / MODEL)}
     (folder / SCORES).write_text(json.dumps(scores, indent=1, ensure_ascii=False), encoding="utf-8")

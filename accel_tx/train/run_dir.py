@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from accel_tx.config import Config, UserError, dump_yaml, what_is_learned, what_starts_share
+from accel_tx.data import sentencepiece_file
 from accel_tx.data.dataset import PreparedData
 from accel_tx.inference.translator import load_run_config
 from accel_tx.train import checkpoint, checkpoint_removal, run_lock, warm_start
@@ -91,11 +92,15 @@ def begin_run_dir(config: Config, run_dir: Path, data: PreparedData, state: Trai
     checkpoint.write_if_other(run_dir / "config.yaml", dump_yaml(config))
     for name in ("checkpoints", "tokenizer"):
         (run_dir / name).mkdir(exist_ok=True)
-    for name, text in {
+    texts = {
         "tokenizer/src.json": data.tokenizers.src.fast.to_str(pretty=True),
         "tokenizer/tgt.json": data.tokenizers.tgt.fast.to_str(pretty=True),
         "clean_report.json": json.dumps(data.report.to_dict(), indent=1, ensure_ascii=False),
-    }.items():
+    }
+    if data.sentencepiece_sha256 is not None:
+        record = sentencepiece_file.record_of(config.tokenizer, data.sentencepiece_sha256)
+        texts[f"tokenizer/{sentencepiece_file.RECORD}"] = record
+    for name, text in texts.items():
         checkpoint.write_if_other(run_dir / name, text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from accel_tx.config import Config, TokenizerConfig, UserError, extras
 from accel_tx.data import sentencepiece_file
 from accel_tx.data.dataset import cache_folder, prepare_data
 from accel_tx.data.phrasebook import iter_pairs
-from accel_tx.data.sentencepiece_file import SentencePieceFile, convert
+from accel_tx.data.sentencepiece_file import RECORD, SentencePieceFile, convert, record_of
 from accel_tx.data.sentencepiece_text import table_entries, table_normalizers
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS, UNK_ID, Tokenizer
 from accel_tx.export.text import stand_alone
@@ -444,15 +445,35 @@ def test_prepared_data_has_the_ids_of_both_files_and_says_that_they_agree(
     assert data.report.statistics["vocabulary"]["src"]["train"]["whole_word_share"] > 0.5
 
 
-def test_a_run_needs_neither_file_nor_package_any_more(tiny_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_run_needs_neither_file_nor_package_any_more(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_model(tmp_path / "a.model", "unigram")
     config = with_files(tiny_config, tmp_path / "cache", path)
     data = prepare_data(config)
-    data.tokenizers.save(tmp_path / "run" / "tokenizer")
-    path.unlink()
-    assert prepare_data(config, tmp_path / "run").sha256 == data.sha256
-    with pytest.raises(UserError, match=r"no such file; expected a \.model file of SentencePiece"):
+    run_dir, missing = tmp_path / "run", r"no such file; expected a \.model file of SentencePiece"
+    assert data.sentencepiece_sha256 is not None
+    data.tokenizers.save(run_dir / "tokenizer")
+    (run_dir / "tokenizer" / RECORD).write_text(record_of(config.tokenizer, data.sentencepiece_sha256))
+    moved = path.rename(tmp_path / "b.model")
+    there = [config, with_files(tiny_config, tmp_path / "cache", moved)]
+    for again in there:
+        assert prepare_data(again, run_dir).folder == data.folder
+    shutil.rmtree(data.folder)
+    monkeypatch.setattr(sentencepiece_file, "lack_of", lambda packages: "what is not here")
+    for again in there:
+        assert prepare_data(again, run_dir).sha256 == data.sha256
+        shutil.rmtree(data.folder)
+    with pytest.raises(UserError, match=missing):
         prepare_data(config)
+    # Another name, kind or symbols are not what the run has.
+    others = [(tmp_path / "c.model", {}), (path, {"symbols": ["<2de>"]}), (path, {"kind": "bpe"})]
+    for named, fields in others:
+        with pytest.raises(UserError, match=missing):
+            prepare_data(with_files(tiny_config, tmp_path / "cache", named, **fields), run_dir)
+    write_model(path, "unigram", "all folded")
+    with pytest.raises(UserError, match="to read it needs what is not here"):
+        prepare_data(config, run_dir)
 
 
 @pytest.mark.parametrize("kind", KINDS)
