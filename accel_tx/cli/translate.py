@@ -52,45 +52,13 @@ def run(argv: list[str]) -> None:
         raise UserError(f"--n_best is {options.n_best}, but a line of text holds one translation; add --format jsonl")
     outputs = {"--output": options.output}
     check_outputs(outputs, {"--input": options.input, **files_of_models(options)})
-    remarks, found = Remarks(), _Found()
     with opened_translator(options) as translator, Progress([options.input], options.output) as progress:
-
-        def answers(blocks: Iterable[tuple[Block, int]], check_done: Check | None = None) -> Iterator[list[str]]:
-            begun = (
-                (_begin(translator, options, block.lines, remarks, found), block, n_done) for block, n_done in blocks
-            )
-            for finish, block, n_done in taken_ahead(begun, blocks_ahead(options)):
-                lines = finish()
-                if n_done and check_done is not None:
-                    check_done(block.lines[:n_done], lines[:n_done])
-                yield lines[n_done:]
-                progress.add(len(block.lines) - n_done, block.n_bytes)
-
-        blocks = read_blocks(options.input, options.block_lines)
-        if not options.resume:
-            write_blocks(options.output, answers((block, 0) for block in blocks))
+        work = _Work(translator, options, progress)
+        if options.resume:
+            work.go_on()
         else:
-            with opened_to_go_on(options.output) as output:
-                if output.told:
-                    remarks.say(output.told)
-
-                def check_done(done: list[Line], now: list[str]) -> None:
-                    numbers = [line.number for line in done]
-                    output.check(dict(zip(numbers, now, strict=True)), lambda line: _content_of(line, options.format))
-
-                def check(done: list[Line]) -> None:
-                    before = translator.n_split, translator.n_cut
-                    check_done(done, _begin(translator, options, done, Silent(), _Found())())
-                    translator.n_split, translator.n_cut = before
-
-                def pass_over(block: Block) -> None:
-                    progress.add(0, block.n_bytes)
-
-                for lines in answers(blocks_left(blocks, output, options.input, check, pass_over), check_done):
-                    output.append(lines)
-    remarks.sum_up()
-    found.sum_up(remarks, options.prefix_key, unknown_are_copied=translator.decode.unknown == "copy")
-    warn_of_lengths(translator)
+            work.write()
+    work.sum_up()
 
 
 def _parser() -> ArgumentParser:
@@ -134,37 +102,97 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _begin(
-    translator: LineTranslator, options: Namespace, lines: list[Line], remarks: Remarks, found: _Found
-) -> Callable[[], list[str]]:
-    """Have a block translated; what is returned gives its lines of output."""
-    from accel_tx.inference.line_translator import LongPrefixError
+class _Work:
+    """Lines in, lines out, and what there is to say of them."""
 
-    values: list[dict[str, Any]] = [{} for _ in lines]
-    prefixes = None
-    if options.input_format == "jsonl":
-        parsed = [parse_line(line, "source", options.input) for line in lines]
-        values, lines = [of_line for of_line, _ in parsed], [line for _, line in parsed]
-        if options.prefix_key is not None:
-            prefixes = [optional_text(of_line, options.prefix_key, line, options.input) for of_line, line in parsed]
-            found.n_with_prefix_key += sum(options.prefix_key in of_line for of_line in values)
-    for line in lines:
-        warn_of_replaced(remarks, options.input, line)
-    try:
-        translate = translator.begin([line.text for line in lines], prefixes)
-    except LongPrefixError as error:
-        where = f"{readable(options.input)}: line {lines[error.index].number}"
-        raise UserError(f'{where} has "{options.prefix_key}" of {error.size}') from None
+    def __init__(self, translator: LineTranslator, options: Namespace, progress: Progress) -> None:
+        self.translator, self.options, self.progress = translator, options, progress
+        self.remarks, self.found = Remarks(), _Found()
 
-    def finish() -> list[str]:
-        translated = translate()
-        for of_line in translated:
-            found.add(of_line)
-        if options.format == "text":
-            return [of_line.translations[0].text for of_line in translated]
-        return [_as_json(*row, options.input) for row in zip(values, lines, translated, strict=True)]
+    def write(self) -> None:
+        """Translate all of the input."""
+        write_blocks(self.options.output, self._answers((block, 0) for block in self._blocks()))
 
-    return finish
+    def go_on(self) -> None:
+        """Translate what an earlier command has not."""
+        with opened_to_go_on(self.options.output) as output:
+            if output.told:
+                self.remarks.say(output.told)
+
+            def check(done: list[Line], now: list[str]) -> None:
+                numbers = [line.number for line in done]
+                output.check(dict(zip(numbers, now, strict=True)), self._content_of)
+
+            def check_first(done: list[Line]) -> None:
+                check(done, self._again(done))
+
+            left = blocks_left(self._blocks(), output, self.options.input, check_first, self._pass_over)
+            for lines in self._answers(left, check):
+                output.append(lines)
+
+    def sum_up(self) -> None:
+        """Say what was not said line by line."""
+        self.remarks.sum_up()
+        copies = self.translator.decode.unknown == "copy"
+        self.found.sum_up(self.remarks, self.options.prefix_key, unknown_are_copied=copies)
+        warn_of_lengths(self.translator)
+
+    def _blocks(self) -> Iterator[Block]:
+        return read_blocks(self.options.input, self.options.block_lines)
+
+    def _answers(self, blocks: Iterable[tuple[Block, int]], check: Check | None = None) -> Iterator[list[str]]:
+        """The lines to write for each block, but for so many of its first, which `check` gets."""
+        begun = ((self._begin(block.lines, self.remarks, self.found), block, n_done) for block, n_done in blocks)
+        for finish, block, n_done in taken_ahead(begun, blocks_ahead(self.options)):
+            lines = finish()
+            if n_done and check is not None:
+                check(block.lines[:n_done], lines[:n_done])
+            yield lines[n_done:]
+            self.progress.add(len(block.lines) - n_done, block.n_bytes)
+
+    def _again(self, lines: list[Line]) -> list[str]:
+        """What would be written for lines that have been counted and remarked on before."""
+        before = self.translator.n_split, self.translator.n_cut
+        written = self._begin(lines, Silent(), _Found())()
+        self.translator.n_split, self.translator.n_cut = before
+        return written
+
+    def _pass_over(self, block: Block) -> None:
+        self.progress.add(0, block.n_bytes)
+
+    def _content_of(self, line: str) -> object:
+        return _content_of(line, self.options.format)
+
+    def _begin(self, lines: list[Line], remarks: Remarks, found: _Found) -> Callable[[], list[str]]:
+        """Have a block translated; what is returned gives its lines of output."""
+        from accel_tx.inference.line_translator import LongPrefixError
+
+        options = self.options
+        values: list[dict[str, Any]] = [{} for _ in lines]
+        prefixes = None
+        if options.input_format == "jsonl":
+            parsed = [parse_line(line, "source", options.input) for line in lines]
+            values, lines = [of_line for of_line, _ in parsed], [line for _, line in parsed]
+            if options.prefix_key is not None:
+                prefixes = [optional_text(of_line, options.prefix_key, line, options.input) for of_line, line in parsed]
+                found.n_with_prefix_key += sum(options.prefix_key in of_line for of_line in values)
+        for line in lines:
+            warn_of_replaced(remarks, options.input, line)
+        try:
+            translate = self.translator.begin([line.text for line in lines], prefixes)
+        except LongPrefixError as error:
+            where = f"{readable(options.input)}: line {lines[error.index].number}"
+            raise UserError(f'{where} has "{options.prefix_key}" of {error.size}') from None
+
+        def finish() -> list[str]:
+            translated = translate()
+            for of_line in translated:
+                found.add(of_line)
+            if options.format == "text":
+                return [of_line.translations[0].text for of_line in translated]
+            return [_as_json(*row, options.input) for row in zip(values, lines, translated, strict=True)]
+
+        return finish
 
 
 def _content_of(line: str, written_as: str) -> object:
