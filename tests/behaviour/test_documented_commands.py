@@ -85,6 +85,9 @@ def is_run_here(shown: Shown) -> bool:
 
 HERE = [shown for shown in SHOWN if is_run_here(shown)]
 BY_ITSELF = [shown for shown in HERE if not shown.needs_shell and shown.own_words[0] != "bench"]
+BY_TIME = [
+    pytest.param(shown, marks=pytest.mark.slow) if "--train.max_updates" in shown.text else shown for shown in BY_ITSELF
+]
 # What a shell or a launcher starts, trainings left out: each takes a minute.
 IN_SHELL = [shown for shown in HERE if shown.needs_shell and shown.own_words[:1] != ["train"]]
 
@@ -147,7 +150,7 @@ def needs(shown: Shown) -> None:
         pytest.skip("this Python is in no virtual environment")
 
 
-@pytest.mark.parametrize("shown", BY_ITSELF, ids=lambda shown: shown.place)
+@pytest.mark.parametrize("shown", BY_TIME, ids=lambda shown: shown.place)
 def test_a_command_runs_and_writes_what_it_names(
     shown: Shown, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -267,7 +267,7 @@ def test_what_is_the_work_of_one_process_is_refused_to_several(
         if f"{command} was launched as 2 processes (WORLD_SIZE); expected one: run python -m accel_tx" in line:
             refused.append(command)
     assert [command for command in cli._COMMANDS if command not in refused] == ["data", "check", "find-lr", "train"]
-    assert "(with several processes: data, check, find-lr and train)" in cli.USAGE
+    assert "(may be launched as several processes: data, check, find-lr and train)" in cli.USAGE
     with pytest.raises(SystemExit) as ended:
         main(["translate", "--help"])
     assert ended.value.code == 0

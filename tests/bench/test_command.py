@@ -166,6 +166,7 @@ def test_a_missing_peer_is_one_line(
     assert capsys.readouterr().err.startswith("accel_tx: --peer hf needs transformers>=5.0 (not installed here): pip ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc here")
 def test_no_system_trains_on_when_the_command_is_killed() -> None:
     options = [*SMALL, "--systems", "ours", "--workers", "0", "--precision", "no", "--seconds", "3000"]
