@@ -83,6 +83,7 @@ def train_with_memory(of_ranks: list[int], config: Config, run_dir: Path) -> Non
     train(config, run_dir)
 
 
+@pytest.mark.slow
 def test_the_process_with_the_least_memory_decides(tiny_config: MakeConfig, tmp_path: Path) -> None:
     config = tiny_config(train={**AUTO, "tokens_per_update": 520, "max_updates": 2})
     memory = [memory_for(config, 520, 2), memory_for(config, 135, 2)]

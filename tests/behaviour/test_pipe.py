@@ -80,7 +80,7 @@ def test_a_closed_descriptor_is_one_line(closed: str, name: str, run_dir: Path) 
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("output", ["file", "pipe"])
+@pytest.mark.parametrize("output", ["file", pytest.param("pipe", marks=pytest.mark.slow)])
 def test_a_reader_of_the_warnings_who_goes_away_costs_no_work(output: str, run_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"We \xff read.\n" * 30)
     done, out = translate_with_stderr_gone(run_dir, tmp_path, output)

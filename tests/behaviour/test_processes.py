@@ -41,6 +41,7 @@ def updates_per_epoch(config: Config) -> int:
     return plan_of(config.train, prepare_data(config)).updates_per_epoch
 
 
+@pytest.mark.slow
 def test_accelerate_launch_gives_the_bytes_of_the_processes_that_these_tests_fork(
     tiny_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(
     assert {p: p.read_bytes() for p in begun.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_under_inverse_sqrt_a_complete_run_made_longer_is_that_run_from_the_start(
     tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,6 +93,7 @@ def test_loss_and_gradients_are_those_of_uncompiled_layers(fields: dict[str, Any
     assert counters["stats"]["unique_graphs"] > 0
 
 
+@pytest.mark.slow
 def test_all_shapes_of_an_epoch_share_two_graphs(tiny_config: Callable[..., Config]) -> None:
     pairs = prepare_data(tiny_config()).train
     plan = BatchPlan(pairs.src_lengths, pairs.tgt_lengths, BatchLimits(256, None), 2, seed=1)

@@ -61,7 +61,7 @@ def kill_at(update: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Updater, "train", make_update)
 
 
-@pytest.mark.parametrize("killed_at", [8, 24])
+@pytest.mark.parametrize("killed_at", [8, pytest.param(24, marks=pytest.mark.slow)])
 def test_curves_go_on_where_the_checkpoint_stands_and_hold_each_update_once(
     killed_at: int, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
