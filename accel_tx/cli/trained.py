@@ -92,7 +92,7 @@ def opened_translator(options: Namespace) -> Iterator[LineTranslator]:
         return
     from accel_tx.data.processes import n_cores
     from accel_tx.inference.model_processes import ModelProcesses, TranslatingProcesses, What
-    from accel_tx.inference.translator import Trained
+    from accel_tx.inference.translator import SavedModels
     from accel_tx.model.gpu import uses_gpu
 
     n = options.n_processes
@@ -100,7 +100,7 @@ def opened_translator(options: Namespace) -> Iterator[LineTranslator]:
         told = f"--n_processes is {n}, but there are {n_cores()} core(s): some will wait for others"
         print(f"accel_tx: {told}", file=sys.stderr)
     what = What(Path(options.run_dir), options.weights, given_fields(options, DecodeConfig), members(options))
-    trained = Trained.read(what.run_dir, what.weights, what.decode, what.others)
+    trained = SavedModels.read(what.run_dir, what.weights, what.decode, what.others)
     with ModelProcesses(what, n) as processes:
         yield TranslatingProcesses(trained, processes)
 

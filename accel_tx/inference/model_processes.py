@@ -34,7 +34,7 @@ from accel_tx.data.processes import n_cores
 from accel_tx.inference.ensemble import members_of
 from accel_tx.inference.line_translator import Answer, LineTranslator, PartBatch
 from accel_tx.inference.members import Member
-from accel_tx.inference.translator import Trained, Translator, best_device
+from accel_tx.inference.translator import SavedModels, Translator, best_device
 from accel_tx.model.gpu import uses_gpu
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -62,7 +62,6 @@ class ModelProcesses:
 
         Raises: what `Translator.from_run_dir` raises; RunError where not all can be started, or weights differ.
         """
-        self.n_processes = n_processes
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(n_processes)
         self._workers: list[_Worker] = []
@@ -115,7 +114,7 @@ class ModelProcesses:
 class TranslatingProcesses(LineTranslator):
     """Translates and scores as a `Translator` does, in the same batches, by several processes."""
 
-    def __init__(self, trained: Trained, processes: ModelProcesses) -> None:
+    def __init__(self, trained: SavedModels, processes: ModelProcesses) -> None:
         super().__init__(trained.tokenizers, trained.decode, trained.max_positions)
         self.processes = processes
 

@@ -28,7 +28,7 @@ from accel_tx.model.transformer import Transformer
 
 
 @dataclass(frozen=True)
-class Trained:
+class SavedModels:
     """What runs say of their models, without the weights."""
 
     tokenizers: TokenizerPair
@@ -39,7 +39,7 @@ class Trained:
     @classmethod
     def read(
         cls, run_dir: Path, weights: str, decode: Mapping[str, Any] | None = None, others: Sequence[Member] = ()
-    ) -> Trained:
+    ) -> SavedModels:
         """See `Translator.from_run_dir`. Raises: UserError as there, but for what is wrong with the weights."""
         config = load_run_config(run_dir)
         settings = dataclasses.replace(config.decode, **(decode or {}))
@@ -90,7 +90,7 @@ class Translator(LineTranslator):
         members of an ensemble do not.
         """
         leave_out_planned_attention()
-        trained = Trained.read(run_dir, weights, decode, others)
+        trained = SavedModels.read(run_dir, weights, decode, others)
         dtype = torch.bfloat16 if trained.decode.precision == "bfloat16" else torch.float32
         models = [_load_model(*its, trained.tokenizers).to(device, dtype) for its in trained.models]
         return cls(Ensemble(tuple(models)) if others else models[0], trained.tokenizers, trained.decode)
