@@ -68,8 +68,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True, scope="module")
 def _forget_what_is_there() -> None:
     """Each training collects garbage at its end, for half a second among all that has been imported and collected."""
-    import accel_tx.inference.corpus_metrics  # noqa: F401  # what validation brings, before the freeze
-
     gc.collect()
     gc.freeze()
 

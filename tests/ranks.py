@@ -32,7 +32,6 @@ PRELOADED = [
     "tests.ranks",
     "accel_tx.train.loop",
     "accel_tx.data.corpus",
-    "accel_tx.inference.corpus_metrics",
     "torch._dynamo",
     "torch.utils.tensorboard",
 ]

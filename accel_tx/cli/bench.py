@@ -81,7 +81,7 @@ def run(argv: list[str]) -> None:
     outputs, run_files = {"--json": options.json}, files_of_run(options.run_dir, options.weights)
     check_outputs(outputs, {"--config": options.config, "a file of --run_dir": run_files})
     if options.json and options.synthetic is None and options.measure != "loss":
-        from accel_tx.data.corpus import input_files
+        from accel_tx.data.input_files import input_files
 
         check_apart(outputs, {"a file of the corpus": input_files(config.data)})
     from accel_tx.bench.command import run_bench

@@ -32,9 +32,9 @@ def run(argv: list[str]) -> None:
     config, options = opt.parse_with_config(parser, argv)
     from accel_tx.config import UserError
     from accel_tx.data.budget import is_auto, with_budget
-    from accel_tx.data.corpus import input_files
     from accel_tx.data.dataset import cache_folder, prepare_data
     from accel_tx.data.forecast import forecast_training
+    from accel_tx.data.input_files import input_files
 
     if os.environ.get("RANK", "0") != "0":  # under a launcher: on a machine of its own the data is made, but not told
         prepare_data(config)

@@ -116,8 +116,8 @@ def _data_of(run_dir: Path, weights: str, outputs: Mapping[str, str | None]) -> 
 
     Raises: UserError if its weights were trained on other data, or for an output that is a file of its corpus.
     """
-    from accel_tx.data.corpus import input_files
     from accel_tx.data.dataset import prepare_data
+    from accel_tx.data.input_files import input_files
     from accel_tx.inference.translator import load_run_config
 
     config = load_run_config(run_dir)

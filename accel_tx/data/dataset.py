@@ -104,7 +104,7 @@ def cache_folder(config: Config, sentencepiece_sha256: Sequence[str] | None = No
 
     Files in `tokenizer.sentencepiece` are read, unless their SHA-256 are given.
     """
-    from accel_tx.data.corpus import input_fingerprint
+    from accel_tx.data.input_files import input_fingerprint
 
     key = {
         "format": _FORMAT,

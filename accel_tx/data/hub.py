@@ -11,14 +11,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import yaml
 
 from accel_tx.config import UserError
 from accel_tx.data import readers
 from accel_tx.data.disk import is_disk_full
-from accel_tx.data.progress import progress_on_terminal_only
 from accel_tx.data.text_file import one_line
 
 
@@ -70,6 +68,8 @@ class HubDataset:
         Raises: UserError if several of the others are there.
         """
         if work_dir not in self._loaded:
+            from accel_tx.data.progress import progress_on_terminal_only  # with `datasets`, a second of imports
+
             with self._failures_told(), progress_on_terminal_only():
                 self._loaded[work_dir] = self._load(work_dir)
         loaded = self._loaded[work_dir]
@@ -82,6 +82,8 @@ class HubDataset:
         return self._read(loaded[found[0]], f"{self.shown}, split {found[0]}", columns) if found else None
 
     def _load(self, work_dir: Path) -> Any:
+        import datasets
+
         if self.streaming:
             return datasets.load_dataset(self.name, name=self.subset, streaming=True)
         if not self.folder:  # a download stays in the Hub's own cache, for other projects too

@@ -44,7 +44,7 @@ class Ragged:
     @classmethod
     def from_columns(cls, columns: Sequence[tuple[pa.ChunkedArray, int]]) -> Ragged:
         """Views on list-of-int32 columns of memory-mapped tables, each so many times over; no id is read yet."""
-        chunks = [[(a.values.to_numpy(), a.offsets.to_numpy()) for a in column.chunks] for column, _ in columns]
+        chunks = [[(_numbers(a.values), _numbers(a.offsets)) for a in column.chunks] for column, _ in columns]
         return cls([chunk for views, (_, times) in zip(chunks, columns, strict=True) for chunk in views * times])
 
     def __len__(self) -> int:
@@ -55,6 +55,11 @@ class Ragged:
         values, offsets = self.chunks[chunk]
         i = index - int(self._first_of_chunk[chunk])
         return values[offsets[i] : offsets[i + 1]]
+
+
+def _numbers(array: pa.Int32Array) -> NDArray[np.int32]:
+    """As its own `to_numpy`, which would import pandas, for half a second."""
+    return np.from_dlpack(array)  # type: ignore[return-value]
 
 
 class TokenPairs:

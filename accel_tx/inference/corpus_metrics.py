@@ -1,6 +1,7 @@
-"""BLEU, chrF2, chrF2++, TER and the error rates as `evaluate.Metric` classes.
+"""BLEU, chrF2, chrF2++, TER and the error rates as `evaluate.Metric` classes, for programs that use `evaluate`.
 
-`evaluate.load` downloads a script for each metric; these classes come with the package and work offline.
+`evaluate.load` downloads a script for each metric; these classes come with the package and work offline. Our own
+commands compute the same without `evaluate`, whose import takes two seconds where `transformers` is installed.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from accel_tx.inference.line_metrics import LineMetric, line_metric
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -41,19 +43,17 @@ def score_translations(hypotheses: Sequence[str], references: Sequence[str], tok
     if not hypotheses:
         raise ValueError("no hypotheses and no references; expected at least one of each")
 
-    # Late, because `evaluate` brings `datasets`, which takes a second and is not needed for training on its own.
-    from accel_tx.inference.corpus_metrics import Bleu, CharacterErrorRate, ChrF, WordErrorRate
-
-    inputs = {"predictions": hypotheses, "references": references}
-    bleu = Bleu(keep_in_memory=True).compute(**inputs, tokenize=tokenize)
-    chrf = ChrF(keep_in_memory=True).compute(**inputs)
-    cer = CharacterErrorRate(keep_in_memory=True).compute(**inputs)
-    wer = WordErrorRate(keep_in_memory=True).compute(**inputs)
+    bleu = line_metric("bleu", [references], tokenize)
+    chrf, cer, wer = (line_metric(key, [references]) for key in ("chrf", "cer", "wer"))
     return Scores(
-        bleu=bleu["score"],
-        chrf=chrf["score"],
-        cer=cer["score"],
-        wer=wer["score"],
-        signature=bleu["signature"],
-        chrf_signature=chrf["signature"],
+        bleu=_score(bleu, hypotheses),
+        chrf=_score(chrf, hypotheses),
+        cer=_score(cer, hypotheses),
+        wer=_score(wer, hypotheses),
+        signature=bleu.signature(),
+        chrf_signature=chrf.signature(),
     )
+
+
+def _score(metric: LineMetric, hypotheses: Sequence[str]) -> float:
+    return metric.score(metric.statistics(hypotheses).sum(0))

@@ -136,15 +136,13 @@ def _mean_loss(
 
 
 def _translate_all(accelerator: Accelerator, translator: Translator, data: ValidSet) -> list[str]:
-    import pyarrow as pa  # late: training on prepared arrays does without
-
-    mine = range(accelerator.process_index, len(data.src), accelerator.num_processes)
+    first, step = accelerator.process_index, accelerator.num_processes
 
     def translate() -> list[tuple[int, str]]:
         # Only the forward of the prepared model runs in mixed precision by itself.
         with accelerator.autocast(), torch.inference_mode():
-            sources = data.src.take(pa.array(mine, pa.int64())).to_pylist()
-            return list(zip(mine, translator.translate(sources), strict=True))
+            translations = translator.translate(data.src.to_pylist()[first::step])
+            return list(zip(range(first, len(data.src), step), translations, strict=True))
 
     by_index = dict(_from_all(translate))
     if len(by_index) != len(data.src):

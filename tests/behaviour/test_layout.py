@@ -8,9 +8,14 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from accel_tx.config import Config
+from accel_tx.data.dataset import prepare_data
+from tests.conftest import as_options
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "accel_tx"
@@ -27,6 +32,7 @@ PLACES = {
     "options": 6,  # how the command line reads a config
     "pages": 6,
     "export": 6,
+    "pretrained": 7,
     "bench": 7,
     "cli": 8,
     "__main__": 9,
@@ -146,3 +152,23 @@ def test_help_answers_within_a_second_of_cpu_time_without_torch() -> None:
     assert imported & {"torch", "datasets", "accelerate"} == set()
     assert "usage" in done.stdout.lower()
     assert min(cpu_s) < 1
+
+
+def test_a_start_on_prepared_data_imports_nothing_that_takes_seconds_and_is_not_used(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = tiny_config(train={"max_updates": 1, "trackers": []}, validation={"every_updates": 1})
+    prepare_data(config)
+    options = ["--config", str(ROOT / "configs" / "quickstart.yaml"), "--run_dir", str(tmp_path), *as_options(config)]
+
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "accel_tx", "train", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr[-500:]
+    imported = set(re.findall(r"\|\s+([\w.]+)$", done.stderr, flags=re.MULTILINE))
+    assert {"torch", "accelerate", "sacrebleu"} <= imported
+    assert imported & {"datasets", "evaluate", "transformers", "pandas", "matplotlib", "sentencepiece"} == set()

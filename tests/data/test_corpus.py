@@ -20,7 +20,8 @@ import pytest
 
 from accel_tx.config import DataConfig, UserError
 from accel_tx.data import readers, text_file
-from accel_tx.data.corpus import input_files, input_fingerprint, load_corpus
+from accel_tx.data.corpus import load_corpus
+from accel_tx.data.input_files import input_files, input_fingerprint
 
 Pairs = list[tuple[str, str]]
 CORPORA = Path(__file__).parents[3] / "shared/corpora"
