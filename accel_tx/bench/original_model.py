@@ -51,6 +51,11 @@ class OriginalBatch:
         return OriginalBatch(*(tensor.to(device) for tensor in tensors))
 
 
+def _biases(config: ModelConfig) -> tuple[bool, ...]:
+    """Of queries, keys, values and output, as our own model has them."""
+    return config.attention_bias, False, False, config.attention_bias
+
+
 class MultiHeadAttention(nn.Module):
     """Attention with the scores and the probabilities (B, H, T, S) in memory."""
 
@@ -58,7 +63,7 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.query, self.key, self.value, self.out = (
-            nn.Linear(config.d_model, config.d_model, bias=False) for _ in range(4)
+            nn.Linear(config.d_model, config.d_model, bias=has_bias) for has_bias in _biases(config)
         )
         self.dropout = nn.Dropout(config.attention_dropout)
 
@@ -100,7 +105,7 @@ class OriginalLayer(nn.Module):
         super().__init__()
         self.self_attention = MultiHeadAttention(config)
         self.cross_attention: MultiHeadAttention | None = MultiHeadAttention(config) if is_decoder else None
-        activation = nn.ReLU() if config.activation == "relu" else nn.GELU()
+        activation = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}[config.activation]()
         self.feed_forward = nn.Sequential(
             nn.Linear(config.d_model, config.d_ff), activation, nn.Linear(config.d_ff, config.d_model)
         )

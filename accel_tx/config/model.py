@@ -118,8 +118,11 @@ class ModelConfig:
     """The same for the decoder."""
     norm: Literal["pre", "post"] = "pre"
     """Layer norm before each block with a final one behind each stack, or after each residual sum."""
-    activation: Literal["relu", "gelu"] = "relu"
-    """Non-linearity of the feed-forward blocks."""
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+    """Non-linearity of the feed-forward blocks; `silu` is what Marian calls swish."""
+    attention_bias: bool = False
+    """Biases of attention's queries and of its output. One of the keys would have no effect, and that of the values is
+    in the output's."""
     positions: Literal["sinusoidal", "rotary"] = "sinusoidal"
     """Added to the embeddings (Vaswani et al. 2017), or as angles of the queries and keys of self-attention (Su et al.
     2021); neither has weights."""

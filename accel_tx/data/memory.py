@@ -74,8 +74,9 @@ def count_parameters(model: ModelConfig, src_vocab_size: int, tgt_vocab_size: in
     """Trainable numbers of the Transformer of a config, shared ones counted once."""
     d, f = model.d_model, model.d_ff
     norm, feed_forward = 2 * d, 2 * d * f + f + d
-    encoder_layer = 4 * d * d + feed_forward + 2 * norm
-    decoder_layer = 8 * d * d + feed_forward + 3 * norm
+    attention = 4 * d * d + (2 * d if model.attention_bias else 0)
+    encoder_layer = attention + feed_forward + 2 * norm
+    decoder_layer = 2 * attention + feed_forward + 3 * norm
     n_matrices = {"none": 2, "decoder": 1, "all": 1}[model.tie_embeddings]
     embeddings = n_matrices * tgt_vocab_size * d + (0 if model.tie_embeddings == "all" else src_vocab_size * d)
     layers = (

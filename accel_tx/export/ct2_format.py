@@ -94,7 +94,7 @@ def _spec_of(model: Transformer) -> Any:
     structure: dict[str, Any] = {
         "num_heads": config.n_heads,
         "pre_norm": config.norm == "pre",
-        "activation": Activation.RELU if config.activation == "relu" else Activation.GELU,
+        "activation": {"relu": Activation.RELU, "gelu": Activation.GELU, "silu": Activation.SWISH}[config.activation],
     }
     if config.positions == "rotary":
         structure |= {"rotary_dim": config.d_model // config.n_heads, "rotary_base": ROTARY_BASE}
@@ -155,10 +155,11 @@ def _added_positions(config: ModelConfig, n_positions: int) -> Tensor:
 def _set_common(part: Any, layer: nn.Module) -> None:
     """Self-attention and feed-forward, which layers of both stacks have."""
     ours: Any = layer
-    for linear, weights in zip(
-        part.self_attention.linear, (ours.self_attention.qkv, ours.self_attention.out), strict=True
-    ):
-        _set_linear(linear, weights)
+    fused, out = part.self_attention.linear
+    _set_linear(fused, ours.self_attention.qkv)
+    if (bias := ours.self_attention.qkv_bias()) is not None:
+        fused.bias = _copy(bias)
+    _set_linear(out, ours.self_attention.out)
     _set_norm(part.self_attention.layer_norm, ours.self_attention_residual.norm)
     _set_linear(part.ffn.linear_0, ours.feed_forward.inner)
     _set_linear(part.ffn.linear_1, ours.feed_forward.outer)

@@ -2,9 +2,9 @@
 
 A post-norm model becomes a MarianMTModel; a pre-norm one a PegasusForConditionalGeneration, which is Marian's code with
 the norm before each block and one behind each stack. (M2M100's positions have other wavelengths, and MBart has a norm
-behind the embedding.) Three things differ and are made up for exactly: their attention has biases, which become zero;
-layers that we share become copies; and their position table has all sines before all cosines where ours alternate, so
-the dimensions of the residual stream are put into that order.
+behind the embedding.) Three things differ and are made up for exactly: their attention has biases, which are zero
+where ours has none; layers that we share become copies; and their position table has all sines before all cosines
+where ours alternate, so the dimensions of the residual stream are put into that order.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def as_transformers(model: Transformer) -> Any:
         own = model.decoder_layers[i]
         _copy_shared_parts(own, layer, order)
         cross: Any = own.cross_attention
-        key, value = cross.key_value.weight.chunk(2)
-        _copy_attention(layer.encoder_attn, cross.query.weight, key, value, cross.out.weight, order)
+        weights = (cross.query.weight, *cross.key_value.weight.chunk(2))
+        _copy_attention(layer.encoder_attn, weights, cross.query.bias, cross.out, order)
         _copy_norm(layer.encoder_attn_layer_norm, own.cross_attention_residual.norm, order)
     if model.config.norm == "pre":
         _copy_norm(theirs.model.encoder.layer_norm, model.encoder_norm, order)
@@ -128,8 +128,7 @@ def _copy_shared_parts(ours: nn.Module, theirs: Any, order: Tensor) -> None:
     attention, feed_forward = ours.self_attention, ours.feed_forward
     assert isinstance(attention, SelfAttention)
     assert isinstance(feed_forward, FeedForward)
-    query, key, value = attention.qkv.weight.chunk(3)
-    _copy_attention(theirs.self_attn, query, key, value, attention.out.weight, order)
+    _copy_attention(theirs.self_attn, attention.qkv.weight.chunk(3), attention.query_bias, attention.out, order)
     theirs.fc1.weight.copy_(feed_forward.inner.weight[:, order])
     theirs.fc1.bias.copy_(feed_forward.inner.bias)
     theirs.fc2.weight.copy_(feed_forward.outer.weight[order])
@@ -138,12 +137,15 @@ def _copy_shared_parts(ours: nn.Module, theirs: Any, order: Tensor) -> None:
     _copy_norm(theirs.final_layer_norm, ours.feed_forward_residual.norm, order)
 
 
-def _copy_attention(theirs: Any, query: Tensor, key: Tensor, value: Tensor, out: Tensor, order: Tensor) -> None:
-    for projection, weight in ((theirs.q_proj, query), (theirs.k_proj, key), (theirs.v_proj, value)):
+def _copy_attention(
+    theirs: Any, qkv: tuple[Tensor, ...], query_bias: Tensor | None, out: nn.Linear, order: Tensor
+) -> None:
+    projections = (theirs.q_proj, theirs.k_proj, theirs.v_proj)
+    for projection, weight, bias in zip(projections, qkv, (query_bias, None, None), strict=True):
         projection.weight.copy_(weight[:, order])
-        projection.bias.zero_()
-    theirs.out_proj.weight.copy_(out[order])
-    theirs.out_proj.bias.zero_()
+        projection.bias.copy_(torch.zeros(len(weight)) if bias is None else bias)
+    theirs.out_proj.weight.copy_(out.weight[order])
+    theirs.out_proj.bias.copy_(torch.zeros(len(order)) if out.bias is None else out.bias[order])
 
 
 def _copy_norm(theirs: Any, ours: Any, order: Tensor) -> None:

@@ -6,7 +6,7 @@ Shape letters: N tokens, B batch, S source, T target, H heads, K head width, D `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,9 @@ from accel_tx.model.attention import attend, attend_few, merge_heads, split_head
 from accel_tx.model.dropout import Dropout
 from accel_tx.model.quantization import Int8Linear
 from accel_tx.model.rotary import turn
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+"""What `model.activation` may be."""
 
 
 @dataclass
@@ -42,7 +45,7 @@ def linear(config: ModelConfig, n_in: int, n_out: int, bias: bool = True) -> nn.
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with one fused projection; no biases (a key bias has no effect on the output).
+    """Multi-head self-attention with one fused projection; biases as `model.attention_bias` says.
 
     Source: Vaswani et al. 2017, section 3.2.
     """
@@ -52,7 +55,12 @@ class SelfAttention(nn.Module):
         self.n_heads = config.n_heads
         self.dropout = config.attention_dropout
         self.qkv = linear(config, config.d_model, 3 * config.d_model, bias=False)
-        self.out = linear(config, config.d_model, config.d_model, bias=False)
+        self.query_bias = nn.Parameter(torch.zeros(config.d_model)) if config.attention_bias else None
+        self.out = linear(config, config.d_model, config.d_model, bias=config.attention_bias)
+
+    def qkv_bias(self) -> Tensor | None:
+        """What is added behind `qkv`, (3 D): the bias of the queries, zeros for keys and values."""
+        return None if self.query_bias is None else F.pad(self.query_bias, (0, 2 * len(self.query_bias)))
 
     def forward(self, x: Tensor, blocks: Sequence[Block], causal: bool, turns: Tensor | None = None) -> Tensor:
         """Attend within each sentence of x (N, D), whose tokens `blocks` tell apart; where `causal`, not ahead.
@@ -66,6 +74,9 @@ class SelfAttention(nn.Module):
     def project(self, x: Tensor, turns: Tensor | None) -> Tensor:
         """Queries, keys and values of x (..., D) beside each other, (..., 3 D), with their positions."""
         projected: Tensor = self.qkv(x)
+        bias = self.qkv_bias()
+        if bias is not None:
+            projected = projected + bias.to(projected.dtype)
         return projected if turns is None else turn(projected, turns)
 
     def step(
@@ -86,15 +97,15 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from the target to the encoder output, with projections of its own; no biases."""
+    """Multi-head attention from the target to the encoder output, with projections and biases of its own."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
         self.dropout = config.attention_dropout
-        self.query = linear(config, config.d_model, config.d_model, bias=False)
+        self.query = linear(config, config.d_model, config.d_model, bias=config.attention_bias)
         self.key_value = linear(config, config.d_model, 2 * config.d_model, bias=False)
-        self.out = linear(config, config.d_model, config.d_model, bias=False)
+        self.out = linear(config, config.d_model, config.d_model, bias=config.attention_bias)
 
     def project_memory(self, memory: Tensor) -> KeyValue:
         """Keys and values (B, H, S, K) of the encoder output (B, S, D)."""
@@ -124,7 +135,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner = linear(config, config.d_model, config.d_ff)
         self.outer = linear(config, config.d_ff, config.d_model)
-        self.activation = F.relu if config.activation == "relu" else F.gelu
+        self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., D) to (..., D)."""

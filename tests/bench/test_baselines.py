@@ -26,6 +26,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "untied, pre-norm, shared layers": {"encoder_sharing": "palindrome", "decoder_sharing": "palindrome"},
     "all tied": {"tie_embeddings": "all"},
     "decoder tied, post-norm, gelu": {"tie_embeddings": "decoder", "norm": "post", "activation": "gelu"},
+    "post-norm, silu, biases": {"norm": "post", "activation": "silu", "attention_bias": True},
 }
 
 
@@ -48,6 +49,9 @@ def weights_for_original(ours: Transformer) -> dict[str, torch.Tensor]:
         residuals = ["self_attention", *(["cross_attention"] if is_decoder else []), "feed_forward"]
         for i, block in enumerate(residuals):
             name = name.replace(f"{block}_residual.norm", f"residuals.{i}.norm")
+        if name.endswith("query_bias"):
+            state[name.replace("query_bias", "query.bias")] = value
+            continue
         if name.endswith("qkv.weight"):
             parts = zip(("query", "key", "value"), value.chunk(3))
         elif name.endswith("key_value.weight"):

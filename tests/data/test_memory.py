@@ -47,7 +47,8 @@ def one_shape() -> Shapes:
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("tie", ["none", "decoder", "all"])
 @pytest.mark.parametrize("sharing", ["none", "palindrome"])
-def test_parameters_are_counted_as_the_model_has_them(norm: Any, tie: Any, sharing: str) -> None:
+@pytest.mark.parametrize("bias", [False, True])
+def test_parameters_are_counted_as_the_model_has_them(norm: Any, tie: Any, sharing: str, bias: bool) -> None:
     asked = ModelConfig(
         d_model=16,
         d_ff=40,
@@ -58,6 +59,7 @@ def test_parameters_are_counted_as_the_model_has_them(norm: Any, tie: Any, shari
         decoder_sharing=sharing,
         norm=norm,
         tie_embeddings=tie,
+        attention_bias=bias,
     )
     sizes = (70, 70) if tie == "all" else (70, 90)
     assert count_parameters(asked, *sizes) == transformer.count_parameters(Transformer(asked, *sizes))
@@ -110,6 +112,7 @@ def saved_bytes(
         {"attention_dropout": 0.1},
         {"n_encoder_layers": 1, "d_ff": 64},
         {"positions": "rotary"},
+        {"activation": "silu", "attention_bias": True},
     ],
 )
 @pytest.mark.parametrize("half", [False, True])

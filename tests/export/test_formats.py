@@ -52,6 +52,13 @@ STRUCTURES: dict[str, dict[str, Any]] = {
         "activation": "gelu",
     },
     "pre-norm, nothing tied, gelu": {"norm": "pre", "tie_embeddings": "none", "activation": "gelu"},
+    "post-norm, all tied, silu, biases": {"norm": "post", "activation": "silu", "attention_bias": True},
+    "pre-norm, output tied, silu, biases": {
+        "norm": "pre",
+        "tie_embeddings": "decoder",
+        "activation": "silu",
+        "attention_bias": True,
+    },
     "post-norm, nothing tied, two vocabularies": {"norm": "post", "joint": False, "tie_embeddings": "none"},
 }
 # What Marian and Pegasus cannot be.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from accel_tx.config import ModelConfig
 from accel_tx.data.batch import Block
@@ -25,7 +26,11 @@ from accel_tx.model.transformer import Transformer
 SRC_VALID = torch.tensor([[True] * 6, [True] * 2 + [False] * 4, [True] + [False] * 5])
 B, S, T, D = 3, 6, 5, 16
 EXACT = {"rtol": 0.0, "atol": 1e-10}
-NORMS_AND_ACTIVATIONS = [(norm, activation) for norm in ("pre", "post") for activation in ("relu", "gelu")]
+KINDS: list[dict[str, Any]] = [
+    *({"norm": norm, "activation": activation} for norm in ("pre", "post") for activation in ("relu", "gelu")),
+    {"norm": "post", "activation": "silu", "attention_bias": True},
+    {"norm": "pre", "activation": "silu", "attention_bias": True},
+]
 
 
 def make_config(**fields: Any) -> ModelConfig:
@@ -63,21 +68,26 @@ def causal_mask(length: int) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool).triu(1)
 
 
-def fill_attention(theirs: nn.MultiheadAttention, in_projections: list[Tensor], out: Tensor) -> None:
+def fill_attention(
+    theirs: nn.MultiheadAttention, in_projections: list[Tensor], query_bias: Tensor | None, out: nn.Linear
+) -> None:
     with torch.no_grad():
         theirs.in_proj_weight.copy_(torch.cat(in_projections))
-        theirs.out_proj.weight.copy_(out)
+        theirs.out_proj.weight.copy_(out.weight)
         if theirs.in_proj_bias is not None:
             theirs.in_proj_bias.zero_()
             theirs.out_proj.bias.zero_()
+            if query_bias is not None:
+                theirs.in_proj_bias[: len(query_bias)] = query_bias
+                theirs.out_proj.bias.copy_(out.bias)
 
 
 def fill_self_attention(theirs: nn.MultiheadAttention, ours: SelfAttention) -> None:
-    fill_attention(theirs, [ours.qkv.weight], ours.out.weight)
+    fill_attention(theirs, [ours.qkv.weight], ours.query_bias, ours.out)
 
 
 def fill_cross_attention(theirs: nn.MultiheadAttention, ours: CrossAttention) -> None:
-    fill_attention(theirs, [ours.query.weight, ours.key_value.weight], ours.out.weight)
+    fill_attention(theirs, [ours.query.weight, ours.key_value.weight], ours.query.bias, ours.out)
 
 
 def fill_rest(theirs: nn.Module, ours: EncoderLayer | DecoderLayer, residuals: list[Residual]) -> None:
@@ -93,7 +103,7 @@ def torch_options(config: ModelConfig) -> dict[str, Any]:
         "nhead": config.n_heads,
         "dim_feedforward": config.d_ff,
         "dropout": 0.0,
-        "activation": config.activation,
+        "activation": F.silu if config.activation == "silu" else config.activation,
         "norm_first": config.norm == "pre",
         "batch_first": True,
         "dtype": torch.float64,
@@ -182,9 +192,9 @@ def test_attention_dropout_acts_in_training_only(attention: type[SelfAttention] 
     assert not torch.allclose(apply(block.train()), apply(without))
 
 
-@pytest.mark.parametrize(("norm", "activation"), NORMS_AND_ACTIVATIONS)
-def test_encoder_layer_equals_torch(norm: str, activation: str) -> None:
-    config = make_config(norm=norm, activation=activation)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: " ".join(map(str, kind.values())))
+def test_encoder_layer_equals_torch(kind: dict[str, Any]) -> None:
+    config = make_config(**kind)
     ours = EncoderLayer(config)
     random_weights(ours, seed=1)
     x = noise(B, S, D, seed=2)
@@ -192,9 +202,9 @@ def test_encoder_layer_equals_torch(norm: str, activation: str) -> None:
     torch.testing.assert_close(rectangle(ours, x, valid=SRC_VALID)[SRC_VALID], expected[SRC_VALID], **EXACT)
 
 
-@pytest.mark.parametrize(("norm", "activation"), NORMS_AND_ACTIVATIONS)
-def test_decoder_layer_equals_torch(norm: str, activation: str) -> None:
-    config = make_config(norm=norm, activation=activation)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: " ".join(map(str, kind.values())))
+def test_decoder_layer_equals_torch(kind: dict[str, Any]) -> None:
+    config = make_config(**kind)
     ours = DecoderLayer(config)
     random_weights(ours, seed=1)
     x, memory = noise(B, T, D, seed=2), noise(B, S, D, seed=3)
@@ -203,9 +213,9 @@ def test_decoder_layer_equals_torch(norm: str, activation: str) -> None:
 
 
 @pytest.mark.parametrize("sharing", ["none", "palindrome"])
-@pytest.mark.parametrize(("norm", "activation"), NORMS_AND_ACTIVATIONS)
-def test_both_stacks_and_their_gradients_equal_torch(norm: str, activation: str, sharing: str) -> None:
-    config = make_config(norm=norm, activation=activation, encoder_sharing=sharing, decoder_sharing=sharing)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: " ".join(map(str, kind.values())))
+def test_both_stacks_and_their_gradients_equal_torch(kind: dict[str, Any], sharing: str) -> None:
+    config = make_config(**kind, encoder_sharing=sharing, decoder_sharing=sharing)
     ours = Transformer(config, src_vocab_size=11, tgt_vocab_size=13)
     random_weights(ours, seed=1)
     theirs = torch_transformer(ours)
