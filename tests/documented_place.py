@@ -14,6 +14,7 @@ import yaml
 
 from accel_tx.data.phrasebook import iter_pairs
 from tests.conftest import REPOSITORY, TINY
+from tests.marian_folders import write_marian
 from tests.spm_models import write_model
 
 # What differs from the configs of the repository.
@@ -91,5 +92,7 @@ def _write_texts(folder: Path) -> None:
         (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     if importlib.util.find_spec("sentencepiece") is not None:
         write_model(folder / "path" / "to" / "joint.model", "unigram")
+        if importlib.util.find_spec("transformers") is not None:
+            write_marian(folder / "Helsinki-NLP" / "opus-mt-en-fr")
     with gzip.open(folder / "path" / "to" / "help.tsv.gz", "wt", encoding="utf-8") as file:
         file.writelines(f"{src}\t{tgt}\n" for src, tgt in [("en", "fr"), *pairs])

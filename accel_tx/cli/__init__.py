@@ -44,6 +44,8 @@ commands:
              python -m accel_tx attention --run_dir runs/quickstart --input "The old man reads." --output reads.png
   export     export to safetensors, Transformers, CTranslate2 or ONNX, and compare the translations
              python -m accel_tx export --run_dir runs/quickstart --format ctranslate2 --output quickstart_ct2
+  import-marian  take over a MarianMTModel of Transformers, such as Helsinki-NLP/opus-mt-*, to use or to fine-tune
+             python -m accel_tx import-marian --model Helsinki-NLP/opus-mt-en-fr --output opus_en_fr
   demo       serve a web demo: translations, scores, attention
              python -m accel_tx demo --run_dir runs/quickstart
   report     compare runs on one HTML page: scores, curves, translations, settings, speed
@@ -66,6 +68,7 @@ _COMMANDS = (
     "score",
     "attention",
     "export",
+    "import-marian",
     "demo",
     "report",
     "bench",

@@ -30,6 +30,8 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 _FIRST_STAND_IN = 0x100000
 # What SentencePiece adds for each byte of a symbol but the first, so that it is rather one piece than several.
 _BONUS = 0.1
+# What it takes from the least score of all for a character that is no piece.
+_UNKNOWN_COSTS = 10.0
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,13 @@ class Piece:
 class SentencePieceFile:
     """What a `.model` file says."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises: UserError for a file that cannot be read or used, or packages that are missing."""
-        self.where = f"{FIELD} {path}"
-        self.bytes = _read(path)
+    def __init__(self, path: Path, where: str | None = None) -> None:
+        """`where`: what messages call the file; else the field of the config with its path.
+
+        Raises: UserError for a file that cannot be read or used, or packages that are missing.
+        """
+        self.where = f"{FIELD} {path}" if where is None else where
+        self.bytes = _read(path, self.where)
         if lack := lack_of(_PACKAGES):
             raise UserError(f"{self.where}: to read it needs {lack}")
         self._proto = self._parsed()
@@ -108,6 +113,13 @@ class SentencePieceFile:
     def kept(self) -> list[Piece]:
         """The pieces that get ids behind the special tokens, in order: those that a text can become."""
         return [piece for piece in self.pieces if piece.type in (_NORMAL, _USER_DEFINED, _BYTE)]
+
+    def add_characters(self, characters: Iterable[str]) -> None:
+        """Make each a piece, at the end, that is none yet; it costs what SentencePiece charges for an unknown one."""
+        known = {piece.text for piece in self.pieces}
+        least = min((piece.score for piece in self.pieces if piece.type == _NORMAL), default=0.0)
+        score = float(np.float32(least - _UNKNOWN_COSTS))
+        self.pieces += [Piece(char, score, _NORMAL) for char in dict.fromkeys(characters) if char not in known]
 
     def our_ids(self) -> list[int]:
         """Our id of each piece of the file; that of UNK for what no text becomes: control symbols, unused pieces."""
@@ -220,13 +232,13 @@ _N_SHOWN_PIECES = 4
 _LONGEST_SHOWN_CHARS = 80
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, where: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{FIELD} {path}: no such file; expected a .model file of SentencePiece") from None
+        raise UserError(f"{where}: no such file; expected a .model file of SentencePiece") from None
     except OSError as error:
-        raise UserError(f"{FIELD} {path}: cannot be read ({error.strerror}); expected a .model file") from None
+        raise UserError(f"{where}: cannot be read ({error.strerror}); expected a .model file") from None
 
 
 def _score(piece: Piece) -> float:
@@ -324,4 +336,4 @@ def _said_of(config: TokenizerConfig) -> dict[str, Any]:
 
 
 def _sha256_of(path: str) -> str:
-    return hashlib.sha256(_read(Path(path))).hexdigest()
+    return hashlib.sha256(_read(Path(path), f"{FIELD} {path}")).hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 
 from accel_tx.config import Config
 from accel_tx.export.source import Trained
+from accel_tx.inference.weights import IMPORT_RECORD
 from accel_tx.model.transformer import count_parameters
 from accel_tx.train.checkpoint import read_json
 from accel_tx.train.run_history import read_starts
@@ -86,10 +87,14 @@ def _model(trained: Trained) -> str:
         ("longest text", f"{model.max_positions - 1:,} tokens"),
         ("vocabulary", f"{trained.config.tokenizer.kind}{origin}, {vocabularies}"),
     ]
-    return "A Transformer with encoder and decoder, trained with accel_tx.\n\n" + _table(("", ""), rows)
+    taken_from = _imported_from(trained)
+    made = "trained with accel_tx" if taken_from is None else f"taken over from {taken_from}"
+    return f"A Transformer with encoder and decoder, {made}.\n\n{_table(('', ''), rows)}"
 
 
 def _data(trained: Trained) -> str:
+    if _imported_from(trained) is not None:
+        return "See the model that it was taken over from."
     report = read_json(trained.run_dir / "clean_report.json")
     lines = [f"Corpus: {_corpus_name(trained.config)}."]
     if begun_with := _begun_with(trained):
@@ -102,7 +107,15 @@ def _data(trained: Trained) -> str:
     return " ".join(lines)
 
 
+def _imported_from(trained: Trained) -> str | None:
+    """The model of another program that these weights are, as they are; None for weights that were trained here."""
+    record = read_json(trained.run_dir / IMPORT_RECORD)
+    return f"`{record['model']}` ({record['weights']}, SHA-256 {record['sha256']})" if "model" in record else None
+
+
 def _training(trained: Trained) -> str:
+    if _imported_from(trained) is not None:
+        return "See the model that it was taken over from; it was not trained any further."
     optim, train = trained.config.optim, trained.config.train
     of_tokens = f"{train.max_tokens} tokens (the longer side of each pair)"
     size = of_tokens if train.max_tokens is not None else f"{train.batch_size} pairs"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +13,15 @@ import torch
 
 from accel_tx import __version__
 from accel_tx.config import UserError
-from accel_tx.data.disk import is_disk_full
 from accel_tx.export.card import model_card
+from accel_tx.export.folder import check_can_make, made_beside, real_path
 from accel_tx.export.formats import find_format
 from accel_tx.export.proof import LEAST_EXACT, LEAST_ROUNDED, Proof, Sentences, prove
 from accel_tx.export.source import Trained
 from accel_tx.export.written import CARD, CARD_HASH, RECORD, is_card_edited, names_in, not_written
 from accel_tx.inference.metrics import score_translations
 from accel_tx.inference.weights import sha256_of
-from accel_tx.train.checkpoint import replace_folder, size_bytes
+from accel_tx.train.checkpoint import size_bytes
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,13 @@ def export(
     if not fitting.src:
         raise UserError(f"{sentences.origin}: has no sentence that fits the model; give others with --sentences FILE")
     # One thread for both programs, so that their speeds can be compared.
-    with _made_beside(output) as beside, _threads(1):
+    with made_beside(output, check_output) as beside, _threads(1):
         form.write(trained, beside, quantization)
         proof = prove(ours, form.load(beside), fitting)
         is_rounded_late = quantization.startswith("int8") and trained_for == "none"
         proof.check(least_identical, ", or train for it: model.quantization int8" if is_rounded_late else "")
         record = _record(trained, format_name, quantization, proof)
-        card = model_card(trained, form.LIBRARY, record, form.how_to_load(trained, _real(output).name))
+        card = model_card(trained, form.LIBRARY, record, form.how_to_load(trained, real_path(output).name))
         (beside / CARD).write_text(card, encoding="utf-8")
         record[CARD_HASH] = sha256_of(beside / CARD)
         record["files"] = sorted([*names_in(beside), RECORD])
@@ -76,20 +73,7 @@ def export(
 
 def check_output(output: Path) -> None:
     """Raise UserError unless the folder can be made, or holds nothing but an earlier export, which is replaced."""
-    target = _real(output)
-    if os.path.islink(target):  # nothing that is resolved is one otherwise
-        raise UserError(f"--output {output}: is a symbolic link that leads back to itself; expected a folder to make")
-    for path in (target, _beside(target)):
-        try:
-            path.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise UserError(f"--output {output}: cannot be written ({error.strerror}); give another folder") from None
-    if target.exists() and not target.is_dir():
-        raise UserError(f"--output {output}: is a file; expected a folder to make")
-    if not target.parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.parent}; expected one to write into")
+    check_can_make(output)
     if others := not_written(output):
         more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
         raise UserError(
@@ -112,39 +96,6 @@ def _threads(n: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _real(path: Path) -> Path:
-    # Not Path.resolve, which raises for a link to itself in some versions of Python.
-    return Path(os.path.realpath(path))
-
-
-def _beside(target: Path) -> Path:
-    """A new name in the same folder."""
-    return target.parent / f".writing_{target.name}_{secrets.token_hex(4)}"
-
-
-@contextlib.contextmanager
-def _made_beside(output: Path) -> Iterator[Path]:
-    """A folder that takes the place of `output` at the end, and is gone if there is an error."""
-    target = _real(output)
-    beside = _beside(target)
-    try:
-        beside.mkdir()
-        yield beside
-        for path in beside.rglob("*"):
-            # safetensors lets only the owner read what it writes.
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        check_output(output)  # minutes have passed
-        replace_folder(beside, target)
-    except Exception as error:
-        # Libraries that are not Python's own tell a full disk with errors of their own.
-        if not isinstance(error, OSError) and not is_disk_full(error):
-            raise
-        told = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise UserError(f"--output {output}: cannot be written ({told})") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _record(trained: Trained, format_name: str, quantization: str, proof: Proof) -> dict[str, Any]:

@@ -100,14 +100,18 @@ def _fast_tokenizer(fast: FastTokenizer, trained: Trained) -> Any:
 class Runtime:
     """`generate` with what the folder holds, in batches of similar length."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, never: Sequence[int] | None = None) -> None:
+        """`never`: ids that are not to be written, where the folder itself does not say it."""
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, __version__
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         self.model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
         self.name = f"transformers {__version__} ({type(self.model).__name__})"
         self.source = self.target = AutoTokenizer.from_pretrained(folder)
         if (folder / TARGET_FOLDER).is_dir():
             self.target = AutoTokenizer.from_pretrained(folder / TARGET_FOLDER)
+        self._options = {} if never is None else {"suppress_tokens": list(never), "forced_eos_token_id": None}
 
     @torch.inference_mode()
     def translate(self, lines: Sequence[str], limits: Sequence[int]) -> list[str]:
@@ -118,7 +122,12 @@ class Runtime:
             batch = order[start : start + _BATCH_SIZE]
             inputs = self.source([lines[i] for i in batch], return_tensors="pt", padding=True)
             found = self.model.generate(
-                **inputs, num_beams=1, do_sample=False, max_length=None, max_new_tokens=max(limits[i] for i in batch)
+                **inputs,
+                **self._options,
+                num_beams=1,
+                do_sample=False,
+                max_length=None,
+                max_new_tokens=max(limits[i] for i in batch),
             )
             # The first token is the one that starts the decoder.
             kept = [ids[1 : 1 + limits[i]] for i, ids in zip(batch, found.tolist(), strict=True)]

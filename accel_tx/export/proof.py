@@ -84,8 +84,8 @@ class Proof:
         )
 
 
-def prove(ours: Translator, theirs: Runtime, sentences: Sentences) -> Proof:
-    """Translate what fits by both, in turns."""
+def prove(ours: Translator, theirs: Runtime, sentences: Sentences, n_rounds: int = _N_ROUNDS) -> Proof:
+    """Translate what fits by both, in turns, so many times each."""
     decode, limit = ours.decode, ours.max_positions
     lines = sentences.src
     lengths = map(len, ours.tokenizers.src.encode(lines))
@@ -100,7 +100,7 @@ def prove(ours: Translator, theirs: Runtime, sentences: Sentences) -> Proof:
 
     ours.translate(lines[:_N_WARM_UP])
     theirs.translate(lines[:_N_WARM_UP], limits[:_N_WARM_UP])
-    rounds = [(_timed(by_ours), _timed(by_theirs)) for _ in range(_N_ROUNDS)]
+    rounds = [(_timed(by_ours), _timed(by_theirs)) for _ in range(n_rounds)]
     return Proof(
         sentences,
         ours=rounds[0][0][0],

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MODEL, SCORES = "model.safetensors", "scores.json"
 EXPORT_RECORD = "export.json"
 """What `export` writes beside weights."""
+IMPORT_RECORD = "imported.json"
+"""What `import-marian` writes beside weights."""
 MANIFEST, STATE = "manifest.json", "trainer_state.json"
 """What a checkpoint has in place of `scores.json`."""
 _MADE_BY = {

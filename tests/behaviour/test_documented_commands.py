@@ -103,6 +103,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mine = next(shown for shown in SHOWN if shown.own_words[:1] == ["train"] and "runs/mine" in shown.text)
         main(mine.own_words)
         main(["train", "--config", "configs/quickstart.yaml", "--run_dir", "runs/seed2", "--train.seed", "2"])
+        if (folder / "Helsinki-NLP").exists():
+            main(next(shown.own_words for shown in SHOWN if shown.own_words[:1] == ["import-marian"]))
     for name in ("runs/small", "runs/large", "runs/q1", "D"):
         shutil.copytree(folder / "runs" / "quickstart", folder / name)
     return folder
@@ -143,6 +145,7 @@ def needs(shown: Shown) -> None:
         pytest.skip("this CPU emulates bfloat16, which takes minutes here")
     wanted = {"--format ctranslate2": "ctranslate2", " attention ": "matplotlib", "--peer hf": "transformers"}
     wanted["--tokenizer.sentencepiece"] = "sentencepiece"
+    wanted["opus_en_fr"] = "transformers"  # what makes the model there
     for words, package in wanted.items():
         if words in shown.text and importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
@@ -233,8 +236,9 @@ def test_the_programs_parsers_take_its_options(shown: Shown, tmp_path: Path, mon
         return
     # As they are, not small: what they say must fit the command's options.
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
-    (tmp_path / "runs" / "mine").mkdir(parents=True)
-    for name in ("C", "runs/mine/config.yaml"):
+    for name in ("runs/mine", "opus_en_fr"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("C", "runs/mine/config.yaml", "opus_en_fr/config.yaml"):
         (tmp_path / name).symlink_to(REPOSITORY / "configs" / "quickstart.yaml")
     monkeypatch.chdir(tmp_path)
     parser, with_config = parser_of(command)

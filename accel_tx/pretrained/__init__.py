@@ -1,0 +1,1 @@
+"""Models that other programs have trained, as runs of this one."""

@@ -1,0 +1,112 @@
+"""What the folder of a MarianMTModel of `transformers` holds: its config, vocabularies and weights.
+
+`transformers` itself is not needed to read it. The files are those that `save_pretrained` writes, and that the models
+Helsinki-NLP/opus-mt-* have on the Hub.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from accel_tx.config import UserError
+
+CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
+VOCABULARY, TARGET_VOCABULARY = "vocab.json", "target_vocab.json"
+SOURCE_PIECES, TARGET_PIECES = "source.spm", "target.spm"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""The first that is there is read."""
+_EXPECTED = "expected the folder of a MarianMTModel, such as Helsinki-NLP/opus-mt-en-fr of the Hub"
+
+
+@dataclass(frozen=True)
+class MarianFolder:
+    """The folder, with what its JSON files say."""
+
+    path: Path
+    config: dict[str, Any]
+    generation: dict[str, Any]
+    """What `generate` uses; models of earlier versions have it in `config`."""
+    languages: tuple[str | None, str | None]
+    """Of source and target, where the tokenizer says them."""
+    src_ids: dict[str, int]
+    """The row of each piece in the matrix of the source."""
+    tgt_ids: dict[str, int]
+    """The same for the target."""
+
+    @classmethod
+    def read(cls, path: Path) -> MarianFolder:
+        """All but the weights. Raises: UserError for what is missing, damaged or of another kind of model."""
+        config = _read_object(path / CONFIG)
+        kind = config.get("model_type")
+        if kind != "marian":
+            raise UserError(f"{path / CONFIG}: model_type is {kind!r}; expected 'marian': {_EXPECTED}")
+        generation = {**config, **(_read_object(path / GENERATION) if (path / GENERATION).exists() else {})}
+        tokenizer = _read_object(path / TOKENIZER) if (path / TOKENIZER).exists() else {}
+        src_ids = _read_ids(path / VOCABULARY)
+        tgt_ids = _read_ids(path / TARGET_VOCABULARY) if (path / TARGET_VOCABULARY).exists() else src_ids
+        languages = (tokenizer.get("source_lang"), tokenizer.get("target_lang"))
+        return cls(path, config, generation, languages, src_ids, tgt_ids)
+
+    @property
+    def weights_file(self) -> Path:
+        """Raises: UserError where there is none."""
+        for name in WEIGHTS:
+            if (self.path / name).is_file():
+                return self.path / name
+        raise UserError(f"{self.path}: holds neither {' nor '.join(WEIGHTS)}; {_EXPECTED}")
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every tensor by its name, in float32 (float64 stays). Raises: UserError for a file that is damaged."""
+        path = self.weights_file
+        try:
+            read = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
+        except UserError:
+            raise
+        except Exception as error:  # of safetensors, zip, pickle and the system
+            raise UserError(f"{path}: cannot be read as weights: {' '.join(str(error).split())[:300]}") from None
+        return {name: x if x.dtype == torch.float64 else x.float() for name, x in read.items()}
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _read_pickled(path: Path) -> Mapping[str, Tensor]:
+    # Tensors alone: nothing else in the file is made into an object, let alone run.
+    read = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(read, Mapping) or not all(isinstance(x, Tensor) for x in read.values()):
+        raise UserError(f"{path}: holds something else than named tensors; {_EXPECTED}")
+    return read
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {_EXPECTED}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {_EXPECTED}") from None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: is not a JSON object, or damaged; {_EXPECTED}")
+    return found
+
+
+def _read_ids(path: Path) -> dict[str, int]:
+    found = _read_object(path)
+    if not all(type(i) is int and i >= 0 for i in found.values()):
+        raise UserError(f"{path}: has ids that are not whole numbers from 0 on; {_EXPECTED}")
+    for token in ("<unk>", "</s>"):
+        if token not in found:
+            raise UserError(f"{path}: has no {token}; {_EXPECTED}")
+    return found
