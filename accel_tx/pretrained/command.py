@@ -88,28 +88,31 @@ def check_output(output: Path) -> None:
 
 def _config(folder: MarianFolder, vocabularies: Vocabularies, languages: tuple[str | None, str | None]) -> Config:
     """Of the model, its search as there, and what is usual for fine-tuning."""
-    generation, tokenizers = folder.generation, vocabularies.tokenizers
+    tokenizers, model = vocabularies.tokenizers, model_config(folder, vocabularies)
     src_lang, tgt_lang = (
         given or told or default
         for given, told, default in zip(languages, folder.languages, ("src", "tgt"), strict=True)
     )
-    return Config(
-        data=DataConfig(corpus=CORPUS_TO_NAME, src_lang=src_lang, tgt_lang=tgt_lang),
-        tokenizer=TokenizerConfig(
-            kind=vocabularies.kind,  # type: ignore[arg-type]
-            vocab_size=max(tokenizers.src.vocab_size, tokenizers.tgt.vocab_size),
-            joint=vocabularies.is_joint,
-        ),
-        model=model_config(folder, vocabularies),
-        # The rate and length of Seq2SeqTrainer where nothing else is said.
-        optim=OptimConfig(name="adamw", schedule="linear", max_lr=5e-5, warmup_updates=1, eps=1e-8, betas=(0.9, 0.999)),
-        train=TrainConfig(epochs=3, max_tokens=4_096, micro_batches_per_update=1),
-        validation=ValidationConfig(every_updates=500),
-        decode=DecodeConfig(
-            beam_size=int(generation.get("num_beams") or 1),
-            length_exponent=float(generation.get("length_penalty", 1.0)),
-        ),
-    )
+    n_beams, length_penalty = folder.number("num_beams", 1), folder.number("length_penalty", 1.0)
+    try:
+        return Config(
+            data=DataConfig(corpus=CORPUS_TO_NAME, src_lang=src_lang, tgt_lang=tgt_lang),
+            tokenizer=TokenizerConfig(
+                kind=vocabularies.kind,  # type: ignore[arg-type]
+                vocab_size=max(tokenizers.src.vocab_size, tokenizers.tgt.vocab_size),
+                joint=vocabularies.is_joint,
+            ),
+            model=model,
+            # The rate and length of Seq2SeqTrainer where nothing else is said.
+            optim=OptimConfig(
+                name="adamw", schedule="linear", max_lr=5e-5, warmup_updates=1, eps=1e-8, betas=(0.9, 0.999)
+            ),
+            train=TrainConfig(epochs=3, max_tokens=max(4_096, model.max_positions)),
+            validation=ValidationConfig(every_updates=500),
+            decode=DecodeConfig(beam_size=int(n_beams), length_exponent=length_penalty),
+        )
+    except UserError as error:
+        raise UserError(f"{folder.path}: in our terms {error}") from None
 
 
 def _proof(imported: Trained, folder: MarianFolder, vocabularies: Vocabularies, sentences: Sentences) -> Proof:

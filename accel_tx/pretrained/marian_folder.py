@@ -54,6 +54,22 @@ class MarianFolder:
         languages = (tokenizer.get("source_lang"), tokenizer.get("target_lang"))
         return cls(path, config, generation, languages, src_ids, tgt_ids)
 
+    def size(self, name: str) -> int:
+        """A whole number of `config.json`. Raises: UserError for anything else."""
+        value = self.config.get(name)
+        if type(value) is not int:
+            raise UserError(f"{self.path / CONFIG}: {name} is {value!r}; expected a whole number")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """One of `generate` or of the config; `default` where there is none or null. Raises: UserError as `size`."""
+        value = self.generation.get(name)
+        if value is None:
+            return default
+        if type(value) not in (int, float):
+            raise UserError(f"{self.path}: {name} of {GENERATION} or {CONFIG} is {value!r}; expected a number")
+        return float(value)
+
     @property
     def weights_file(self) -> Path:
         """Raises: UserError where there is none."""

@@ -51,19 +51,16 @@ def model_config(folder: MarianFolder, vocabularies: Vocabularies) -> ModelConfi
         "n_decoder_layers": "decoder_layers",
         "max_positions": "max_position_embeddings",
     }
-    found = {ours: config.get(theirs) for ours, theirs in sizes.items()}
-    for ours, theirs in sizes.items():
-        if type(found[ours]) is not int:
-            raise UserError(f"{where}: {theirs} is {found[ours]!r}; expected a whole number")
+    found = {ours: folder.size(theirs) for ours, theirs in sizes.items()}
+    dropouts = {name: folder.number(name, default) for name, default in (("dropout", 0.1), ("attention_dropout", 0.0))}
     try:
         return ModelConfig(
             **found,  # type: ignore[arg-type]
+            **dropouts,  # type: ignore[arg-type]
             activation=_ACTIVATIONS[activation],  # type: ignore[arg-type]
             attention_bias=True,
             norm="post",
             tie_embeddings=_tied(config, vocabularies),  # type: ignore[arg-type]
-            dropout=config.get("dropout", 0.1),
-            attention_dropout=config.get("attention_dropout", 0.0),
         )
     except UserError as error:
         raise UserError(f"{where}: in our terms {error}") from None

@@ -85,11 +85,13 @@ def is_run_here(shown: Shown) -> bool:
 
 HERE = [shown for shown in SHOWN if is_run_here(shown)]
 BY_ITSELF = [shown for shown in HERE if not shown.needs_shell and shown.own_words[0] != "bench"]
-BY_TIME = [
-    pytest.param(shown, marks=pytest.mark.slow) if "--train.max_updates" in shown.text else shown for shown in BY_ITSELF
-]
 # What a shell or a launcher starts, trainings left out: each takes a minute.
 IN_SHELL = [shown for shown in HERE if shown.needs_shell and shown.own_words[:1] != ["train"]]
+
+
+def by_time(commands: list[Shown], long: str) -> list[Any]:
+    """For the fast tests or, with this option, for the slow ones."""
+    return [pytest.param(shown, marks=pytest.mark.slow) if long in shown.text else shown for shown in commands]
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +155,7 @@ def needs(shown: Shown) -> None:
         pytest.skip("this Python is in no virtual environment")
 
 
-@pytest.mark.parametrize("shown", BY_TIME, ids=lambda shown: shown.place)
+@pytest.mark.parametrize("shown", by_time(BY_ITSELF, "--train.max_updates"), ids=lambda shown: shown.place)
 def test_a_command_runs_and_writes_what_it_names(
     shown: Shown, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,7 +172,7 @@ def test_a_command_runs_and_writes_what_it_names(
     assert capsys.readouterr().out or made
 
 
-@pytest.mark.parametrize("shown", IN_SHELL, ids=lambda shown: shown.place)
+@pytest.mark.parametrize("shown", by_time(IN_SHELL, "--n_processes"), ids=lambda shown: shown.place)
 def test_a_line_for_the_shell_runs_and_writes_what_it_names(shown: Shown, place: Path) -> None:
     needs(shown)
     made = made_by(shown, place)

@@ -52,6 +52,7 @@ def test_the_command_writes_picture_and_numbers_and_prints_the_option(
     assert 5 < values["loss"][0] < 8
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_same_bytes_whether_or_not_its_rate_was_looked_for(
     tiny_config: MakeConfig, tmp_path: Path
 ) -> None:

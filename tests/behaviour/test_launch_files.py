@@ -275,6 +275,7 @@ def test_the_readmes_commands_for_several_processes_train_the_same_on_a_cpu(
     assert losses["fsdp2_reshard"] == losses["fsdp2"]
 
 
+@pytest.mark.slow
 def test_an_accelerate_that_starts_one_process_where_two_were_asked_for_is_refused(
     tiny_config: Callable[..., Config], tmp_path: Path
 ) -> None:

@@ -448,6 +448,7 @@ def assert_goes_on_exactly(
     assert metrics(run_dir) == metrics(whole)
 
 
+@pytest.mark.slow
 def test_one_ctrl_c_under_the_launcher_is_one_stop_and_loader_workers_do_not_heed_it(
     tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -463,6 +464,7 @@ def test_one_ctrl_c_under_the_launcher_is_one_stop_and_loader_workers_do_not_hee
     assert_stopped_early(run_dir, "SIGINT")
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_the_program_with_status_130_and_one_line(tiny_config: MakeConfig, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     # An update of so many micro-batches takes longer than the pause between the two.

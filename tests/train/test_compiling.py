@@ -54,6 +54,7 @@ def test_a_compiler_that_fails_is_told_in_one_line(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_packed_sentences_of_any_size_take_one_graph_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU with our kernels; on the device that computes shapes alone."""
     monkeypatch.setattr(attention.kernels, "runs", lambda _: True)
