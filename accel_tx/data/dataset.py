@@ -90,13 +90,13 @@ def _sentencepiece_of(config: TokenizerConfig, run_dir: Path | None) -> tuple[li
     """The SHA-256 of the files in `config.sentencepiece`, and the folder where a run has their vocabularies already."""
     if not config.sentencepiece:
         return None, None
-    from accel_tx.data import sentencepiece_file
+    from accel_tx.data import sentencepiece_vocabulary
 
     if run_dir is not None:
-        recorded = sentencepiece_file.recorded_sha256(config, run_dir / "tokenizer")
+        recorded = sentencepiece_vocabulary.recorded_sha256(config, run_dir / "tokenizer")
         if recorded is not None:
             return recorded, run_dir / "tokenizer"
-    return sentencepiece_file.sha256_of(config), None
+    return sentencepiece_vocabulary.sha256_of(config), None
 
 
 def cache_folder(config: Config, sentencepiece_sha256: Sequence[str] | None = None) -> Path:
@@ -123,7 +123,7 @@ def cache_folder(config: Config, sentencepiece_sha256: Sequence[str] | None = No
 def _identity_of(config: TokenizerConfig, sentencepiece_sha256: Sequence[str] | None) -> dict[str, Any]:
     """What decides the vocabularies: of those of a run or of files what they are, not where they lie."""
     if config.sentencepiece:
-        from accel_tx.data.sentencepiece_file import sha256_of
+        from accel_tx.data.sentencepiece_vocabulary import sha256_of
 
         sha256 = sentencepiece_sha256 or sha256_of(config)
         return {"sentencepiece": sha256, "kind": config.kind, "symbols": config.symbols}

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from accel_tx.config import Config, TokenizerConfig, UserError
-from accel_tx.data import sentencepiece_file
+from accel_tx.data import sentencepiece_vocabulary
 from accel_tx.data.allocator import give_back_memory
 from accel_tx.data.clean import HeldOut, Part, check_rules_can_run, clean_pairs
 from accel_tx.data.clean_report import N_EXAMPLES, CleanReport
@@ -87,7 +87,9 @@ def _vocabularies(
         return TokenizerPair.load(converted), [f"vocabulary of {names}, as it was converted for the run"]
     if config.sentencepiece:
         pairs = [segment.pairs for segment in epoch]
-        tokenizers, agreement = sentencepiece_file.convert(config, lambda side: sampled(pairs, side, _N_COMPARED // 2))
+        tokenizers, agreement = sentencepiece_vocabulary.convert(
+            config, lambda side: sampled(pairs, side, _N_COMPARED // 2)
+        )
         note = f"vocabulary of {' and '.join(config.sentencepiece)}: {agreement.told}"
         if agreement.differing is not None:
             sys.stderr.write(f"accel_tx: {note}\n")

@@ -5,10 +5,7 @@ The ids are ours: the four special tokens come first, then all other pieces in t
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +14,10 @@ import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 
-from accel_tx.config import SPECIAL_TOKENS, TokenizerConfig, UserError
+from accel_tx.config import SPECIAL_TOKENS, UserError
 from accel_tx.config.extras import lack_of
 from accel_tx.data.sentencepiece_text import SPACE, cut_inside, space_normalizers, table_normalizers
-from accel_tx.data.tokenizer import UNK_ID, Tokenizer, TokenizerPair
+from accel_tx.data.tokenizer import UNK_ID, Tokenizer
 
 FIELD = "tokenizer.sentencepiece"
 _PACKAGES = ("sentencepiece", "protobuf")
@@ -52,7 +49,7 @@ class SentencePieceFile:
         Raises: UserError for a file that cannot be read or used, or packages that are missing.
         """
         self.where = f"{FIELD} {path}" if where is None else where
-        self.bytes = _read(path, self.where)
+        self.bytes = bytes_of(path, self.where)
         if lack := lack_of(_PACKAGES):
             raise UserError(f"{self.where}: to read it needs {lack}")
         self._proto = self._parsed()
@@ -184,55 +181,8 @@ class SentencePieceFile:
         return pre_tokenizers.Split(Regex(cut_inside(names, texts)), "merged_with_previous")
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Whether a tokenizer gives the ids of SentencePiece."""
-
-    n: int
-    """Sentences compared."""
-    n_same: int
-    differing: str | None
-    """The first that differs and how; None where there is none."""
-
-    @classmethod
-    def of(cls, file: SentencePieceFile, tokenizer: Tokenizer, batches: Iterable[Sequence[str]]) -> Agreement:
-        """Compare in texts, some at a time."""
-        processor, our_ids = file.processor(), file.our_ids()
-        n = n_same = 0
-        differing = None
-        for texts in batches:
-            theirs = [[our_ids[i] for i in ids] for ids in processor.encode(list(texts))]
-            for text, expected, found in zip(texts, theirs, tokenizer.encode(texts), strict=True):
-                n += 1
-                n_same += expected == found
-                if expected != found and differing is None:
-                    differing = _difference(text, expected, found, tokenizer)
-        return cls(n, n_same, differing)
-
-    def __add__(self, other: Agreement) -> Agreement:
-        return Agreement(self.n + other.n, self.n_same + other.n_same, self.differing or other.differing)
-
-    @property
-    def told(self) -> str:
-        """In a line."""
-        line = f"{self.n_same:,} of {self.n:,} sentences get the ids of SentencePiece"
-        return line if self.differing is None else f"{line}; one that does not: {self.differing}"
-
-
-def _difference(text: str, expected: Sequence[int], found: Sequence[int], tokenizer: Tokenizer) -> str:
-    first = next((i for i, pair in enumerate(zip(expected, found)) if pair[0] != pair[1]), 0)
-    theirs, ours = (
-        " ".join(tokenizer.piece(i) for i in ids[first : first + _N_SHOWN_PIECES]) for ids in (expected, found)
-    )
-    shown = text if len(text) <= _LONGEST_SHOWN_CHARS else f"{text[:_LONGEST_SHOWN_CHARS]}…"
-    return f"{shown!r} has {theirs!r} there and {ours!r} here"
-
-
-_N_SHOWN_PIECES = 4
-_LONGEST_SHOWN_CHARS = 80
-
-
-def _read(path: Path, where: str) -> bytes:
+def bytes_of(path: Path, where: str) -> bytes:
+    """What is in a `.model` file, which messages call `where`. Raises: UserError for one that cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -258,82 +208,3 @@ def _merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
         for at in range(len(piece.text) - 1, 0, -1)
         if piece.text[:at] in texts and piece.text[at:] in texts
     ]
-
-
-def files_of(config: TokenizerConfig) -> tuple[SentencePieceFile, SentencePieceFile]:
-    """The files of source and target, one object twice where the vocabulary is joint.
-
-    Raises: UserError for one that cannot be used, or is of another kind than the config says.
-    """
-    files = [SentencePieceFile(Path(path)) for path in config.sentencepiece]
-    for file in files:
-        if file.kind != config.kind:
-            raise UserError(
-                f"{file.where}: is a {file.kind} model, but tokenizer.kind is {config.kind}; expected the same, so add "
-                f"--tokenizer.kind {file.kind}"
-            )
-        taken = {piece.text for piece in file.kept()} & set(config.symbols)
-        if taken:
-            raise UserError(f"{file.where}: has {sorted(taken)[0]} itself; leave it out of tokenizer.symbols")
-    return files[0], files[-1]
-
-
-def convert(
-    config: TokenizerConfig, texts: Callable[[str], Iterable[Sequence[str]]]
-) -> tuple[TokenizerPair, Agreement]:
-    """The vocabularies of the files in `config.sentencepiece`, and whether they give the ids of SentencePiece.
-
-    `texts` gives those of a side, `src` or `tgt`, to compare, some at a time. Symbols of the config are no part of it.
-    """
-    src, tgt = files_of(config)
-    ours = [src.tokenizer()]
-    if tgt is not src:
-        ours.append(tgt.tokenizer())
-        if ours[0].fast.to_str() == ours[1].fast.to_str():
-            raise UserError(f"{FIELD}: the two files are the same; expected it once, with --tokenizer.joint true")
-    agreement = Agreement.of(src, ours[0], texts("src")) + Agreement.of(tgt, ours[-1], texts("tgt"))
-    if config.symbols:
-        for tokenizer in ours:
-            tokenizer.add_symbols(config.symbols)
-    return TokenizerPair(ours[0], ours[-1]), agreement
-
-
-def sha256_of(config: TokenizerConfig) -> list[str]:
-    """Of the content of each file."""
-    return [_sha256_of(path) for path in config.sentencepiece]
-
-
-RECORD = "sentencepiece.json"
-"""In the folder of a run's tokenizers: what they were converted from."""
-
-
-def record_of(config: TokenizerConfig, sha256: Sequence[str]) -> str:
-    """The text of that file."""
-    return json.dumps({**_said_of(config), "sha256": list(sha256)}, indent=1)
-
-
-def recorded_sha256(config: TokenizerConfig, folder: Path) -> list[str] | None:
-    """Of the files of `config.sentencepiece`, if the tokenizers in this folder were converted from them.
-
-    A file that is gone, or not to be found from here, is the one that was recorded under its name.
-    """
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        recorded = list(map(str, record.pop("sha256")))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None
-    there = [_sha256_of(path) if os.path.isfile(path) else None for path in config.sentencepiece]
-    said = _said_of(config)
-    if None not in there:
-        said["files"] = record.get("files")
-    if record != said or len(recorded) != len(there):
-        return None
-    return recorded if all(found in (None, known) for found, known in zip(there, recorded, strict=True)) else None
-
-
-def _said_of(config: TokenizerConfig) -> dict[str, Any]:
-    return {"files": config.sentencepiece, "kind": config.kind, "symbols": config.symbols}
-
-
-def _sha256_of(path: str) -> str:
-    return hashlib.sha256(_read(Path(path), f"{FIELD} {path}")).hexdigest()

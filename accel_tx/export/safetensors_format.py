@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from accel_tx import __version__
 from accel_tx.config import dump_yaml
-from accel_tx.data.sentencepiece_file import RECORD
+from accel_tx.data.sentencepiece_vocabulary import RECORD
 from accel_tx.export.source import Trained
 from accel_tx.inference.weights import MODEL, SCORES, sha256_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from accel_tx.config import Config, UserError, dump_yaml, what_is_learned, what_starts_share
-from accel_tx.data import sentencepiece_file
+from accel_tx.data import sentencepiece_vocabulary
 from accel_tx.data.dataset import PreparedData
 from accel_tx.inference.translator import load_run_config
 from accel_tx.train import checkpoint, checkpoint_removal, run_lock, warm_start
@@ -98,8 +98,8 @@ def begin_run_dir(config: Config, run_dir: Path, data: PreparedData, state: Trai
         "clean_report.json": json.dumps(data.report.to_dict(), indent=1, ensure_ascii=False),
     }
     if data.sentencepiece_sha256 is not None:
-        record = sentencepiece_file.record_of(config.tokenizer, data.sentencepiece_sha256)
-        texts[f"tokenizer/{sentencepiece_file.RECORD}"] = record
+        record = sentencepiece_vocabulary.record_of(config.tokenizer, data.sentencepiece_sha256)
+        texts[f"tokenizer/{sentencepiece_vocabulary.RECORD}"] = record
     for name, text in texts.items():
         checkpoint.write_if_other(run_dir / name, text)
 

@@ -19,8 +19,10 @@ from accel_tx.config import Config, TokenizerConfig, UserError, extras
 from accel_tx.data import sentencepiece_file
 from accel_tx.data.dataset import cache_folder, prepare_data
 from accel_tx.data.phrasebook import iter_pairs
-from accel_tx.data.sentencepiece_file import RECORD, SentencePieceFile, convert, record_of
+from accel_tx.data.sentencepiece_agreement import Agreement
+from accel_tx.data.sentencepiece_file import SentencePieceFile
 from accel_tx.data.sentencepiece_text import table_entries, table_normalizers
+from accel_tx.data.sentencepiece_vocabulary import RECORD, convert, record_of
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, PAD_ID, SPECIAL_TOKENS, UNK_ID, Tokenizer
 from accel_tx.export.text import stand_alone
 from tests.spm_models import AWKWARD, FEATURES, WORDS, model_bytes, write_model
@@ -245,7 +247,7 @@ def test_other_ids_than_those_of_sentencepiece_are_counted_and_shown(monkeypatch
         ],
     )
     texts = [["the old man", "le chat"], ["un chat", "old"]]
-    found = sentencepiece_file.Agreement.of(file, tokenizer, texts)
+    found = Agreement.of(file, tokenizer, texts)
     assert (found.n, found.n_same) == (4, 2)
     assert found.told.startswith("2 of 4 sentences get the ids of SentencePiece; one that does not: 'le chat' has ")
     assert found.told.endswith("'<unk>' here")
