@@ -10,7 +10,7 @@ from accel_tx.config import Config
 from accel_tx.export.source import Trained
 from accel_tx.inference.weights import IMPORT_RECORD
 from accel_tx.model.transformer import count_parameters
-from accel_tx.train.checkpoint import read_json
+from accel_tx.train.file_system import read_json
 from accel_tx.train.run_history import read_starts
 from accel_tx.train.warm_start import ORIGIN
 

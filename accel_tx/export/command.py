@@ -21,7 +21,7 @@ from accel_tx.export.source import Trained
 from accel_tx.export.written import CARD, CARD_HASH, RECORD, is_card_edited, names_in, not_written
 from accel_tx.inference.metrics import score_translations
 from accel_tx.inference.weights import sha256_of
-from accel_tx.train.checkpoint import size_bytes
+from accel_tx.train.file_system import size_bytes
 
 
 @dataclass(frozen=True)

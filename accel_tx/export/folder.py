@@ -11,7 +11,7 @@ from pathlib import Path
 
 from accel_tx.config import UserError
 from accel_tx.data.disk import is_disk_full
-from accel_tx.train.checkpoint import replace_folder
+from accel_tx.train.file_system import replace_folder
 
 
 def real_path(path: Path) -> Path:

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from accel_tx.inference.weights import EXPORT_RECORD, sha256_of
-from accel_tx.train.checkpoint import read_json
+from accel_tx.train.file_system import read_json
 
 RECORD, CARD = EXPORT_RECORD, "README.md"
 CARD_HASH = "card_sha256"

@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from accel_tx.config import Config, RunError, UserError, what_processes_share
 from accel_tx.data.batching import PLAN
-from accel_tx.train import checkpoint, run_lock
+from accel_tx.train import file_system, run_lock
 from accel_tx.train.progress import say
 
 _PRECISION = "precision in effect"
@@ -92,7 +92,7 @@ def failing_together(accelerator: Accelerator, run_dir: Path) -> Iterator[None]:
     except UserError as error:
         failed = str(error)
     except OSError as error:
-        failed = f"{run_dir}: cannot be written: {checkpoint.describe(error, run_dir, 0)}"
+        failed = f"{run_dir}: cannot be written: {file_system.describe(error, run_dir, 0)}"
     end_everywhere_if(accelerator, failed)
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from accel_tx.config import LOWER_IS_BETTER, UserError
 from accel_tx.inference.translator import load_run_config
 from accel_tx.inference.weights import SCORES
-from accel_tx.train import checkpoint, validated
+from accel_tx.train import checkpoint, file_system, validated
 from accel_tx.train.averaging import mean_of_files
 from accel_tx.train.checkpoint_identity import run_identity
 from accel_tx.train.checkpoint_writer import save_weights
 
 
-@checkpoint.usable_folders()
+@file_system.usable_folders()
 def saved_weights(run_dir: Path) -> dict[int, Path]:
     """Folders of weights by update, oldest first; of one update the checkpoint before what `validated/` has."""
     found = {update: validated.folder_of(run_dir, update) for update in validated.updates_kept(run_dir)}
@@ -114,7 +114,7 @@ def _own_origin(run_dir: Path, folders: Sequence[Path]) -> tuple[Path, dict[str,
     return folders[0], _origin(folders[0])
 
 
-@checkpoint.usable_folders()
+@file_system.usable_folders()
 def _origin(folder: Path) -> dict[str, str]:
     """The run and the data that weights come from. Raises: UserError if they are damaged or do not say."""
     if (folder / checkpoint.STATE).exists():
@@ -122,7 +122,7 @@ def _origin(folder: Path) -> dict[str, str]:
             raise UserError(f"{folder}: is damaged: {fault}; expected whole checkpoints")
         state = checkpoint.load_state(folder)
         return {"run": run_identity(state), "data_sha256": state.data_sha256}
-    scores = checkpoint.read_json(folder / SCORES)
+    scores = file_system.read_json(folder / SCORES)
     found = {name: scores.get(name) for name in ("run", "data_sha256")}
     if not all(isinstance(value, str) for value in found.values()):
         raise UserError(f"{folder}: does not say which run it is of; expected weights saved by `train`")
@@ -139,7 +139,7 @@ def _check_output(run_dir: Path, output: Path) -> None:
         if not output.absolute().parent.is_dir():
             raise UserError(f"--output {output}: there is no folder {output.parent}; expected one to write into")
         return
-    if "averaged" not in checkpoint.read_json(output / SCORES):
+    if "averaged" not in file_system.read_json(output / SCORES):
         raise UserError(
             f"--output {output}: is there and holds no average; expected a new name, such as {run_dir / 'average'}"
         )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from accel_tx.config import RunError, TrainConfig
 from accel_tx.data.batching import BatchPlan, share
 from accel_tx.data.dataset import PreparedData
-from accel_tx.train import checkpoint
+from accel_tx.train import file_system
 from accel_tx.train.bad_numbers import GOOD, OVERFLOW, WORDS
 from accel_tx.train.lines import append_whole, finite_or_none, keep_lines, update_of_line
 from accel_tx.train.progress import say
@@ -52,7 +52,7 @@ class BadUpdates:
             try:
                 write_bad_update(self.run_dir, report, action, self.plan, self.data, losses)
             except OSError as error:
-                say(f"{BAD_UPDATES_FILE} not written: {checkpoint.describe(error, self.run_dir, 0)}")
+                say(f"{BAD_UPDATES_FILE} not written: {file_system.describe(error, self.run_dir, 0)}")
             say(in_words(report, self.run_dir))
         if action == "stop" or state.n_bad_in_a_row >= self.config.max_bad_updates:
             raise too_many(report, state.n_bad_in_a_row, self.run_dir)

@@ -16,7 +16,7 @@ from torch import Tensor
 from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import PreparedData
 from accel_tx.model.transformer import Transformer
-from accel_tx.train import checkpoint, validated
+from accel_tx.train import checkpoint, file_system, validated
 from accel_tx.train.agreement import broadcast
 from accel_tx.train.averaging import RunningAverage, Weights, mean_of_files, weights_in
 from accel_tx.train.checkpoint_identity import run_identity
@@ -100,7 +100,7 @@ class Candidates:
             try:
                 mean = self._mean_of_last(own, state, n)
             except (OSError, UserError) as error:
-                text = checkpoint.describe(error, self.run_dir, 0) if isinstance(error, OSError) else str(error)
+                text = file_system.describe(error, self.run_dir, 0) if isinstance(error, OSError) else str(error)
                 say(f"{text}; no average is scored at this validation")
         if not broadcast(self.accelerator, [bool(mean)])[0]:
             return None

@@ -17,6 +17,7 @@ from accel_tx.train import (
     auto_tokens,
     checkpoint,
     device,
+    file_system,
     launched,
     mirror,
     patience,
@@ -75,7 +76,7 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None, resume: 
     data = None
     with found.problem_told():
         data = prepare_data(config, begun_in)
-        with checkpoint.usable_folders():
+        with file_system.usable_folders():
             is_new = not checkpoint.has_checkpoint(begun_in)
             source = warm_start.find_source(init_from) if is_new and init_from is not None else None
         if source is not None:
@@ -83,7 +84,7 @@ def check(config: Config, run_dir: Path, init_from: Path | None = None, resume: 
     if data is None or not can_compute:
         return found if rank == 0 else None
     with device.accelerator_for(config.train) as accelerator:
-        with found.problem_told(), checkpoint.usable_folders():
+        with found.problem_told(), file_system.usable_folders():
             check_same_everywhere(accelerator, config, data.sha256)
             config = auto_tokens.settle(config, data, accelerator)
             _Check(config, data, run_dir, begun_in, mirror_dir, accelerator, found).run()
@@ -95,7 +96,7 @@ def _begun_in(config: Config, run_dir: Path, resume: Resume, found: Outlook) -> 
     if config.train.mirror_dir is None:
         return run_dir, None
     mirror_dir = Path(config.train.mirror_dir)
-    with found.problem_told(), checkpoint.usable_folders():
+    with found.problem_told(), file_system.usable_folders():
         mirror.check_mirror(config, run_dir, mirror_dir, resume)
         _refuse_if_held(mirror_dir)
         is_ahead = mirror.update_ahead(run_dir, mirror_dir) is not None
@@ -113,7 +114,7 @@ def _of_run_dir(
     is_main: bool,
 ) -> Config:
     """What stands in the run folder against a start; under `auto` the config with the run's micro-batches."""
-    with found.problem_told(), checkpoint.usable_folders():
+    with found.problem_told(), file_system.usable_folders():
         _refuse_if_held(run_dir)
         # What is brought back from the mirror will be in the run folder by then.
         required = resume if begun_in == run_dir else "auto"
@@ -121,7 +122,7 @@ def _of_run_dir(
         config = scaling.settle(config, begun_in, is_main)
         warm_start.check_origin(begun_in, init_from, has_checkpoint=checkpoint.has_checkpoint(begun_in))
         config = auto_tokens.from_run(config, begun_in, is_main)
-    with found.problem_told(), checkpoint.usable_folders():
+    with found.problem_told(), file_system.usable_folders():
         check_writable(run_dir)
     return config
 
@@ -219,7 +220,7 @@ class _Check:
         """The state that a start would go on from; the first row of the table."""
         saved, start = None, "refused, see below"
         if not refused:
-            with self.found.problem_told(), checkpoint.usable_folders():
+            with self.found.problem_told(), file_system.usable_folders():
                 folder, passed_over = _newest(self.begun_in, parts, self.fresh)
                 self.found.notes += passed_over
                 if folder is None and passed_over:
@@ -273,7 +274,7 @@ class _Check:
 
 def _present_bytes(run_dir: Path) -> int:
     names = ("checkpoints", "best", "final", checkpoint.VALIDATED)
-    return sum(checkpoint.size_bytes(run_dir / name) for name in names)
+    return sum(file_system.size_bytes(run_dir / name) for name in names)
 
 
 def _forecast_bytes(config: Config, forecast: Forecast, data: PreparedData, accelerator: Accelerator) -> float:

@@ -6,15 +6,13 @@ import contextlib
 import dataclasses
 import errno
 import json
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from accel_tx.config import UserError
 from accel_tx.inference import weights
+from accel_tx.train import file_system
 from accel_tx.train.state import TrainState, UnknownField
 
 MODEL, MANIFEST, STATE = weights.MODEL, weights.MANIFEST, weights.STATE
@@ -22,13 +20,9 @@ OPTIMIZER, SCHEDULER, SCALER = "optimizer.bin", "scheduler.bin", "scaler.pt"
 EMA = "ema.safetensors"
 VALIDATED = "validated"
 """Folder of the weights at the last validations; see `validated.py`."""
-REMOVING = ".removing_"
-"""Prefix of a folder on its way out."""
 NEEDED = frozenset({MODEL, OPTIMIZER, SCHEDULER, STATE})
 OPTIONAL = frozenset({SCALER, EMA})
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-# What some file systems, mostly in user space, answer for a folder; their files are synced all the same.
-_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
 
 class NewerVersionError(UserError):
@@ -43,51 +37,16 @@ FindMisfit = Callable[[Path, TrainState], str | None]
 """What keeps a checkpoint whose files are intact from being loaded into this run, or None."""
 
 
-@contextlib.contextmanager
-def usable_folders() -> Iterator[None]:
-    """Inside, what keeps a folder that was given from being looked at is a UserError that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{error.filename}: cannot be used ({error.strerror}); expected a folder that this user may read and write"
-        ) from None
-
-
-def resolved(path: Path) -> Path:
-    """The path without links, which need not exist.
-
-    Raises: OSError for a loop of links; `Path.resolve` tells that by a RuntimeError, or since Python 3.13 not at all.
-    """
-    try:
-        path.stat()
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise
-    return path.resolve()
-
-
 def checkpoint_dir(run_dir: Path, update: int) -> Path:
     """Folder of the checkpoint after this many updates."""
     return run_dir / "checkpoints" / f"update_{update:08d}"
 
 
 def checkpoint_dirs(run_dir: Path) -> list[Path]:
-    """Every folder named like a checkpoint, newest first, valid or not. Raises: OSError, see `entries`."""
-    named = [path for path in entries(run_dir / "checkpoints") if path.name.startswith("update_")]
+    """Every folder named like a checkpoint, newest first, valid or not. Raises: OSError, see `file_system.entries`."""
+    named = [path for path in file_system.entries(run_dir / "checkpoints") if path.name.startswith("update_")]
     found = [path for path in named if _update_of(path) is not None and path.is_dir()]
     return sorted(found, key=update_of, reverse=True)
-
-
-def entries(folder: Path) -> list[Path]:
-    """What is in a folder, nothing where there is none.
-
-    Raises: OSError where nobody can tell, which `glob` would take for an empty folder.
-    """
-    try:
-        return sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def update_of(path: Path) -> int:
@@ -101,9 +60,13 @@ def update_of(path: Path) -> int:
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether a run has a checkpoint, valid or not, or a crash left a whole one aside that `tidy` brings back.
 
-    Raises: OSError, see `entries`.
+    Raises: OSError, see `file_system.entries`.
     """
-    aside = [path for path in entries(run_dir / "checkpoints") if path.name.startswith(f"{REMOVING}update_")]
+    aside = [
+        path
+        for path in file_system.entries(run_dir / "checkpoints")
+        if path.name.startswith(f"{file_system.REMOVING}update_")
+    ]
     return bool(checkpoint_dirs(run_dir)) or any(can_come_back(path) for path in aside)
 
 
@@ -116,7 +79,7 @@ def can_come_back(aside: Path) -> bool:
 
 
 def _update_of(path: Path) -> int | None:
-    matched = re.fullmatch(rf"(?:{re.escape(REMOVING)})?update_([0-9]{{8,}})", path.name)
+    matched = re.fullmatch(rf"(?:{re.escape(file_system.REMOVING)})?update_([0-9]{{8,}})", path.name)
     return int(matched[1]) if matched else None
 
 
@@ -149,7 +112,7 @@ def refuse_newer(run_dir: Path) -> None:
 
     A start that went on from another one would in time remove it.
     """
-    for path in entries(run_dir / "checkpoints"):
+    for path in file_system.entries(run_dir / "checkpoints"):
         if _update_of(path) is not None:
             with contextlib.suppress(OSError):  # what cannot be read is told where it is wanted
                 find_fault(path, hash_files=False)
@@ -236,100 +199,12 @@ def seal(beside: Path, final: Path, state: TrainState) -> None:
 
     Raises: OSError, or ValueError if the folder does not hold just the files of a checkpoint.
     """
-    write_synced(beside / STATE, json.dumps(dataclasses.asdict(state), indent=1))
+    file_system.write_synced(beside / STATE, json.dumps(dataclasses.asdict(state), indent=1))
     files = sorted(beside.iterdir())
     manifest = {path.name: {"bytes": path.stat().st_size, "sha256": weights.sha256_of(path)} for path in files}
-    write_synced(beside / MANIFEST, json.dumps(manifest, indent=1))
+    file_system.write_synced(beside / MANIFEST, json.dumps(manifest, indent=1))
     if {*manifest} - OPTIONAL != NEEDED:
         raise ValueError(f"{beside}: holds {', '.join(manifest)}; expected {', '.join(sorted(NEEDED))}")
-    replace_folder(beside, final)
+    file_system.replace_folder(beside, final)
     with contextlib.suppress(OSError):  # a hint for people: the checkpoint is there without it
-        write_synced(final.parent / "latest", final.name + "\n")
-
-
-def write_synced(path: Path, text: str) -> None:
-    """`replace_synced` with this text. Raises: OSError."""
-    replace_synced(path, text.encode())
-
-
-def replace_synced(path: Path, content: bytes) -> None:
-    """Replace a file; after a crash it holds either all that it held or all of `content`. Raises: OSError."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        beside.write_bytes(content)
-        sync(beside)
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def write_if_other(path: Path, text: str) -> None:
-    """`write_synced` unless the file holds this text already: a full disk must not stop a run that goes on."""
-    if not path.is_file() or path.read_bytes() != text.encode():
-        write_synced(path, text)
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder with what is in it, where it is there; what cannot be removed stays."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def replace_folder(beside: Path, folder: Path, remove: Callable[[Path], None] = remove_tree) -> None:
-    """Sync the folder `beside` and give it the name `folder`, whose content goes; after a crash `tidy` leaves one.
-
-    `remove`: how it goes. Raises: OSError; then `folder` holds what it held, or all of the new.
-    """
-    for path in beside.iterdir():
-        sync(path)
-    sync(beside)
-    replaced = folder.with_name(REMOVING + folder.name)
-    remove(replaced)
-    is_there = folder.exists()
-    if is_there:
-        folder.rename(replaced)
-    try:
-        beside.rename(folder)
-    except OSError:
-        if is_there:
-            replaced.rename(folder)
-        raise
-    sync(folder.parent)
-    remove(replaced)
-
-
-def describe(error: BaseException, folder: Path, n_bytes: int) -> str:
-    """What went wrong in words, with the space needed and free."""
-    text = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())[:200]
-    try:
-        free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free"
-    except OSError:
-        free = "free space unknown"
-    needs = f"needs {n_bytes / 1e6:,.1f} MB, " if n_bytes else ""
-    return f"{text or type(error).__name__} ({needs}{free} in {folder})"
-
-
-def size_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def sync(path: Path) -> None:
-    """Bring a file or a folder onto the disk. Raises: OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if not (path.is_dir() and error.errno in _NO_FOLDER_SYNC):
-            raise
-    finally:
-        os.close(descriptor)
+        file_system.write_synced(final.parent / "latest", final.name + "\n")

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-from accel_tx.train.checkpoint import REMOVING, VALIDATED, can_come_back, checkpoint_dirs, find_fault, update_of
+from accel_tx.train.checkpoint import VALIDATED, can_come_back, checkpoint_dirs, find_fault, update_of
+from accel_tx.train.file_system import REMOVING
 from accel_tx.train.state import TrainState
 
 

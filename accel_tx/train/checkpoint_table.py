@@ -14,7 +14,7 @@ from rich.table import Table
 
 from accel_tx.config import UserError, load_yaml
 from accel_tx.inference.weights import SCORES, check_is_run, is_as_written
-from accel_tx.train import checkpoint, checkpoint_removal, run_lock, validated
+from accel_tx.train import checkpoint, checkpoint_removal, file_system, run_lock, validated
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Entry:
     """Whether the next start goes on from it, if it fits the config then given."""
 
 
-@checkpoint.usable_folders()
+@file_system.usable_folders()
 def list_entries(run_dir: Path, verify: bool) -> list[Entry]:
     """Checkpoints, newest first, then `best`, `final`, `average` and those in `validated/`.
 
@@ -62,7 +62,7 @@ def list_entries(run_dir: Path, verify: bool) -> list[Entry]:
             fault = newer.told
         except OSError as error:
             fault = f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
-        state = checkpoint.read_json(path / checkpoint.STATE)
+        state = file_system.read_json(path / checkpoint.STATE)
         best = _best(state.get("best_metric"), state.get("best_score"), state.get("best_update"))
         marks = {
             "best": best,
@@ -77,7 +77,7 @@ def list_entries(run_dir: Path, verify: bool) -> list[Entry]:
             is_found = is_found or fault is None
     kept = [validated.folder_of(run_dir, update) for update in validated.updates_kept(run_dir)]
     for path in (*(run_dir / name for name in ("best", "final", "average") if (run_dir / name).is_dir()), *kept):
-        scores = checkpoint.read_json(path / SCORES)
+        scores = file_system.read_json(path / SCORES)
         update, is_hashed = scores.get("update"), verify and "sha256" in scores
         marks = {"best": None, "is_hashed": is_hashed, "is_latest": False, "is_resumed": False}
         marks["fault"] = weights_fault(path, hash_files=verify)
@@ -95,7 +95,7 @@ def _entry(run_dir: Path, path: Path, update: int | None, metrics: list[dict[str
         # Epochs are proportional to updates.
         epoch=None if line is None or update is None else line["epoch"] * update / line["update"],
         loss=None if line is None else line["loss"],
-        size_bytes=checkpoint.size_bytes(path),
+        size_bytes=file_system.size_bytes(path),
         written=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(path.stat().st_mtime)),
         **marks,
     )
@@ -142,7 +142,7 @@ def weights_fault(folder: Path, hash_files: bool = True) -> str | None:
         return f"{checkpoint.MODEL} is missing or damaged"
     if not is_whole:
         return f"{checkpoint.MODEL} is cut off"
-    if not checkpoint.read_json(folder / SCORES):
+    if not file_system.read_json(folder / SCORES):
         return f"{SCORES} is missing or damaged"
     try:
         return f"{checkpoint.MODEL} is damaged" if hash_files and not is_as_written(folder) else None
@@ -166,7 +166,7 @@ def prune(run_dir: Path, keep: int) -> list[str]:
         try:
             return _prune(run_dir, keep, every, n_averaged)
         except OSError as error:
-            raise UserError(f"{run_dir}: cannot be pruned: {checkpoint.describe(error, run_dir, 0)}") from None
+            raise UserError(f"{run_dir}: cannot be pruned: {file_system.describe(error, run_dir, 0)}") from None
 
 
 def _prune(run_dir: Path, keep: int, every: int, n_averaged: int | None) -> list[str]:
@@ -181,7 +181,7 @@ def _prune(run_dir: Path, keep: int, every: int, n_averaged: int | None) -> list
     for path in removed:
         checkpoint_removal.remove(path)
     if _latest(run_dir) != valid[0].name:
-        checkpoint.write_synced(run_dir / "checkpoints" / "latest", valid[0].name + "\n")
+        file_system.write_synced(run_dir / "checkpoints" / "latest", valid[0].name + "\n")
     averaged = [] if n_averaged is None else validated.rotate(run_dir, n_averaged, checkpoint.update_of(valid[0]))
     names = [path.name for path in (*removed, *mended)]
     return [*names, *(path.relative_to(run_dir).as_posix() for path in averaged)]

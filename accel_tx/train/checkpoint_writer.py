@@ -18,7 +18,7 @@ from torch import Tensor
 
 from accel_tx.config import RunError, UserError
 from accel_tx.inference.weights import SCORES, sha256_of
-from accel_tx.train import checkpoint, checkpoint_removal
+from accel_tx.train import checkpoint, checkpoint_removal, file_system
 from accel_tx.train.checkpoint_content import Content, Parts, copy_content, write_content
 from accel_tx.train.sharding import is_sharded
 from accel_tx.train.state import TrainState
@@ -112,7 +112,7 @@ class CheckpointWriter:
         try:
             checkpoint_removal.rotate(self.run_dir, self.keep, self.save_every_updates, state, self.passed_over)
         except (OSError, UserError) as error:
-            self.say(f"older checkpoints not removed: {checkpoint.describe(error, self.run_dir, 0)}")
+            self.say(f"older checkpoints not removed: {file_system.describe(error, self.run_dir, 0)}")
 
 
 def write_checkpoint(content: Content, state: TrainState, run_dir: Path) -> str | None:
@@ -133,7 +133,7 @@ def write_checkpoint(content: Content, state: TrainState, run_dir: Path) -> str 
 
 
 def _not_saved(state: TrainState, error: Exception, run_dir: Path, n_bytes: int) -> str:
-    return f"checkpoint of update {state.update:,} not saved: {checkpoint.describe(error, run_dir, n_bytes)}"
+    return f"checkpoint of update {state.update:,} not saved: {file_system.describe(error, run_dir, n_bytes)}"
 
 
 def save_weights(weights: Mapping[str, Tensor], folder: Path, scores: dict[str, Any]) -> str | None:
@@ -151,9 +151,9 @@ def save_weights(weights: Mapping[str, Tensor], folder: Path, scores: dict[str, 
         (beside / SCORES).write_text(json.dumps(scores, indent=1, ensure_ascii=False), encoding="utf-8")
         # safetensors lets only the owner read what it writes.
         shutil.copymode(beside / SCORES, beside / checkpoint.MODEL)
-        checkpoint.replace_folder(beside, folder)
+        file_system.replace_folder(beside, folder)
     except WRITE_ERRORS as error:
-        return f"weights not saved in {folder}: {checkpoint.describe(error, folder.parent, n_bytes)}"
+        return f"weights not saved in {folder}: {file_system.describe(error, folder.parent, n_bytes)}"
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accel_tx.inference.weights import SCORES
-from accel_tx.train import checkpoint, checkpoint_removal, run_lock
+from accel_tx.train import checkpoint, checkpoint_removal, file_system, run_lock
 from accel_tx.train.stopping import PREEMPTED_FILE, STOP_FILE
 
 # Bytes up to which files are compared; of others size and time tell, and the clocks of two disks may differ.
@@ -66,7 +66,7 @@ def newest_update(run_dir: Path, hash_files: bool = False) -> int:
 def _weights(run_dir: Path) -> Iterator[Path]:
     """The folders of weights, in the order in which they are to be copied."""
     yield from (run_dir / name for name in _BEFORE if (run_dir / name).is_dir())
-    yield from (p for p in checkpoint.entries(run_dir / checkpoint.VALIDATED) if p.name.startswith("update_"))
+    yield from (p for p in file_system.entries(run_dir / checkpoint.VALIDATED) if p.name.startswith("update_"))
     yield from checkpoint.checkpoint_dirs(run_dir)
     yield from (run_dir / name for name in _BEHIND if (run_dir / name).is_dir())
 
@@ -100,7 +100,7 @@ def _copy_file(source: Path, target: Path) -> None:
             return
     beside = target.with_name(f".{target.name}.new")
     shutil.copyfile(source, beside)
-    checkpoint.sync(beside)
+    file_system.sync(beside)
     beside.replace(target)
 
 
@@ -115,19 +115,19 @@ def _copy_folder(source: Path, target: Path, mends: bool) -> None:
     if is_checkpoint and checkpoint.find_fault(source) is not None and source.exists():
         return
     beside = target.with_name(f".writing_{target.name}")
-    checkpoint.remove_tree(beside)
+    file_system.remove_tree(beside)
     beside.mkdir(parents=True)
     try:
         _fill(beside, source)
-        checkpoint.replace_folder(beside, target, _empty_and_remove)
+        file_system.replace_folder(beside, target, _empty_and_remove)
     except FileNotFoundError:
         raise Changing(source.name) from None
     finally:
-        checkpoint.remove_tree(beside)
+        file_system.remove_tree(beside)
 
 
 def _fill(beside: Path, source: Path) -> None:
-    if shutil.disk_usage(beside).free < checkpoint.size_bytes(source):
+    if shutil.disk_usage(beside).free < file_system.size_bytes(source):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     for path in _files(source):
         shutil.copyfile(path, beside / path.name)
@@ -166,7 +166,7 @@ def _write_latest(source: Path, target: Path) -> None:
     latest, there = Path("checkpoints", "latest"), [path.name for path in checkpoint.checkpoint_dirs(target)]
     if there and (source / latest).is_file():
         named = (source / latest).read_text(encoding="utf-8", errors="replace").strip()
-        checkpoint.write_if_other(target / latest, f"{named if named in there else there[0]}\n")
+        file_system.write_if_other(target / latest, f"{named if named in there else there[0]}\n")
 
 
 def _remove_unlisted(source: Path, target: Path, listed: list[Path]) -> None:
@@ -189,7 +189,7 @@ def _remove_unlisted(source: Path, target: Path, listed: list[Path]) -> None:
 
 
 def _discard(folder: Path) -> None:
-    aside = folder.with_name(checkpoint.REMOVING + folder.name)
+    aside = folder.with_name(file_system.REMOVING + folder.name)
     folder.rename(aside)
     _empty_and_remove(aside)
 
@@ -199,4 +199,4 @@ def _empty_and_remove(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         with contextlib.suppress(OSError):
             os.truncate(path, 0)
-    checkpoint.remove_tree(folder)
+    file_system.remove_tree(folder)

@@ -17,7 +17,7 @@ from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import PreparedData, prepare_data
 from accel_tx.inference.attention_picture import as_file, can_draw
 from accel_tx.inference.lines import write_bytes_whole, write_whole
-from accel_tx.train import auto_tokens, checkpoint, device, launched, processes, warm_start
+from accel_tx.train import auto_tokens, device, file_system, launched, processes, warm_start
 from accel_tx.train.agreement import check_same_everywhere, failing_together
 from accel_tx.train.progress import say
 from accel_tx.train.rate_curve import Curve, Ramp
@@ -53,7 +53,7 @@ def find_lr(config: Config, run_dir: Path, ramp: Ramp, init_from: Path | None = 
         )
     device.set_cpu_threads(config.train.cpu_threads)
     rank = processes.rank()
-    with checkpoint.usable_folders():
+    with file_system.usable_folders():
         check_writable(run_dir)
         if not config.train.scale_with_processes:  # else the run's updates may be those of more processes
             config = auto_tokens.from_run(config, run_dir, is_main=rank == 0)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from accel_tx.train.checkpoint import replace_synced
+from accel_tx.train.file_system import replace_synced
 
 
 def append_whole(path: Path, content: bytes) -> None:

@@ -22,6 +22,7 @@ from accel_tx.train import (
     compiling,
     cuda_graphs,
     device,
+    file_system,
     launched,
     mirror,
     patience,
@@ -81,7 +82,7 @@ def train(
     device.set_cpu_threads(config.train.cpu_threads)
     rank = processes.rank()
     mirror_dir = None if config.train.mirror_dir is None else Path(config.train.mirror_dir)
-    with checkpoint.usable_folders():
+    with file_system.usable_folders():
         if rank == 0:
             run_lock.refuse_if_held(run_dir)
             check_tokenizer(config)
@@ -372,7 +373,7 @@ class Run:
         try:
             (self.run_dir / STOP_FILE).unlink(missing_ok=True)
         except OSError as error:
-            told = checkpoint.describe(error, self.run_dir, 0)
+            told = file_system.describe(error, self.run_dir, 0)
             self._say(f"the file {STOP_FILE} cannot be removed: {told}; remove it, or the next start stops at once")
         else:
             self._say(f"the file {STOP_FILE} is removed")

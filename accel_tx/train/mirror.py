@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from accel_tx.config import Config, UserError
-from accel_tx.train import auto_tokens, checkpoint, copied_run, run_lock, scaling
+from accel_tx.train import auto_tokens, checkpoint, copied_run, file_system, run_lock, scaling
 from accel_tx.train.progress import say
 from accel_tx.train.run_dir import Resume, check_run_dir, check_writable
 
@@ -85,7 +85,7 @@ class Mirror:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        failed = f"{self.mirror_dir}: behind the run folder: {checkpoint.describe(error, self.mirror_dir, 0)}"
+        failed = f"{self.mirror_dir}: behind the run folder: {file_system.describe(error, self.mirror_dir, 0)}"
         if self.failed is None:
             self.say(f"{failed}; the training goes on, and the next checkpoint is tried again")
         self.failed = failed
@@ -104,7 +104,7 @@ class Mirror:
 
 def check_mirror(config: Config, run_dir: Path, mirror_dir: Path, resume: Resume) -> None:
     """Raise UserError if the mirror cannot be written, or holds something else than a mirror of this run."""
-    run, mirror = checkpoint.resolved(run_dir), checkpoint.resolved(mirror_dir)
+    run, mirror = file_system.resolved(run_dir), file_system.resolved(mirror_dir)
     if run.is_relative_to(mirror) or mirror.is_relative_to(run):
         raise UserError(f"train.mirror_dir is {mirror_dir}, --run_dir {run_dir}; expected two folders side by side")
     if not mirror.parent.is_dir():
@@ -143,7 +143,7 @@ def bring_back(config: Config, run_dir: Path, mirror_dir: Path, is_main: bool) -
         try:
             copied_run.copy_run(mirror_dir, run_dir, brings_back=True)
         except (OSError, copied_run.Changing) as error:
-            told = checkpoint.describe(error, run_dir, 0)
+            told = file_system.describe(error, run_dir, 0)
             raise UserError(f"{run_dir}: the run in {mirror_dir} cannot be brought back: {told}") from None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from accel_tx.inference.weights import SCORES
-from accel_tx.train import checkpoint
+from accel_tx.train import file_system
 from accel_tx.train.averaging import Weights
 from accel_tx.train.checkpoint_identity import run_identity
 from accel_tx.train.checkpoint_writer import save_weights
@@ -41,7 +41,7 @@ class Results:
 
     def has_final(self, state: TrainState) -> bool:
         """Whether `final/` has the weights of this update of this run."""
-        scores = checkpoint.read_json(self.run_dir / "final" / SCORES)
+        scores = file_system.read_json(self.run_dir / "final" / SCORES)
         return scores.get("update") == state.update and scores.get("run") == run_identity(state)
 
     def write_final(self, state: TrainState, weights: Weights) -> str | None:

@@ -12,7 +12,7 @@ from accel_tx.config import Config, UserError, dump_yaml, what_is_learned, what_
 from accel_tx.data import sentencepiece_vocabulary
 from accel_tx.data.dataset import PreparedData
 from accel_tx.inference.translator import load_run_config
-from accel_tx.train import checkpoint, checkpoint_removal, run_lock, warm_start
+from accel_tx.train import checkpoint, checkpoint_removal, file_system, run_lock, warm_start
 from accel_tx.train.state import TrainState
 from accel_tx.train.stopping import PREEMPTED_FILE, preempted_text
 
@@ -79,7 +79,7 @@ def check_writable(run_dir: Path, option: str = "--run_dir") -> None:
 
 def existing(path: Path) -> Path:
     """The folder itself, or the nearest one above it that is there. Raises: OSError for a loop of links."""
-    path = checkpoint.resolved(path)
+    path = file_system.resolved(path)
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
@@ -88,8 +88,8 @@ def begin_run_dir(config: Config, run_dir: Path, data: PreparedData, state: Trai
     # Without config.yaml, folders would be taken for those of something else.
     run_dir.mkdir(parents=True, exist_ok=True)
     if state.update == 0 and state.init_from is not None:
-        checkpoint.write_synced(run_dir / warm_start.ORIGIN, json.dumps(state.init_from, indent=1))
-    checkpoint.write_if_other(run_dir / "config.yaml", dump_yaml(config))
+        file_system.write_synced(run_dir / warm_start.ORIGIN, json.dumps(state.init_from, indent=1))
+    file_system.write_if_other(run_dir / "config.yaml", dump_yaml(config))
     for name in ("checkpoints", "tokenizer"):
         (run_dir / name).mkdir(exist_ok=True)
     texts = {
@@ -101,7 +101,7 @@ def begin_run_dir(config: Config, run_dir: Path, data: PreparedData, state: Trai
         record = sentencepiece_vocabulary.record_of(config.tokenizer, data.sentencepiece_sha256)
         texts[f"tokenizer/{sentencepiece_vocabulary.RECORD}"] = record
     for name, text in texts.items():
-        checkpoint.write_if_other(run_dir / name, text)
+        file_system.write_if_other(run_dir / name, text)
 
 
 def leave_preempted(run_dir: Path, reason: str, state: TrainState, is_complete: bool, is_saved: bool) -> str | None:
@@ -109,9 +109,9 @@ def leave_preempted(run_dir: Path, reason: str, state: TrainState, is_complete: 
     if is_complete:
         return None
     try:
-        checkpoint.write_synced(
+        file_system.write_synced(
             run_dir / PREEMPTED_FILE, preempted_text(reason, state.update, state.n_updates, is_saved)
         )
     except OSError as error:
-        return f"{PREEMPTED_FILE} not written: {checkpoint.describe(error, run_dir, 0)}"
+        return f"{PREEMPTED_FILE} not written: {file_system.describe(error, run_dir, 0)}"
     return None

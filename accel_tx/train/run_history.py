@@ -13,7 +13,7 @@ from accel_tx.config import Config, UserError
 from accel_tx.inference.translator import load_run_config
 from accel_tx.inference.weights import MODEL, SCORES
 from accel_tx.train import run_lock
-from accel_tx.train.checkpoint import read_json
+from accel_tx.train.file_system import read_json
 from accel_tx.train.run_samples import Sample, samples_of
 from accel_tx.train.starts import STARTS_FILE
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accel_tx.config import UserError
-from accel_tx.train.checkpoint import resolved
+from accel_tx.train.file_system import resolved
 
 LOCK = ".lock"
 # What a file system without locks answers.

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.tracking import filter_trackers, get_available_trackers
 
 from accel_tx.config import UserError
-from accel_tx.train import checkpoint
+from accel_tx.train import file_system
 
 TENSORBOARD = "tensorboard"
 """The one that `tensorboard.py` writes: Accelerate's has neither pictures of a run's own nor resumed curves."""
@@ -55,7 +55,7 @@ class Trackers:
         accelerator = self.accelerator
         accelerator.project_configuration.logging_dir = str(self.run_dir)
         accelerator.log_with = filter_trackers(self.names, str(self.run_dir))
-        known = checkpoint.read_json(self.run_dir / IDS) or {"id": uuid.uuid4().hex}
+        known = file_system.read_json(self.run_dir / IDS) or {"id": uuid.uuid4().hex}
         before_going_back = known.get("told", {})
         self.told = {
             kind: max(told.get(kind, 0), before_going_back.get(kind, 0)) for kind in (*told, *before_going_back)
@@ -67,7 +67,7 @@ class Trackers:
         except Exception as error:  # each library has errors of its own
             accelerator.trackers = []
             raise UserError(f"train.trackers {', '.join(self.names)}: cannot begin: {in_a_line(error)}") from None
-        checkpoint.write_if_other(self.run_dir / IDS, json.dumps(known, indent=1))
+        file_system.write_if_other(self.run_dir / IDS, json.dumps(known, indent=1))
 
     def log(self, values: Mapping[str, float], kind: str, update: int) -> None:
         """`kind`: of the line, `train` or `validation`."""
@@ -79,8 +79,8 @@ class Trackers:
     def go_back(self) -> None:
         """Note what was told, which the lines of metrics tell no more. Raises: OSError."""
         if self.names:
-            known = checkpoint.read_json(self.run_dir / IDS)
-            checkpoint.write_if_other(self.run_dir / IDS, json.dumps({**known, "told": self.told}, indent=1))
+            known = file_system.read_json(self.run_dir / IDS)
+            file_system.write_if_other(self.run_dir / IDS, json.dumps({**known, "told": self.told}, indent=1))
 
     def close(self) -> None:
         """Wait until they have sent what they were told."""

@@ -17,7 +17,7 @@ from accel_tx.config import Config, what_is_learned, what_starts_share
 from accel_tx.inference.attention_map import AttentionMap
 from accel_tx.inference.attention_picture import as_pixels, can_draw, draw
 from accel_tx.inference.weights import SCORES
-from accel_tx.train import checkpoint
+from accel_tx.train import file_system
 from accel_tx.train.lines import append_whole, keep_lines, update_of_line
 from accel_tx.train.run_samples import as_markdown
 from accel_tx.train.sharding import whole
@@ -194,7 +194,7 @@ def _last_updates(path: Path) -> dict[str, int]:
 
 def _best_scores(run_dir: Path) -> dict[str, float]:
     """Of the best validation; nothing of the clock."""
-    scores = checkpoint.read_json(run_dir / "best" / SCORES)
+    scores = file_system.read_json(run_dir / "best" / SCORES)
     return {
         name: value
         for name, value in scores.items()

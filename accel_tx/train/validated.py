@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from accel_tx.train import checkpoint, checkpoint_removal
+from accel_tx.train import checkpoint, checkpoint_removal, file_system
 
 
 def folder_of(run_dir: Path, update: int) -> Path:
@@ -16,8 +16,8 @@ def folder_of(run_dir: Path, update: int) -> Path:
 
 
 def updates_kept(run_dir: Path) -> list[int]:
-    """Updates whose validated weights are there, oldest first. Raises: OSError, see `checkpoint.entries`."""
-    folders = checkpoint.entries(run_dir / checkpoint.VALIDATED)
+    """Updates whose validated weights are there, oldest first. Raises: OSError, see `file_system.entries`."""
+    folders = file_system.entries(run_dir / checkpoint.VALIDATED)
     names = [path.name for path in folders if (path / checkpoint.MODEL).is_file()]
     return sorted(int(name[len("update_") :]) for name in names if re.fullmatch(r"update_[0-9]{8,}", name))
 

@@ -11,7 +11,7 @@ from accel_tx.data.tokenizer import Tokenizer, TokenizerPair
 from accel_tx.inference.translator import load_run_config
 from accel_tx.inference.weights import SCORES, load_weights, sha256_of
 from accel_tx.model.transformer import Transformer
-from accel_tx.train import checkpoint
+from accel_tx.train import checkpoint, file_system
 from accel_tx.train.sharding import is_sharded, shell_of
 from accel_tx.train.sharding import load_weights as load_into_parts
 
@@ -90,8 +90,8 @@ def load_initial_weights(source: Source, model: Transformer) -> dict[str, Any]:
             "that no training replaces, such as a checkpoint"
         )
     scores = {
-        **checkpoint.read_json(source.weights / checkpoint.STATE),
-        **checkpoint.read_json(source.weights / SCORES),
+        **file_system.read_json(source.weights / checkpoint.STATE),
+        **file_system.read_json(source.weights / SCORES),
     }
     return {"weights": str(source.weights.resolve()), "update": scores.get("update"), "sha256": sha256}
 
@@ -110,7 +110,7 @@ def check_origin(run_dir: Path, given: Path | None, has_checkpoint: bool) -> Non
     """
     if not (run_dir / "config.yaml").exists():
         return
-    origin = checkpoint.read_json(run_dir / ORIGIN).get("weights")
+    origin = file_system.read_json(run_dir / ORIGIN).get("weights")
     if given is None:
         if origin is not None and not has_checkpoint:
             raise UserError(
@@ -119,7 +119,7 @@ def check_origin(run_dir: Path, given: Path | None, has_checkpoint: bool) -> Non
         return
     if origin is None:
         raise UserError(f"{run_dir}: was begun without --init_from; leave it out to go on, or give another --run_dir")
-    if not Path(origin).is_relative_to(checkpoint.resolved(given)):
+    if not Path(origin).is_relative_to(file_system.resolved(given)):
         raise UserError(
             f"{run_dir}: was begun with --init_from {origin}, this start has {given}; "
             "give the same, or leave it out, to go on; or give another --run_dir"

@@ -18,7 +18,7 @@ from accel_tx.config import Config, UserError
 from accel_tx.data.batch import Block
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import check as checking
-from accel_tx.train import checkpoint, checkpoint_writer, host_memory, results, try_out
+from accel_tx.train import checkpoint, checkpoint_writer, file_system, host_memory, results, try_out
 from accel_tx.train.check import check
 from accel_tx.train.checkpoint_content import read_content
 from accel_tx.train.loop import train
@@ -95,7 +95,7 @@ def test_a_run_takes_no_more_disk_than_was_said_and_not_much_less(
     peaks, plain_seal = [0], checkpoint.seal
 
     def seal(beside: Path, final: Path, state: Any) -> None:
-        peaks.append(sum(checkpoint.size_bytes(tmp_path / "run" / name) for name in ("checkpoints", "best")))
+        peaks.append(sum(file_system.size_bytes(tmp_path / "run" / name) for name in ("checkpoints", "best")))
         plain_seal(beside, final, state)
 
     monkeypatch.setattr(checkpoint_writer.checkpoint, "seal", seal)

@@ -11,7 +11,7 @@ import pytest
 
 from accel_tx.config import Config, UserError
 from accel_tx.data.dataset import prepare_data
-from accel_tx.train import checkpoint
+from accel_tx.train import checkpoint, file_system
 from accel_tx.train.checkpoint_identity import run_identity
 from accel_tx.train.fresh import plan_of
 from accel_tx.train.loop import train
@@ -203,7 +203,7 @@ def test_a_first_start_cut_off_at_any_file_of_the_run_folder_can_be_given_again(
     tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(data={"phrasebook_valid_pairs": 3}, train={"max_updates": 2, "stop_at_update": 1})
-    real = checkpoint.write_synced
+    real = file_system.write_synced
     for n_written in range(4):
         left = [n_written]
 
@@ -214,7 +214,7 @@ def test_a_first_start_cut_off_at_any_file_of_the_run_folder_can_be_given_again(
             real(path, text)
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "write_synced", write)
+            patch.setattr(file_system, "write_synced", write)
             with pytest.raises(KeyboardInterrupt):
                 train(config, tmp_path / str(n_written))
         train(config, tmp_path / str(n_written))

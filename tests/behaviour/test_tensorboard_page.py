@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from accel_tx.config import Config, build_config
-from accel_tx.train.checkpoint import read_json
+from accel_tx.train.file_system import read_json
 from accel_tx.train.loop import train
 from tests.conftest import TINY
 from tests.pages.browser import browser

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from accel_tx.train import checkpoint, checkpoint_removal, checkpoint_table, copied_run
+from accel_tx.train import checkpoint, checkpoint_removal, checkpoint_table, copied_run, file_system
 from accel_tx.train.state import TrainState
 from tests.behaviour.checkpoint_fault_rows import make_manifest
 from tests.run_folder import bytes_of
@@ -107,7 +107,7 @@ def test_what_cannot_be_replaced_keeps_its_name(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(OSError, match="Permission denied"):
-        checkpoint.replace_folder(beside, folder)
+        file_system.replace_folder(beside, folder)
     assert (folder / "x").read_text() == "best"
     assert not (tmp_path / ".removing_best").exists()
 

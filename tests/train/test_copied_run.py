@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from accel_tx.config import Config, dump_yaml
-from accel_tx.train import checkpoint, checkpoint_removal, copied_run
+from accel_tx.train import checkpoint, checkpoint_removal, copied_run, file_system
 from accel_tx.train.loop import train
 from accel_tx.train.run_dir import check_run_dir
 from tests.train.test_checkpoint_files import make_checkpoint, updates_left
@@ -93,7 +93,7 @@ def test_a_copy_that_was_cut_off_anywhere_can_be_gone_on_from(
         shutil.rmtree(checkpoint.checkpoint_dir(older, 6))
         (older / "metrics.jsonl").write_text("")
         (older / "best" / "scores.json").write_text("{}")
-    monkeypatch.setattr(checkpoint, "sync", lambda path: None)
+    monkeypatch.setattr(file_system, "sync", lambda path: None)
     for n_files in count():
         shutil.rmtree(copy, ignore_errors=True)
         if older.exists():
@@ -154,7 +154,7 @@ def test_what_is_replaced_or_rotated_away_meanwhile_is_never_copied_in_part(
 
 def make_weights(folder: Path, update: int) -> None:
     """A folder of weights as far as its names go, in place of the one before."""
-    checkpoint.remove_tree(folder)
+    file_system.remove_tree(folder)
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_text(f"weights of {update}")
     (folder / "scores.json").write_text(f"scores of {update}")
@@ -227,7 +227,7 @@ def test_best_that_is_replaced_all_the_time_keeps_no_checkpoint_out(
 def test_the_copy_never_takes_more_than_a_checkpoint_more_than_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_dir, copy, real, seen = tmp_path / "run", tmp_path / "copy", checkpoint.replace_folder, []
+    run_dir, copy, real, seen = tmp_path / "run", tmp_path / "copy", file_system.replace_folder, []
 
     def replace_folder(beside: Path, folder: Path, *arguments: Any) -> None:
         seen.append(len([*folder.parent.glob("*update_*")]))
@@ -235,9 +235,9 @@ def test_the_copy_never_takes_more_than_a_checkpoint_more_than_the_run(
 
     run_dir.mkdir()
     (run_dir / "config.yaml").write_text("")
-    monkeypatch.setattr(copied_run.checkpoint, "replace_folder", replace_folder)
+    monkeypatch.setattr(copied_run.file_system, "replace_folder", replace_folder)
     for updates in ((1, 2, 3), (4, 5, 6)):
-        checkpoint.remove_tree(run_dir / "checkpoints")
+        file_system.remove_tree(run_dir / "checkpoints")
         for update in updates:
             make_checkpoint(run_dir, update)
         seen.clear()

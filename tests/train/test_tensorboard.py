@@ -17,7 +17,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from accel_tx.config import Config
 from accel_tx.data.batch import Batch
-from accel_tx.train.checkpoint import read_json
+from accel_tx.train.file_system import read_json
 from accel_tx.train.loop import train
 from accel_tx.train.run_samples import as_markdown
 from accel_tx.train.tensorboard import TensorBoard, histogram_of
