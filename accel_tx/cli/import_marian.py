@@ -29,8 +29,8 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--least_identical", type=float, default=1.0, help="share of the translations that has to be identical"
     )
-    parser.add_argument("--src_lang", type=str | None, help="of the source; default: what the model says, else src")
-    parser.add_argument("--tgt_lang", type=str | None, help="of the target; default: what the model says, else tgt")
+    parser.add_argument("--src_lang", type=str, help="of the source; default: what the model says, else src")
+    parser.add_argument("--tgt_lang", type=str, help="of the target; default: what the model says, else tgt")
     options = opt.parse(parser, argv)
     if not 0 <= options.least_identical <= 1:
         raise UserError(f"--least_identical is {options.least_identical:g}; expected from 0 to 1")

@@ -93,6 +93,7 @@ def test_it_is_trained_further_and_goes_on_exactly(
         given += ["--optim.max_lr", "3e-3", "--train.max_updates", "16", "--train.max_tokens", "256"]
         given += ["--train.log_every_updates", "2", "--validation.every_updates", "8"]
         given += ["--validation.draw_attention", "false", "--train.trackers", "[]", "--train.precision", "no"]
+        given += ["--train.cpu_threads", "1"]
         main(["train", *given, *options])
         return tmp_path / run
 

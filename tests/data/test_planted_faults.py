@@ -224,7 +224,6 @@ def test_standard_catches_faults_planted_into_multi30k() -> None:
     check(Planted(multi30k("train")[:8_000], multi30k("val"), 300, seed=1), multi30k("val"), "Multi30k")
 
 
-@pytest.mark.slow
 @needs_multi30k
 def test_standard_keeps_97_percent_of_multi30k() -> None:
     pairs = multi30k("train")
