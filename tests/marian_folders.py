@@ -33,8 +33,8 @@ def pairs() -> list[tuple[str, str]]:
 
 
 @cache
-def pieces(side: int, kind: str = "unigram") -> bytes:
-    """A SentencePiece model of one language's sentences."""
+def pieces(side: int, kind: str = "unigram", symbols: tuple[str, ...] = ()) -> bytes:
+    """A SentencePiece model of one language's sentences, with symbols of the user's."""
     import sentencepiece
 
     written = io.BytesIO()
@@ -46,6 +46,7 @@ def pieces(side: int, kind: str = "unigram") -> bytes:
         hard_vocab_limit=False,
         num_threads=1,
         minloglevel=2,
+        user_defined_symbols=list(symbols),
     )
     return written.getvalue()
 
@@ -65,25 +66,27 @@ def write_marian(
     separate: bool = False,
     tied: bool = True,
     same: bool = False,
+    symbols: tuple[str, ...] = (),
     **fields: Any,
 ) -> Path:
     """A folder whose weights are drawn so large that no two logits come near each other.
 
     `separate`: each language has a vocabulary of its own; `tied`: the logits have the target's matrix; `same`: both
-    languages are cut by one file. `fields` of the config take the place of `SIZES`.
+    languages are cut by one file; `symbols`: of the user's in the source's file. `fields` of the config take the place
+    of `SIZES`.
     """
     from transformers import MarianConfig, MarianMTModel
 
     folder.mkdir(parents=True)
-    models = [pieces(0 if same else side, kind) for side in (0, 1)]
+    models = [pieces(0 if same else side, kind, () if side else symbols) for side in (0, 1)]
     for name, model in zip(("source.spm", "target.spm"), models, strict=True):
         (folder / name).write_bytes(model)
     src, tgt = ({name for name in names_of(model) if name != "<unk>"} for model in models)
     # As Marian's vocabularies: the end first, the padding of `transformers` last.
     sides = [sorted(src), sorted(tgt)] if separate else [sorted(src | tgt)]
     ids = [
-        {name: i for i, name in enumerate(["</s>", "<unk>", *(tags if i == 0 else ()), *side, "<pad>"])}
-        for i, side in enumerate(sides)
+        {name: i for i, name in enumerate(dict.fromkeys(["</s>", "<unk>", *(() if n else tags), *side, "<pad>"]))}
+        for n, side in enumerate(sides)
     ]
     for name, of_side in zip(("vocab.json", "target_vocab.json"), ids, strict=False):
         (folder / name).write_text(json.dumps(of_side, ensure_ascii=False), encoding="utf-8")

@@ -5,7 +5,7 @@ The ids are ours: the four special tokens come first, then all other pieces in t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,10 @@ class SentencePieceFile:
     def kept(self) -> list[Piece]:
         """The pieces that get ids behind the special tokens, in order: those that a text can become."""
         return [piece for piece in self.pieces if piece.type in (_NORMAL, _USER_DEFINED, _BYTE)]
+
+    def leave_out(self, names: Set[str]) -> None:
+        """Cut no text into these pieces any more."""
+        self.pieces = [piece for piece in self.pieces if piece.text not in names]
 
     def add_characters(self, characters: Iterable[str]) -> None:
         """Make each a piece, at the end, that is none yet; it costs what SentencePiece charges for an unknown one."""

@@ -148,6 +148,7 @@ def _begun_with(trained: Trained) -> str | None:
     n_parts = (3 if path.parent.name in ("checkpoints", "validated") else 2) if of_run else 1
     known = [f"update {origin['update']}"] if origin.get("update") is not None else []
     known += [f"SHA-256 {origin['sha256']}"] if "sha256" in origin else []
+    known += [f"of `{origin['imported']}`"] if "imported" in origin else []
     name = "/".join(path.parts[-n_parts:])
     return f"`{name}` ({', '.join(known)})" if known else f"`{name}`"
 
@@ -196,10 +197,12 @@ def _export(record: dict[str, Any]) -> str:
 
 
 def _limits(trained: Trained) -> str:
-    data = trained.config.data
+    data, tags = trained.config.data, read_json(trained.run_dir / IMPORT_RECORD).get("tags")
     longest = trained.config.model.max_positions - 1  # beside EOS
     lines = [
-        f"It translates from {data.src_lang} to {data.tgt_lang} only, each sentence without the text around it.",
+        f"It translates from {data.src_lang} to {data.tgt_lang} only, each sentence without the text around it."
+        if not tags
+        else f"A source begins with the language to translate into, such as {tags[0]}.",
         "It is as good and as biased as its data; text of another kind is translated worse, and nothing says so.",
         "A translation can be fluent and wrong. Have a person check what matters.",
         f"A text of more than {longest:,} tokens does not fit: accel_tx splits it, other programs fail or cut it off.",

@@ -106,12 +106,14 @@ class Runtime:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        self.model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+        self.model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.name = f"transformers {__version__} ({type(self.model).__name__})"
         self.source = self.target = AutoTokenizer.from_pretrained(folder)
         if (folder / TARGET_FOLDER).is_dir():
             self.target = AutoTokenizer.from_pretrained(folder / TARGET_FOLDER)
-        self._options = {} if never is None else {"suppress_tokens": list(never), "forced_eos_token_id": None}
+        # Greedily, whatever the folder says.
+        plain = {"forced_eos_token_id": None, "no_repeat_ngram_size": 0, "min_length": 0, "repetition_penalty": 1.0}
+        self._options: dict[str, Any] = {} if never is None else {"suppress_tokens": list(never), **plain}
 
     @torch.inference_mode()
     def translate(self, lines: Sequence[str], limits: Sequence[int]) -> list[str]:

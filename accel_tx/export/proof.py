@@ -47,7 +47,7 @@ class Sentences:
 
 @dataclass(frozen=True)
 class Proof:
-    """What the comparison found; seconds are medians over rounds in turns, on one thread."""
+    """What the comparison found; seconds are medians over rounds in turns."""
 
     sentences: Sentences
     ours: list[str]

@@ -13,7 +13,7 @@ from accel_tx import __version__
 from accel_tx.config import dump_yaml
 from accel_tx.data.sentencepiece_vocabulary import RECORD
 from accel_tx.export.source import Trained
-from accel_tx.inference.weights import MODEL, SCORES, sha256_of
+from accel_tx.inference.weights import IMPORT_RECORD, MODEL, SCORES, sha256_of
 
 LIBRARY = "accel_tx"
 PACKAGES: tuple[str, ...] = ()
@@ -26,6 +26,8 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
     trained.tokenizers.save(folder / "tokenizer")
     if (record := trained.run_dir / "tokenizer" / RECORD).is_file():
         shutil.copyfile(record, folder / "tokenizer" / RECORD)
+    if (record := trained.run_dir / IMPORT_RECORD).is_file():
+        shutil.copyfile(record, folder / IMPORT_RECORD)
     (folder / "config.yaml").write_text(dump_yaml(trained.config), encoding="utf-8")
     scores = {**trained.scores, "sha256": sha256_of(folder / MODEL)}
     (folder / SCORES).write_text(json.dumps(scores, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -73,7 +73,7 @@ def weights_folder(run_dir: Path, weights: str, is_member: bool = False) -> Path
         if weights not in ("best", name, name.rpartition("/")[2]):
             remedy = f"give {option}{name}" if is_member else "leave --weights out"
             raise UserError(
-                f"{option}{weights}: {run_dir} is an exported model and holds the weights {name} alone; "
+                f"{option}{weights}: {run_dir} is an exported or imported model and holds the weights {name} alone; "
                 f"{remedy}, or give the run folder"
             )
         return run_dir

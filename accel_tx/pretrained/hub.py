@@ -13,19 +13,24 @@ _NEEDED = (files.CONFIG, files.VOCABULARY, files.SOURCE_PIECES, files.TARGET_PIE
 _OPTIONAL = (files.GENERATION, files.TOKENIZER, files.TARGET_VOCABULARY)
 
 
-def folder_of(model: str) -> Path:
-    """A local folder by its path, else a model of the Hub, fetched into the Hub's own cache.
+def folder_of(model: str) -> tuple[Path, str]:
+    """A local folder by its path, else a model of the Hub, fetched into the Hub's own cache; and what it is called.
 
     Raises: UserError where it is neither.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UserError(f"--model {model}: is a file; expected the folder that it lies in")
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return path, path.resolve().name
+        is_there = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a NUL, of a user who is not there
+        told = getattr(error, "strerror", None) or one_line(error)
+        raise UserError(f"--model {model!r}: is no path ({told}); expected a folder") from None
+    if is_there:
+        raise UserError(f"--model {model}: is a file; expected the folder of a MarianMTModel")
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model):
         raise UserError(f"--model {model}: no such folder; expected one, or a name of the Hub such as owner/model")
-    return _fetched(model)
+    return _fetched(model), model
 
 
 def _fetched(model: str) -> Path:
@@ -46,7 +51,7 @@ def _fetched(model: str) -> Path:
 
 def _file(model: str, name: str, revision: str | None = None) -> Path | None:
     """In the cache; None where the model has no such file. Raises: UserError where nobody can tell."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     known = None if revision is None else try_to_load_from_cache(model, name, revision=revision)
@@ -55,9 +60,12 @@ def _file(model: str, name: str, revision: str | None = None) -> Path | None:
     try:
         return Path(hf_hub_download(model, name, revision=revision))
     except Exception as error:  # of the network, of the Hub's answers and of the disk
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        # Offline, what was not fetched with the rest of this state is taken for what the model does not have.
+        is_local = isinstance(error, LocalEntryNotFoundError)
+        if isinstance(error, EntryNotFoundError) and (not is_local or (revision and constants.HF_HUB_OFFLINE)):
             return None
         raise UserError(
             f"--model {model}: no such folder here, and {name} could not be had from the Hub "
-            f"({type(error).__name__}: {one_line(error)}); check the name and the network, or give a local folder"
+            f"({type(error).__name__}: {one_line(error)}); check the name and the network, give a local folder, or "
+            "HF_HUB_OFFLINE=1 to take what was fetched before"
         ) from None

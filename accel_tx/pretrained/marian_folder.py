@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from accel_tx.config import UserError
+from accel_tx.data.text_file import one_line
 
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
 VOCABULARY, TARGET_VOCABULARY = "vocab.json", "target_vocab.json"
@@ -23,6 +24,7 @@ SOURCE_PIECES, TARGET_PIECES = "source.spm", "target.spm"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """The first that is there is read."""
 _EXPECTED = "expected the folder of a MarianMTModel, such as Helsinki-NLP/opus-mt-en-fr of the Hub"
+_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,27 @@ class MarianFolder:
         generation = {**config, **(_read_object(path / GENERATION) if (path / GENERATION).exists() else {})}
         tokenizer = _read_object(path / TOKENIZER) if (path / TOKENIZER).exists() else {}
         src_ids = _read_ids(path / VOCABULARY)
-        tgt_ids = _read_ids(path / TARGET_VOCABULARY) if (path / TARGET_VOCABULARY).exists() else src_ids
-        languages = (tokenizer.get("source_lang"), tokenizer.get("target_lang"))
-        return cls(path, config, generation, languages, src_ids, tgt_ids)
+        tgt_ids = _read_ids(path / TARGET_VOCABULARY) if tokenizer.get("separate_vocabs") else src_ids
+        languages = tuple(_language(path / TOKENIZER, tokenizer, f"{side}_lang") for side in ("source", "target"))
+        return cls(path, config, generation, languages, src_ids, tgt_ids)  # type: ignore[arg-type]
+
+    @property
+    def shares_matrix(self) -> bool:
+        """Whether source and target have one matrix of embeddings."""
+        return bool(self.config.get("share_encoder_decoder_embeddings", True))
+
+    @property
+    def ties_logits(self) -> bool:
+        """Whether the logits have the target's matrix of embeddings."""
+        return bool(self.config.get("tie_word_embeddings", True))
 
     def size(self, name: str) -> int:
-        """A whole number of `config.json`. Raises: UserError for anything else."""
+        """A whole number from 0 on of `config.json`, or a list with one. Raises: UserError for anything else."""
         value = self.config.get(name)
-        if type(value) is not int:
-            raise UserError(f"{self.path / CONFIG}: {name} is {value!r}; expected a whole number")
+        if isinstance(value, list) and len(value) == 1:
+            (value,) = value
+        if type(value) is not int or value < 0:
+            raise UserError(f"{self.path / CONFIG}: {name} is {value!r}; expected a whole number from 0 on")
         return value
 
     def number(self, name: str, default: float) -> float:
@@ -66,9 +80,17 @@ class MarianFolder:
         value = self.generation.get(name)
         if value is None:
             return default
-        if type(value) not in (int, float):
-            raise UserError(f"{self.path}: {name} of {GENERATION} or {CONFIG} is {value!r}; expected a number")
+        if type(value) not in (int, float) or not abs(value) <= _LARGEST:  # NaN is not, either
+            shown = repr(value)[:_LONGEST_SHOWN_CHARS]
+            raise UserError(f"{self.path}: {name} of {GENERATION} or {CONFIG} is {shown}; expected a number")
         return float(value)
+
+    def count(self, name: str, default: int) -> int:
+        """The same for a whole number."""
+        value = self.number(name, default)
+        if value != int(value):
+            raise UserError(f"{self.path}: {name} of {GENERATION} or {CONFIG} is {value}; expected a whole number")
+        return int(value)
 
     @property
     def weights_file(self) -> Path:
@@ -81,13 +103,31 @@ class MarianFolder:
     def weights(self) -> dict[str, Tensor]:
         """Every tensor by its name, in float32 (float64 stays). Raises: UserError for a file that is damaged."""
         path = self.weights_file
+        if _begins_with(path, _LFS_POINTER):
+            raise UserError(f"{path}: is a pointer of Git LFS, not the weights; fetch them with `git lfs pull`")
         try:
             read = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
-        except UserError:
-            raise
-        except Exception as error:  # of safetensors, zip, pickle and the system
-            raise UserError(f"{path}: cannot be read as weights: {' '.join(str(error).split())[:300]}") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read as weights ({error.strerror})") from None
+        except Exception as error:  # of safetensors, zip and pickle; torch's own words advise to run what is in a file
+            told = one_line(error) if path.suffix == ".safetensors" else type(error).__name__
+            raise UserError(f"{path}: cannot be read as weights ({told}); expected a whole file of tensors") from None
+        for name, x in read.items():
+            if not x.is_floating_point():
+                raise UserError(f"{path}: {name} is of type {x.dtype}; expected floating-point numbers")
         return {name: x if x.dtype == torch.float64 else x.float() for name, x in read.items()}
+
+
+_LARGEST = 1e9
+_LONGEST_SHOWN_CHARS = 50
+
+
+def _begins_with(path: Path, start: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as weights ({error.strerror})") from None
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
@@ -100,7 +140,7 @@ def _read_pickled(path: Path) -> Mapping[str, Tensor]:
     # Tensors alone: nothing else in the file is made into an object, let alone run.
     read = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(read, Mapping) or not all(isinstance(x, Tensor) for x in read.values()):
-        raise UserError(f"{path}: holds something else than named tensors; {_EXPECTED}")
+        raise TypeError
     return read
 
 
@@ -122,7 +162,16 @@ def _read_ids(path: Path) -> dict[str, int]:
     found = _read_object(path)
     if not all(type(i) is int and i >= 0 for i in found.values()):
         raise UserError(f"{path}: has ids that are not whole numbers from 0 on; {_EXPECTED}")
+    if any("\ud800" <= char <= "\udfff" for name in found for char in name):
+        raise UserError(f"{path}: has a piece with half of a surrogate pair, which is no character; {_EXPECTED}")
     for token in ("<unk>", "</s>"):
         if token not in found:
             raise UserError(f"{path}: has no {token}; {_EXPECTED}")
     return found
+
+
+def _language(path: Path, tokenizer: Mapping[str, Any], name: str) -> str | None:
+    value = tokenizer.get(name)
+    if value is not None and not (isinstance(value, str) and value.isprintable() and value.strip() == value != ""):
+        raise UserError(f"{path}: {name} is {value!r}; expected a language, such as 'fr'")
+    return value

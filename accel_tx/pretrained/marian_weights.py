@@ -8,8 +8,8 @@ into the bias of the output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def model_config(folder: MarianFolder, vocabularies: Vocabularies) -> ModelConfi
         if both[0] != both[1]:
             raise UserError(f"{where}: encoder_{name} is {both[0]}, decoder_{name} {both[1]}; expected the same")
     activation = config.get("activation_function")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise UserError(f"{where}: activation_function is {activation!r}; expected one of {', '.join(_ACTIVATIONS)}")
     sizes = {
         "d_model": "d_model",
@@ -60,16 +60,16 @@ def model_config(folder: MarianFolder, vocabularies: Vocabularies) -> ModelConfi
             activation=_ACTIVATIONS[activation],  # type: ignore[arg-type]
             attention_bias=True,
             norm="post",
-            tie_embeddings=_tied(config, vocabularies),  # type: ignore[arg-type]
+            tie_embeddings=_tied(folder, vocabularies),  # type: ignore[arg-type]
         )
     except UserError as error:
         raise UserError(f"{where}: in our terms {error}") from None
 
 
-def _tied(config: Mapping[str, Any], vocabularies: Vocabularies) -> str:
-    if not config.get("tie_word_embeddings", True):
+def _tied(folder: MarianFolder, vocabularies: Vocabularies) -> str:
+    if not folder.ties_logits:
         return "none"
-    return "all" if vocabularies.is_joint and config.get("share_encoder_decoder_embeddings", True) else "decoder"
+    return "all" if vocabularies.is_joint and folder.shares_matrix else "decoder"
 
 
 def load_marian(folder: MarianFolder, vocabularies: Vocabularies, config: ModelConfig) -> Transformer:
@@ -81,7 +81,7 @@ def load_marian(folder: MarianFolder, vocabularies: Vocabularies, config: ModelC
     tokenizers = vocabularies.tokenizers
     model = Transformer(config, tokenizers.src.vocab_size, tokenizers.tgt.vocab_size)
     try:
-        state = _our_state(read, vocabularies, model)
+        state = _our_state(folder, read, vocabularies, model)
         model.to(state["output_bias"].dtype).load_state_dict(state)
     except (RuntimeError, IndexError) as error:
         raise UserError(
@@ -90,17 +90,23 @@ def load_marian(folder: MarianFolder, vocabularies: Vocabularies, config: ModelC
     return model.eval()
 
 
-def _our_state(read: _Weights, vocabularies: Vocabularies, model: Transformer) -> dict[str, Tensor]:
+_LOGITS = "lm_head.weight"
+_NUMBERED = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.")
+
+
+def _our_state(
+    folder: MarianFolder, read: _Weights, vocabularies: Vocabularies, model: Transformer
+) -> dict[str, Tensor]:
     config = model.config
+    read.check_layers({"encoder": config.n_encoder_layers, "decoder": config.n_decoder_layers})
     state: dict[str, Tensor] = {}
     to_ours = _in_our_order(config.d_model)
-    tgt = read.first("model.decoder.embed_tokens.weight", "model.shared.weight", "model.encoder.embed_tokens.weight")
-    state["tgt_embedding.weight"] = read.rows(tgt, vocabularies.tgt_rows)[:, to_ours]
+    src, tgt = _names_of_matrices(folder)
+    state["tgt_embedding.weight"] = read.rows(read.first(tgt), vocabularies.tgt_rows)[:, to_ours]
     if model.src_embedding is not None:
-        src = read.first("model.encoder.embed_tokens.weight", "model.shared.weight", tgt)
-        state["src_embedding.weight"] = read.rows(src, vocabularies.src_rows)[:, to_ours]
+        state["src_embedding.weight"] = read.rows(read.first(src), vocabularies.src_rows)[:, to_ours]
     if model.output_weight is not None:
-        state["output_weight"] = read.rows("lm_head.weight", vocabularies.tgt_rows)[:, to_ours]
+        state["output_weight"] = read.rows(_LOGITS, vocabularies.tgt_rows)[:, to_ours]
     state["output_bias"] = read.bias_of_logits(vocabularies.tgt_rows)
     for i in range(config.n_encoder_layers):
         state |= _layer(read, f"model.encoder.layers.{i}", f"encoder_layers.{i}", to_ours)
@@ -119,28 +125,52 @@ def _our_state(read: _Weights, vocabularies: Vocabularies, model: Transformer) -
     return state
 
 
+def _names_of_matrices(folder: MarianFolder) -> tuple[list[str], list[str]]:
+    """Of the embeddings of source and target: what is tied stands in a file once, under any of its names."""
+    src, tgt = ["model.encoder.embed_tokens.weight"], ["model.decoder.embed_tokens.weight"]
+    if folder.ties_logits:
+        tgt.append(_LOGITS)
+    if folder.shares_matrix:
+        both = ["model.shared.weight", *src, *tgt]
+        src, tgt = [*src, *both], [*tgt, *both]
+    return src, tgt
+
+
 class _Weights:
     """The tensors of the file, by name."""
 
     def __init__(self, folder: MarianFolder) -> None:
         self.path = folder.weights_file
         self._tensors = folder.weights()
-        for name, tensor in self._tensors.items():
-            if not tensor.isfinite().all():
-                raise UserError(f"{self.path}: {name} holds numbers that are not finite; give another copy")
+
+    def check_layers(self, n_layers: Mapping[str, int]) -> None:
+        """Raise UserError where the file has more than these."""
+        for found in filter(None, map(_NUMBERED.match, self._tensors)):
+            if int(found[2]) >= n_layers[found[1]]:
+                raise UserError(
+                    f"{self.path}: has the layer {found[0]}*, but {CONFIG} says {found[1]}_layers = "
+                    f"{n_layers[found[1]]}; expected files of one model"
+                )
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._tensors:
             raise UserError(f"{self.path}: has no {name}; expected the weights of a MarianMTModel")
-        return self._tensors[name]
+        return self._finite(name, self._tensors[name])
 
-    def first(self, *names: str) -> str:
-        """The first of the names that is there: what is tied stands in a file once, under any of its names."""
+    def _finite(self, name: str, tensor: Tensor) -> Tensor:
+        if not tensor.isfinite().all():
+            raise UserError(f"{self.path}: {name} holds numbers that are not finite; give another copy")
+        return tensor
+
+    def first(self, names: Sequence[str]) -> str:
+        """The first of the names that is there."""
         return next((name for name in names if name in self._tensors), names[0])
 
     def rows(self, name: str, rows: list[int]) -> Tensor:
         """These rows of a matrix (V, D)."""
         matrix = self[name]
+        if matrix.ndim != 2:
+            raise UserError(f"{self.path}: {name} has the shape {tuple(matrix.shape)}; expected a matrix")
         if max(rows) >= len(matrix):
             raise UserError(
                 f"{self.path}: {name} has {len(matrix):,} rows, but the vocabulary's ids go up to {max(rows):,}; "
@@ -152,7 +182,10 @@ class _Weights:
         """Zero where there is none, one number a row."""
         if "final_logits_bias" not in self._tensors:
             return torch.zeros(len(rows), dtype=next(iter(self._tensors.values())).dtype)
-        return self["final_logits_bias"].flatten()[rows]
+        bias = self._tensors["final_logits_bias"]
+        if bias.shape[-1:].numel() != bias.numel():
+            raise UserError(f"{self.path}: final_logits_bias has the shape {tuple(bias.shape)}; expected one row")
+        return self._finite("final_logits_bias", bias.flatten()[rows])
 
 
 def _in_our_order(d_model: int) -> Tensor:

@@ -33,7 +33,8 @@ def check_run_dir(config: Config, run_dir: Path, resume: Resume) -> None:
         raise UserError(f"{run_dir}: is a file; expected a run folder")
     if (run_dir / checkpoint.MODEL).exists():
         raise UserError(
-            f"{run_dir}: holds an exported model; give another --run_dir, and --init_from {run_dir} to begin with it"
+            f"{run_dir}: holds an exported or imported model; give another --run_dir, and --init_from {run_dir} to "
+            "begin with it"
         )
     results = [name for name in ("best", "final") if (run_dir / name).exists()]
     if results == ["best"] and checkpoint.never_finished_one(run_dir):

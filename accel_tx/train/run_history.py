@@ -89,7 +89,7 @@ def read_run(run_dir: Path) -> RunHistory:
     """
     config = load_run_config(run_dir)
     if (run_dir / MODEL).is_file():
-        raise UserError(f"{run_dir}: holds an exported model; expected the folder of a training run")
+        raise UserError(f"{run_dir}: holds an exported or imported model; expected the folder of a training run")
     lines, n_unreadable = _read_metrics(run_dir / "metrics.jsonl")
     return RunHistory(
         run_dir=run_dir,

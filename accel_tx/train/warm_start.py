@@ -9,7 +9,7 @@ from typing import Any
 from accel_tx.config import Config, UserError
 from accel_tx.data.tokenizer import Tokenizer, TokenizerPair
 from accel_tx.inference.translator import load_run_config
-from accel_tx.inference.weights import SCORES, load_weights, sha256_of
+from accel_tx.inference.weights import IMPORT_RECORD, SCORES, load_weights, sha256_of
 from accel_tx.model.transformer import Transformer
 from accel_tx.train import checkpoint, file_system
 from accel_tx.train.sharding import is_sharded, shell_of
@@ -93,7 +93,16 @@ def load_initial_weights(source: Source, model: Transformer) -> dict[str, Any]:
         **file_system.read_json(source.weights / checkpoint.STATE),
         **file_system.read_json(source.weights / SCORES),
     }
-    return {"weights": str(source.weights.resolve()), "update": scores.get("update"), "sha256": sha256}
+    found = {"weights": str(source.weights.resolve()), "update": scores.get("update"), "sha256": sha256}
+    imported = _imported_as(source.run_dir)
+    return found if imported is None else {**found, "imported": imported}
+
+
+def _imported_as(run_dir: Path) -> str | None:
+    """The model of another program that a run, or what it began with, was taken over from; None where there is none."""
+    record, origin = (file_system.read_json(run_dir / name) for name in (IMPORT_RECORD, ORIGIN))
+    model = record.get("model") or origin.get("imported")
+    return None if model is None else str(model)
 
 
 def _sha256(path: Path) -> str:

@@ -119,7 +119,7 @@ def test_a_run_folder_with_a_colon_in_its_name_and_an_exported_model_are_members
     options = ["--format", "safetensors", "--sentences", "text", "--output", "out"]
     main(["export", "--run_dir", "runs/b", *options])
     assert translations("out") == expected
-    assert "out is an exported model and holds the weights best alone; give out:best, or" in said(
+    assert "out is an exported or imported model and holds the weights best alone; give out:best, or" in said(
         capsys, "translate", "--run_dir", "runs/a", "--ensemble", "out:final"
     )
 

@@ -96,7 +96,7 @@ def test_training_starts_from_an_exported_folder_but_not_in_it(run_dir: Path, te
     export(run_dir, text, out)
     source = find_source(out)
     assert (source.run_dir, source.weights) == (out, out)
-    with pytest.raises(UserError, match="holds an exported model; give another --run_dir, and --init_from"):
+    with pytest.raises(UserError, match="holds an exported or imported model; give another --run_dir, and --init_from"):
         check_run_dir(load_run_config(out), out, "auto")
 
 
@@ -113,7 +113,9 @@ def test_an_exported_folder_keeps_the_name_of_its_weights_and_takes_no_other(
         export(out, text, again, *given)
         assert json.loads((again / "export.json").read_text())["weights"] == name
     told = refusal(capsys, out, text, tmp_path / "other", "--weights", "nonsense")
-    assert f"--weights nonsense: {out} is an exported model and holds the weights {name} alone; leave" in told
+    assert (
+        f"--weights nonsense: {out} is an exported or imported model and holds the weights {name} alone; leave" in told
+    )
 
 
 def test_what_was_proved_is_recorded(run_dir: Path, text: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_it_translates_as_transformers_does_and_says_so(
     arguments = ["--model", str(place / "theirs"), "--output", str(output), "--sentences", str(place / "in.en")]
     main(["import-marian", *arguments])
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1] == "begin each source with the language that is asked for: one of 1, as >>fra<<"
+    assert printed[1] == "begin each source with the language that is asked for, 1 in all: >>fra<<"
     assert printed[2].startswith("identical: 60 of 60 translations (greedy; transformers ")
     assert json.loads((output / "imported.json").read_text())["sentences"]["identical"] == 60
     # It is the model that is imported without sentences, too.
@@ -63,6 +63,66 @@ def test_it_translates_as_transformers_does_and_says_so(
     assert (config["data"]["src_lang"], config["data"]["tgt_lang"]) == ("en", "fr")
     assert (config["decode"]["beam_size"], config["decode"]["length_exponent"]) == (4, 0.8)
     assert config["tokenizer"]["kind"] == "unigram"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("generation_config.json", {"early_stopping": "x"}),
+        ("config.json", {"init_std": "x"}),
+        ("tokenizer_config.json", {"sp_model_kwargs": {"nosuch": 1}}),
+        ("added_tokens.json", None),
+    ],
+)
+def test_what_transformers_refuses_is_one_line(
+    name: str, fields: dict[str, Any] | None, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(place / "theirs", tmp_path / "theirs"))
+    values = {} if fields is None else {**json.loads((folder / name).read_text()), **fields}
+    (folder / name).write_text(json.dumps(values) if values else "{")
+    arguments = ["--model", str(folder), "--output", str(tmp_path / "ours")]
+    error = refusal(capsys, "import-marian", *arguments, "--sentences", str(place / "in.en"))
+    assert f"--sentences: transformers cannot use {folder} (" in error
+    assert error.endswith("mend it, or leave --sentences out\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+    main(["import-marian", *arguments])
+
+
+def test_the_search_is_that_of_the_folder_and_greedy_where_it_is_compared(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(place / "theirs", tmp_path / "theirs"))
+    values = json.loads((folder / "generation_config.json").read_text())
+    values |= {"no_repeat_ngram_size": 2, "min_length": 30, "num_beams": 7, "length_penalty": None}
+    (folder / "generation_config.json").write_text(json.dumps(values))
+    arguments = ["--model", str(folder), "--output", str(tmp_path / "ours"), "--sentences", str(place / "in.en")]
+    main(["import-marian", *arguments])
+    assert "identical: 60 of 60" in capsys.readouterr().out
+    decode = yaml.safe_load((tmp_path / "ours" / "config.yaml").read_text())["decode"]
+    assert [decode[name] for name in ("beam_size", "length_exponent", "no_repeat_ngram")] == [7, 1.0, 2]
+
+
+@pytest.mark.parametrize("fields", [{"num_beams": float("inf")}, {"num_beams": 4.7}, {"length_penalty": 10**400}])
+def test_a_search_that_is_none_is_one_line(
+    fields: dict[str, Any], place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(place / "theirs", tmp_path / "theirs"))
+    (folder / "generation_config.json").write_text(json.dumps(fields))
+    error = refusal(capsys, "import-marian", "--model", str(folder), "--output", str(tmp_path / "ours"))
+    assert f"{folder}: {next(iter(fields))} of generation_config.json or config.json is " in error
+
+
+def test_one_group_of_languages_on_both_sides_needs_two_names(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(place / "theirs", tmp_path / "theirs"))
+    (folder / "tokenizer_config.json").write_text('{"source_lang": "gmq", "target_lang": "gmq"}')
+    arguments = ["--model", str(folder), "--output", str(tmp_path / "ours")]
+    error = refusal(capsys, "import-marian", *arguments, "--src_lang", "de", "--tgt_lang", "de")
+    assert error == "accel_tx: --src_lang and --tgt_lang: both are 'de'; expected two names\n"
+    main(["import-marian", *arguments, "--src_lang", "sv"])
+    data = yaml.safe_load((tmp_path / "ours" / "config.yaml").read_text())["data"]
+    assert (data["src_lang"], data["tgt_lang"]) == ("sv", "tgt")
 
 
 def test_where_it_would_translate_otherwise_nothing_is_written(
@@ -109,6 +169,10 @@ def test_it_is_trained_further_and_goes_on_exactly(
     capsys.readouterr()
     main(["translate", "--run_dir", str(whole), "--input", str(place / "in.en")])
     assert capsys.readouterr().out.count("\n") == 60
+    main(["export", "--run_dir", str(whole), "--format", "safetensors", "--output", str(tmp_path / "tuned")])
+    card = (tmp_path / "tuned" / "README.md").read_text()
+    assert "Training began with the weights `ours` (SHA-256 " in card
+    assert ", of `theirs`); what those were trained on" in card
 
 
 def test_an_export_of_it_says_whose_model_it_is(
@@ -126,6 +190,12 @@ def test_an_export_of_it_says_whose_model_it_is(
     assert "taken over from `theirs` (model.safetensors, SHA-256 " in card
     assert "it was not trained any further" in card
     assert "your_corpus" not in card
+    assert "- A source begins with the language to translate into, such as >>fra<<.\n" in card
+    again = ["--run_dir", str(place / "ours"), "--format", "safetensors", "--sentences", str(place / "in.en")]
+    main(["export", *again, "--output", str(tmp_path / "once")])
+    again[1] = str(tmp_path / "once")
+    main(["export", *again, "--output", str(tmp_path / "twice")])
+    assert "taken over from `theirs` (model.safetensors, SHA-256 " in (tmp_path / "twice" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -164,7 +234,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     ("model", "expected"),
     [
         ("./opus", "--model ./opus: no such folder; expected one, or a name of the Hub such as owner/model"),
-        ("{place}/in.en", "is a file; expected the folder that it lies in"),
+        ("{place}/in.en", "is a file; expected the folder of a MarianMTModel"),
+        ("~nosuch/x", "is no path ("),
+        ("x" * 5_000, "is no path (File name too long); expected a folder"),
     ],
 )
 def test_what_is_no_model_is_one_line(
@@ -230,6 +302,30 @@ def test_a_model_of_the_hub_that_lacks_a_file_is_one_line(
     assert not (tmp_path / "ours").exists()
 
 
+def test_offline_what_was_fetched_before_is_taken(
+    hub: Hub, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def download(repo_id: str, filename: str, revision: str | None = None) -> str:
+        try:
+            return hub.download(repo_id, filename, revision)
+        except EntryNotFoundError:
+            raise LocalEntryNotFoundError("not in the cache") from None
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    arguments = ["import-marian", "--model", MODEL, "--output", str(tmp_path / "ours")]
+    assert "HF_HUB_OFFLINE=1 to take what was fetched before" in refusal(capsys, *arguments)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    main(arguments)
+    assert (tmp_path / "ours/model.safetensors").read_bytes() == (place / "ours/model.safetensors").read_bytes()
+
+
+def test_a_share_without_sentences_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model", str(place / "theirs"), "--output", str(tmp_path / "ours"), "--least_identical", "0.5"]
+    assert "--least_identical: there is nothing to compare; expected --sentences FILE" in refusal(
+        capsys, "import-marian", *arguments
+    )
+
+
 def test_without_a_network_it_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +335,7 @@ def test_without_a_network_it_says_so(
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     error = refusal(capsys, "import-marian", "--model", MODEL, "--output", str(tmp_path / "ours"))
     assert f"--model {MODEL}: no such folder here, and config.json could not be had from the Hub (LocalEntry" in error
-    assert "check the name and the network, or give a local folder" in error
+    assert "check the name and the network, give a local folder, or HF_HUB_OFFLINE=1" in error
 
 
 def test_weights_that_are_damaged_leave_nothing(

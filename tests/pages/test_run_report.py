@@ -203,7 +203,10 @@ def test_the_command_writes_the_page_and_tells_its_size(runs: list[Path], tmp_pa
     [
         (["{a}", "{tmp}"], "holds no run; expected a run folder"),
         (["{a}", "{a}/../same"], "is given twice"),
-        (["{a}", "{tmp}/exported"], "exported: holds an exported model; expected the folder of a training run"),
+        (
+            ["{a}", "{tmp}/exported"],
+            "exported: holds an exported or imported model; expected the folder of a training run",
+        ),
         (["{a}", "{tmp}/loop"], "loop: no such folder; expected a run folder"),
         (["{a}", "{tmp}/" + "x" * 300], "cannot be read (File name too long)"),
         (["{tmp}", "--output", "{tmp}/none/x.html"], "x.html: cannot be written"),  # said before runs are read

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from accel_tx.config import UserError
 from accel_tx.data.phrasebook import iter_pairs
 from accel_tx.data.tokenizer import BOS_ID, EOS_ID, SPECIAL_TOKENS
+from accel_tx.export.hf_format import Runtime
 from accel_tx.pretrained.marian_folder import MarianFolder
 from accel_tx.pretrained.marian_vocabulary import Vocabularies
 from accel_tx.pretrained.marian_weights import load_marian, model_config
-from tests.marian_folders import write_marian
+from tests.marian_folders import names_of, pieces, write_marian
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
@@ -30,6 +31,7 @@ TAGS = (">>fra<<", ">>por<<", ">>pt_BR<<")
 KINDS: dict[str, dict[str, Any]] = {
     "as opus-mt": {},
     "several targets": {"tags": TAGS},
+    "several targets, in the file too": {"tags": TAGS, "symbols": TAGS[:2]},
     "vocabularies of their own": {"separate": True},
     "logits of their own": {"tied": False},
     "one vocabulary, relu": {"same": True, "activation_function": "relu"},
@@ -60,25 +62,20 @@ def test_ids_stand_for_the_rows_of_their_ids(kind: str, tmp_path: Path) -> None:
     texts = [line for line in SENTENCES if not any(token in line for token in ("<unk>", "</s>"))]
     if "tags" in KINDS[kind]:
         texts += [f"{tag}{space}{line}" for tag in TAGS for space in ("", " ") for line in texts[:5]]
+    assert vocabularies.tags == list(KINDS[kind].get("tags", ()))
     for side, rows in (("src", vocabularies.src_rows), ("tgt", vocabularies.tgt_rows)):
+        if side == "tgt":
+            texts = [line for line in texts if not line.startswith(">>")]
+        expected = (theirs(texts) if side == "src" else theirs(text_target=texts))["input_ids"]
         ids = getattr(vocabularies.tokenizers, side).encode(texts)
-        if side == "src":
-            expected = theirs(texts)["input_ids"]
-        else:
-            expected = theirs(text_target=texts)["input_ids"]
         found = [[rows[i] for i in [*of_text, EOS_ID]] for of_text in ids]
-        differing = [(text, a, b) for text, a, b in zip(texts, expected, found, strict=True) if a != b]
-        if side == "src" or "tags" not in KINDS[kind]:
-            assert differing == []
+        assert [three for three in zip(texts, expected, found, strict=True) if three[1] != three[2]] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     folder = write_marian(tmp_path / "model", **KINDS[kind])
     theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).double().eval()
-    for name, x in theirs.state_dict().items():  # the table is float32 in both
-        if "embed_positions" in name:
-            x.copy_(x)
     in_float64 = {name: x.double() for name, x in theirs.state_dict().items() if "embed_positions" not in name}
     save_file({name: x.clone() for name, x in in_float64.items()}, folder / "model.safetensors")
     _, vocabularies, ours = taken_over(folder)
@@ -129,22 +126,57 @@ class _Runs:
         return Path.touch, (self.path,)
 
 
-def test_a_piece_without_a_row_has_that_of_the_unknown_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head"])
+def test_a_matrix_that_is_tied_is_found_under_any_of_its_names(name: str, tmp_path: Path) -> None:
     folder = write_marian(tmp_path / "model")
+    state = load_file(folder / "model.safetensors")
+    expected = taken_over(folder)[2].state_dict()
+    save_file(
+        {f"{name}.weight" if key == "model.shared.weight" else key: x for key, x in state.items()},
+        folder / "model.safetensors",
+    )
+    torch.testing.assert_close(taken_over(folder)[2].state_dict(), expected)
+
+
+def test_the_matrix_of_the_source_never_stands_in_for_one_of_the_target(tmp_path: Path) -> None:
+    folder = write_marian(tmp_path / "model", separate=True)
+    state = load_file(folder / "model.safetensors")
+    expected = taken_over(folder)[2].state_dict()
+    kept = {name: x for name, x in state.items() if name not in ("lm_head.weight", "model.decoder.embed_tokens.weight")}
+    assert "model.encoder.embed_tokens.weight" in kept
+    save_file({**kept, "lm_head.weight": state["model.decoder.embed_tokens.weight"]}, folder / "model.safetensors")
+    torch.testing.assert_close(taken_over(folder)[2].state_dict(), expected)
+    save_file(kept, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"has no model\.decoder\.embed_tokens\.weight"):
+        taken_over(folder)
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_pieces_that_the_vocabulary_lacks_are_unknown_in_a_source_and_no_pieces_of_a_target(
+    kind: str, tmp_path: Path
+) -> None:
+    folder = write_marian(tmp_path / "model", kind)
     ids = json.loads((folder / "vocab.json").read_text())
-    gone = next(name for name in ids if name.startswith("▁") and len(name) > 3)
-    (folder / "vocab.json").write_text(json.dumps({name: i for name, i in ids.items() if name != gone}))
+    of_side = [{name for name in names_of(pieces(side, kind)) if len(name) > 3} for side in (0, 1)]
+    gone = [sorted(of_side[0] - of_side[1])[0], *sorted(of_side[1] - of_side[0])[:2]]
+    (folder / "vocab.json").write_text(json.dumps({name: i for name, i in ids.items() if name not in gone}))
     vocabularies = Vocabularies.of(MarianFolder.read(folder))
-    assert vocabularies.n_without_row in (1, 2)  # of one language, or both
-    both = ((vocabularies.tokenizers.src, vocabularies.src_rows), (vocabularies.tokenizers.tgt, vocabularies.tgt_rows))
-    at = [(tokenizer.fast.token_to_id(gone), rows) for tokenizer, rows in both]
-    assert {rows[i] for i, rows in at if i is not None} == {ids["<unk>"]}
-    assert [vocabularies.src_rows[i] for i in range(len(SPECIAL_TOKENS))] == [
-        ids["<pad>"],
-        ids["<unk>"],
-        ids["<pad>"],
-        ids["</s>"],
-    ]
+    assert (vocabularies.n_unknown, vocabularies.n_left_out) == (1, 2)
+    src, tgt = vocabularies.tokenizers.src, vocabularies.tokenizers.tgt
+    assert vocabularies.src_rows[src.fast.token_to_id(gone[0])] == ids["<unk>"]
+    assert [tgt.fast.token_to_id(name) for name in gone[1:]] == [None, None]
+    # Nothing else than UNK has its row, so nothing of it can be written.
+    assert vocabularies.tgt_rows.count(ids["<unk>"]) == 1
+    text = " ".join(gone[1:]).replace("▁", "")
+    assert tgt.decode(tgt.encode([text])) == [text]
+    first = [ids[name] for name in ("<pad>", "<unk>", "<pad>", "</s>")]
+    assert [vocabularies.src_rows[i] for i in range(len(SPECIAL_TOKENS))] == first
+
+
+def test_it_is_compared_in_float32_whatever_its_config_says(tmp_path: Path) -> None:
+    folder = write_marian(tmp_path / "model")
+    changed("config.json", dtype="float16")(folder)
+    assert Runtime(folder).model.dtype == torch.float32
 
 
 def changed(name: str, **fields: Any) -> Callable[[Path], None]:
@@ -201,13 +233,51 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         changed("config.json", decoder_ffn_dim=7),
         r"encoder_ffn_dim is 48, decoder_ffn_dim 7; expected the same",
     ),
-    "no size": (changed("config.json", d_model=None), r"d_model is None; expected a whole number"),
+    "no size": (changed("config.json", d_model=None), r"d_model is None; expected a whole number from 0 on"),
+    "a list of activations": (
+        changed("config.json", activation_function=["swish"]),
+        r"activation_function is \['swish'\]",
+    ),
+    "a row before the first": (
+        changed("config.json", decoder_start_token_id=-1),
+        r"decoder_start_token_id is -1; expected a whole number from 0 on",
+    ),
+    "half a character": (changed("vocab.json", **{"\ud800": 3}), r"vocab.json: has a piece with half of a surrogate"),
+    "a language that is none": (
+        changed("tokenizer_config.json", source_lang=["en"]),
+        r"tokenizer_config.json: source_lang is \['en'\]; expected a language",
+    ),
+    "a vocabulary of its own that is not there": (
+        changed("tokenizer_config.json", separate_vocabs=True),
+        r"target_vocab.json: no such file",
+    ),
+    "a pointer": (
+        damaged("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        r"model.safetensors: is a pointer of Git LFS, not the weights; fetch them with `git lfs pull`",
+    ),
+    "nothing": (damaged("model.safetensors", b""), r"cannot be read as weights \(.+\); expected a whole file"),
+    "integers": (
+        other_weights(model__encoder__layers__0__fc1__bias=torch.ones(48, dtype=torch.int8)),
+        r"model.encoder.layers.0.fc1.bias is of type torch.int8; expected floating-point",
+    ),
+    "no matrix": (
+        other_weights(model__shared__weight=torch.tensor(1.0)),
+        r"model.shared.weight has the shape \(\); expected a matrix",
+    ),
+    "two rows of biases": (
+        other_weights(final_logits_bias=torch.ones(2, 300)),
+        r"final_logits_bias has the shape \(2, 300\); expected one row",
+    ),
+    "fewer layers": (
+        changed("config.json", decoder_layers=2),
+        r"has the layer model.decoder.layers.2.\*, but config.json says decoder_layers = 2; expected files of one",
+    ),
     "heads that do not divide": (
         changed("config.json", encoder_attention_heads=5, decoder_attention_heads=5),
         r"config.json: in our terms model.n_heads is 5; expected a divisor of model.d_model = 32",
     ),
     "no rate": (changed("config.json", dropout="a tenth"), r"dropout of .* is 'a tenth'; expected a number"),
-    "no padding": (changed("config.json", pad_token_id=None), r"pad_token_id is None; expected a row"),
+    "no padding": (changed("config.json", pad_token_id=None), r"pad_token_id is None; expected a whole number"),
     "another end": (changed("config.json", eos_token_id=5), r"eos_token_id is 5, vocab.json has </s> as 0"),
     "more layers": (changed("config.json", encoder_layers=3), r"has no model.encoder.layers.2.self_attn.q_proj.weight"),
     "another width": (
