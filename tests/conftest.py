@@ -135,6 +135,19 @@ def as_options(config: Config) -> list[str]:
     return options
 
 
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line with which a command refuses, in this process."""
+    from accel_tx.cli import main
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    error = capsys.readouterr().err
+    assert ended.value.code == 2, error
+    assert error.count("\n") == 1, error
+    return error
+
+
 def run_cli(
     *arguments: str, env: dict[str, str] | None = None, stdin: str = "", timeout_s: float = 240
 ) -> subprocess.CompletedProcess[str]:

@@ -51,11 +51,6 @@ class OriginalBatch:
         return OriginalBatch(*(tensor.to(device) for tensor in tensors))
 
 
-def _biases(config: ModelConfig) -> tuple[bool, ...]:
-    """Of queries, keys, values and output, as our own model has them."""
-    return config.attention_bias, False, False, config.attention_bias
-
-
 class MultiHeadAttention(nn.Module):
     """Attention with the scores and the probabilities (B, H, T, S) in memory."""
 
@@ -63,7 +58,8 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.query, self.key, self.value, self.out = (
-            nn.Linear(config.d_model, config.d_model, bias=has_bias) for has_bias in _biases(config)
+            nn.Linear(config.d_model, config.d_model, bias=has_bias)
+            for has_bias in (config.attention_bias, False, False, config.attention_bias)
         )
         self.dropout = nn.Dropout(config.attention_dropout)
 

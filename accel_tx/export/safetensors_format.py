@@ -24,10 +24,9 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
     """Fill the folder: a run folder with the weights at its top, and nothing of the training."""
     save_file(trained.model.state_dict(), folder / MODEL)
     trained.tokenizers.save(folder / "tokenizer")
-    if (record := trained.run_dir / "tokenizer" / RECORD).is_file():
-        shutil.copyfile(record, folder / "tokenizer" / RECORD)
-    if (record := trained.run_dir / IMPORT_RECORD).is_file():
-        shutil.copyfile(record, folder / IMPORT_RECORD)
+    for record in (f"tokenizer/{RECORD}", IMPORT_RECORD):
+        if (trained.run_dir / record).is_file():
+            shutil.copyfile(trained.run_dir / record, folder / record)
     (folder / "config.yaml").write_text(dump_yaml(trained.config), encoding="utf-8")
     scores = {**trained.scores, "sha256": sha256_of(folder / MODEL)}
     (folder / SCORES).write_text(json.dumps(scores, indent=1, ensure_ascii=False), encoding="utf-8")

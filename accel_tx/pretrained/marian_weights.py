@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from accel_tx.config import ModelConfig, UserError
+from accel_tx.data.text_file import one_line
 from accel_tx.model.transformer import Transformer
 from accel_tx.pretrained.marian_folder import CONFIG, MarianFolder
 from accel_tx.pretrained.marian_vocabulary import Vocabularies
@@ -84,9 +85,7 @@ def load_marian(folder: MarianFolder, vocabularies: Vocabularies, config: ModelC
         state = _our_state(folder, read, vocabularies, model)
         model.to(state["output_bias"].dtype).load_state_dict(state)
     except (RuntimeError, IndexError) as error:
-        raise UserError(
-            f"{read.path}: is not of the model that {CONFIG} describes: {' '.join(str(error).split())[:300]}"
-        ) from None
+        raise UserError(f"{read.path}: is not of the model that {CONFIG} describes: {one_line(error)}") from None
     return model.eval()
 
 

@@ -17,7 +17,7 @@ from accel_tx.config import Config
 from accel_tx.inference.ensemble import Ensemble
 from accel_tx.inference.translator import Translator
 from accel_tx.train.loop import train
-from tests.conftest import run_cli
+from tests.conftest import refusal, run_cli
 
 LINES = ["The old man reads.", "We eat in the garden.", "", "The zebra is a queen.", "The queen is reading a letter."]
 CHECKPOINT = "checkpoints/update_00000060"
@@ -45,17 +45,6 @@ def runs(intact_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "text").write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "runs"
-
-
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line of an error."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    error = capsys.readouterr().err
-    assert ended.value.code == 2, error
-    assert error.count("\n") == 1, error
-    return error
 
 
 def translations(*members: str, more: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -119,7 +108,7 @@ def test_a_run_folder_with_a_colon_in_its_name_and_an_exported_model_are_members
     options = ["--format", "safetensors", "--sentences", "text", "--output", "out"]
     main(["export", "--run_dir", "runs/b", *options])
     assert translations("out") == expected
-    assert "out is an exported or imported model and holds the weights best alone; give out:best, or" in said(
+    assert "out is an exported or imported model and holds the weights best alone; give out:best, or" in refusal(
         capsys, "translate", "--run_dir", "runs/a", "--ensemble", "out:final"
     )
 
@@ -199,7 +188,7 @@ def test_members_that_do_not_fit_are_refused_in_one_line(
 ) -> None:
     shutil.copytree(runs / "b", runs / "twin")
     files = {"translate": ["--input", "text"], "evaluate": ["--src", "text", "--ref", "text"]}
-    assert message in said(capsys, command, "--run_dir", "runs/a", *files[command], "--ensemble", *members)
+    assert message in refusal(capsys, command, "--run_dir", "runs/a", *files[command], "--ensemble", *members)
 
 
 def test_a_tokenizer_of_as_many_other_entries_is_another(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,10 +198,10 @@ def test_a_tokenizer_of_as_many_other_entries_is_another(runs: Path, capsys: pyt
     first, second = list(vocab)[10:12]
     vocab[first], vocab[second] = vocab[second], vocab[first]
     path.write_text(json.dumps(values))
-    error = said(capsys, "translate", "--run_dir", "runs/a", "--ensemble", "runs/b", "--input", "text")
+    error = refusal(capsys, "translate", "--run_dir", "runs/a", "--ensemble", "runs/b", "--input", "text")
     assert "--ensemble runs/b: its tokenizer/tgt.json is not that of runs/a" in error
     path.unlink()
-    error = said(capsys, "translate", "--run_dir", "runs/a", "--ensemble", "runs/b", "--input", "text")
+    error = refusal(capsys, "translate", "--run_dir", "runs/a", "--ensemble", "runs/b", "--input", "text")
     assert "runs/b/tokenizer/tgt.json: no such file" in error
 
 
@@ -223,7 +212,7 @@ def test_a_member_given_twice_is_known_where_no_hash_is_recorded(
     values = json.loads(scores.read_text())
     scores.write_text(json.dumps({name: value for name, value in values.items() if name != "sha256"}))
     files = ["translate", "--run_dir", "runs/a", "--input", "text"]
-    assert "holds the same weights as runs/b:best" in said(capsys, *files, "--ensemble", "runs/b", "runs/b/")
+    assert "holds the same weights as runs/b:best" in refusal(capsys, *files, "--ensemble", "runs/b", "runs/b/")
     shutil.copytree(runs / "b", runs / "twin")
     main([*files, "--ensemble", "runs/b", "runs/twin"])  # nobody can tell
 
@@ -232,7 +221,7 @@ def test_a_damaged_member_is_named(runs: Path, capsys: pytest.CaptureFixture[str
     path = runs / "b" / "best" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-400] + b"\0" * 400)
     for command in (["translate", "--input", "text"], ["score", "--src", "text", "--tgt", "text"]):
-        error = said(capsys, *command, "--run_dir", "runs/a", "--ensemble", "runs/b")
+        error = refusal(capsys, *command, "--run_dir", "runs/a", "--ensemble", "runs/b")
         assert "runs/b/best/model.safetensors: is damaged" in error
 
 
@@ -241,9 +230,9 @@ def test_what_a_member_is_made_of_is_not_written_over_and_given_translations_nee
 ) -> None:
     for name in ("final/model.safetensors", "config.yaml"):
         files = ["--input", "text", "--output", f"runs/b/{name}"]
-        error = said(capsys, "translate", "--run_dir", "runs/a", "--ensemble", "runs/b:final", *files)
+        error = refusal(capsys, "translate", "--run_dir", "runs/a", "--ensemble", "runs/b:final", *files)
         assert f"--output runs/b/{name} is also a file of --ensemble" in error
-    error = said(capsys, "evaluate", "--hyp", "text", "--ref", "text", "--ensemble", "runs/b")
+    error = refusal(capsys, "evaluate", "--hyp", "text", "--ref", "text", "--ensemble", "runs/b")
     assert "--ensemble: --hyp is translated already; leave it out" in error
-    error = said(capsys, "attention", "--run_dir", "runs/a", "--input", "We eat.", "--ensemble", "runs/b")
+    error = refusal(capsys, "attention", "--run_dir", "runs/a", "--input", "We eat.", "--ensemble", "runs/b")
     assert "unknown option --ensemble" in error

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from accel_tx.cli import main
 from accel_tx.data.phrasebook import iter_pairs
-from tests.conftest import SmallDisk
+from tests.conftest import SmallDisk, refusal
 from tests.marian_folders import write_marian
 from tests.run_folder import read_lines
 
@@ -35,16 +35,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "in.en").write_text("\n".join(lines) + "\n", encoding="utf-8")
     main(["import-marian", "--model", str(folder / "theirs"), "--output", str(folder / "ours")])
     return folder
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1, error
-    return error
 
 
 def test_it_translates_as_transformers_does_and_says_so(

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from accel_tx.cli import main
-from tests.conftest import TINY
+from tests.conftest import TINY, refusal
 from tests.run_folder import weights
 from tests.spm_models import write_model
 
@@ -33,16 +33,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "config.yaml").write_text(yaml.safe_dump(sections), encoding="utf-8")
     main(["train", "--config", str(folder / "config.yaml"), "--run_dir", str(folder / "run")])
     return folder
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
 
 
 def test_data_tells_how_many_sentences_have_the_ids_of_sentencepiece(
